@@ -1,0 +1,41 @@
+# Flags shared by every target of ours, and the two functions that declare libraries and tests.
+add_library(sluice_flags INTERFACE)
+target_compile_features(sluice_flags INTERFACE cxx_std_20)
+# -ffp-contract=off: the kernels say where a fused multiply-add happens, never the compiler (bit-exactness).
+target_compile_options(sluice_flags INTERFACE -Wall -Wextra -Wno-unused-parameter -ffp-contract=off
+                       -fstack-protector-strong)
+target_include_directories(sluice_flags INTERFACE ${PROJECT_SOURCE_DIR})
+target_link_libraries(sluice_flags INTERFACE Threads::Threads)
+if(CMAKE_CXX_COMPILER_ID MATCHES "Clang")
+  target_compile_options(sluice_flags INTERFACE -Wthread-safety)
+endif()
+if(SLUICE_PLANTED_BUGS)
+  target_compile_definitions(sluice_flags INTERFACE SLUICE_PLANTED_BUGS=1)
+endif()
+if(SLUICE_SANITIZE)
+  target_compile_options(sluice_flags INTERFACE -fsanitize=${SLUICE_SANITIZE} -fno-omit-frame-pointer
+                         -fno-sanitize-recover=all)
+  target_link_options(sluice_flags INTERFACE -fsanitize=${SLUICE_SANITIZE})
+endif()
+
+# sluice_library(name SOURCES a.cc ... DEPS lib ...)
+function(sluice_library name)
+  cmake_parse_arguments(ARG "" "" "SOURCES;DEPS" ${ARGN})
+  add_library(${name} STATIC ${ARG_SOURCES})
+  target_link_libraries(${name} PUBLIC sluice_flags ${ARG_DEPS})
+endfunction()
+
+# sluice_test(name SOURCES a_test.cc ... DEPS lib ... [LABELS label ...])
+# Tests find tests/golden and the model folder through the two definitions below.
+function(sluice_test name)
+  cmake_parse_arguments(ARG "" "TIMEOUT" "SOURCES;DEPS;LABELS" ${ARGN})
+  add_executable(${name} ${ARG_SOURCES})
+  target_link_libraries(${name} PRIVATE sluice_flags ${ARG_DEPS} GTest::gmock GTest::gtest_main)
+  target_compile_definitions(${name} PRIVATE SLUICE_GOLDEN_DIR="${PROJECT_SOURCE_DIR}/tests/golden"
+                             SLUICE_MODELS_DIR="${PROJECT_SOURCE_DIR}/models")
+  if(NOT ARG_TIMEOUT)
+    set(ARG_TIMEOUT 300)
+  endif()
+  add_test(NAME ${name} COMMAND ${name})
+  set_tests_properties(${name} PROPERTIES TIMEOUT ${ARG_TIMEOUT} LABELS "${ARG_LABELS}")
+endfunction()

@@ -1,0 +1,124 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <variant>
+#include <vector>
+
+#include "absl/status/statusor.h"
+
+#include "engine/base/hash.h"
+#include "kernels/core/dtype.h"
+
+namespace sluice::engine {
+
+// One array of a file's metadata; nesting is one level at most.
+using GgufArray = std::variant<std::vector<uint8_t>, std::vector<int8_t>, std::vector<uint16_t>,
+                               std::vector<int16_t>, std::vector<uint32_t>, std::vector<int32_t>,
+                               std::vector<uint64_t>, std::vector<int64_t>, std::vector<float>,
+                               std::vector<double>, std::vector<bool>, std::vector<std::string>>;
+using GgufValue = std::variant<uint8_t, int8_t, uint16_t, int16_t, uint32_t, int32_t, uint64_t,
+                               int64_t, float, double, bool, std::string, GgufArray>;
+
+// "u32", "string", "array of f32": for messages.
+std::string TypeName(const GgufValue& value);
+
+struct GgufTensor {
+  std::string name;
+  kernels::DType type = kernels::DType::kF32;
+  std::vector<uint64_t>
+      dims;             // as in the file: dims[0] is the row length K, dims[1] the number of rows N
+  uint64_t offset = 0;  // of the first byte, from the start of the file
+  uint64_t bytes = 0;
+
+  uint64_t cols() const { return dims[0]; }
+  uint64_t rows() const;            // product of the other dims
+  std::string ShapeString() const;  // "[576, 49152] Q8_0"
+};
+
+// A GGUF file, versions 2 and 3 (ggml/docs/gguf.md), opened and checked: every count, length,
+// offset, size and alignment has been compared with the file and with the caps below before it was
+// used. Nothing of a tensor's data is read at open. Immutable; thread-safe (reads are pread).
+//
+// Errors name file, key or tensor, and byte offset: INVALID_ARGUMENT for a malformed file,
+// NOT_FOUND, PERMISSION_DENIED or FAILED_PRECONDITION for one that cannot be opened or is no
+// regular file, UNIMPLEMENTED for valid things not supported.
+class GgufFile {
+ public:
+  struct Caps {
+    uint64_t file_bytes = uint64_t{1} << 40;
+    uint64_t metadata_bytes = uint64_t{256} << 20;
+    uint64_t keys = 65'536;
+    uint64_t key_bytes = 65'535;
+    uint64_t string_bytes = uint64_t{16} << 20;
+    uint64_t array_elements = uint64_t{64} << 20;
+    uint64_t tensors = 65'536;
+    uint64_t name_bytes = 63;
+    uint64_t dim = uint64_t{1} << 40;
+  };
+
+  static absl::StatusOr<std::shared_ptr<const GgufFile>> Open(const std::string& path);
+
+  ~GgufFile();
+  GgufFile(const GgufFile&) = delete;
+  GgufFile& operator=(const GgufFile&) = delete;
+
+  const std::string& path() const { return path_; }
+  uint32_t version() const { return version_; }
+  uint32_t alignment() const { return alignment_; }
+  uint64_t file_bytes() const { return file_bytes_; }
+  uint64_t metadata_bytes() const {
+    return data_offset_;
+  }  // header, keys and tensor records, padding included
+
+  struct Entry {
+    std::string key;
+    GgufValue value;
+    uint64_t offset = 0;  // of the key, from the start of the file
+  };
+  const std::vector<Entry>& entries() const { return entries_; }  // in file order
+  const std::vector<GgufTensor>& tensors() const { return tensors_; }
+
+  const GgufValue* Find(std::string_view key) const;
+  const GgufTensor* FindTensor(std::string_view name) const;
+
+  // Typed access. nullopt when the key is absent; INVALID_ARGUMENT naming file and key when the
+  // type is wrong or a number does not fit. Any integer type is taken for integers, f32 and f64 for
+  // floats.
+  absl::StatusOr<std::optional<uint64_t>> GetUint(std::string_view key) const;
+  absl::StatusOr<std::optional<double>> GetFloat(std::string_view key) const;
+  absl::StatusOr<std::optional<bool>> GetBool(std::string_view key) const;
+  absl::StatusOr<std::optional<std::string_view>> GetString(std::string_view key) const;
+  // Null when absent; wrong element type is an error.
+  absl::StatusOr<const std::vector<std::string>*> GetStrings(std::string_view key) const;
+  absl::StatusOr<const std::vector<float>*> GetFloats(std::string_view key) const;
+  // Any integer element type, widened. nullopt when absent.
+  absl::StatusOr<std::optional<std::vector<int64_t>>> GetInts(std::string_view key) const;
+
+  // Reads [offset, offset + out.size()) of the file's bytes. DATA_LOSS when the file has become
+  // shorter or cannot be read.
+  absl::Status Read(uint64_t offset, std::span<std::byte> out) const;
+
+ private:
+  GgufFile() = default;
+  friend class GgufParser;
+
+  std::string path_;
+  int fd_ = -1;
+  uint32_t version_ = 0;
+  uint32_t alignment_ = 32;
+  uint64_t file_bytes_ = 0;
+  uint64_t data_offset_ = 0;
+  std::vector<Entry> entries_;
+  std::vector<GgufTensor> tensors_;
+  std::unordered_map<std::string, size_t, StringHash, StringEqual> entry_index_;
+  std::unordered_map<std::string, size_t, StringHash, StringEqual> tensor_index_;
+};
+
+}  // namespace sluice::engine

@@ -1,0 +1,66 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+
+#include "kernels/core/planted_bug.h"
+#include "kernels/ops.h"
+
+namespace sluice::engine {
+
+class GgufFile;
+
+// Every fact about a model that the forward pass uses. Read from a file's metadata and compared
+// with its tensor shapes; nothing is assumed: a missing or contradictory fact is an error that
+// names the key or the tensor. Value; const after FromGguf.
+struct ModelConfig {
+  std::string architecture;  // "llama", "qwen2"
+  std::string name;          // general.name, or the file's name
+  int32_t num_layers = 0;    // L
+  int32_t width = 0;         // E
+  int32_t num_heads = 0;     // H
+  int32_t num_kv_heads = 0;  // G, divides H
+  int32_t head_size = 0;     // D, even: attention.key_length, else E / H
+  int32_t ffn_width = 0;     // F, from blk.0.ffn_gate.weight and feed_forward_length
+  int32_t vocab_size =
+      0;  // V, rows of token_embd.weight; equal to the tokenizer's size when the file has one
+  int32_t context_length = 0;  // positions the model was trained for
+  float norm_epsilon = 0.0f;
+  kernels::RopeStyle rope_style = kernels::RopeStyle::kHalfSplit;
+  int32_t rotary_size = 0;  // values of a head that are rotated
+  float rope_base = 0.0f;
+  float rope_magnitude = 1.0f;
+  std::vector<float>
+      inverse_frequencies;       // [rotary_size / 2], scaling and rope_freqs factors applied
+  float attention_scale = 0.0f;  // 1 / sqrt(D)
+  bool has_qkv_bias = false;
+  bool has_head_norm = false;  // per-head RMS norm of Q and K
+  bool tied_head = false;      // output.weight is absent
+
+  // INVALID_ARGUMENT or UNIMPLEMENTED with file, key or tensor, what was expected and what came.
+  // `bug` plants kFfnFourTimesWidth, kRopeBaseTenThousand or kVocabularyUnpadded in test builds.
+  static absl::StatusOr<ModelConfig> FromGguf(const GgufFile& file,
+                                              kernels::PlantedBug bug = kernels::PlantedBug::kNone);
+
+  kernels::Rope rope() const {
+    return {rope_style, rotary_size, inverse_frequencies.data(), rope_magnitude};
+  }
+};
+
+// What Sluice makes of each tensor of a file.
+struct TensorRole {
+  std::string name;
+  std::string role;  // "attention query, layer 0", "unused"
+};
+struct TensorRoles {
+  std::vector<TensorRole> present;   // in file order
+  std::vector<std::string> missing;  // needed by the architecture and not in the file
+  std::vector<std::string> unused;   // in the file and not used
+};
+// INVALID_ARGUMENT or UNIMPLEMENTED when the architecture is missing or unknown.
+absl::StatusOr<TensorRoles> DescribeTensors(const GgufFile& file);
+
+}  // namespace sluice::engine

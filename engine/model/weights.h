@@ -1,0 +1,72 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+
+#include "engine/model/model_config.h"
+#include "kernels/ops.h"
+
+namespace sluice::engine {
+
+class GgufFile;
+
+// Weights of one layer: the Linears view matrices and biases owned by Weights.
+struct LayerWeights {
+  const float* attention_norm = nullptr;  // [E]
+  kernels::Linear q, k, v;                // [H*D, E], [G*D, E], [G*D, E]
+  const float* q_head_norm = nullptr;     // [D] or null
+  const float* k_head_norm = nullptr;     // [D] or null
+  kernels::Linear attention_output;       // [E, H*D]
+  const float* ffn_norm = nullptr;        // [E]
+  kernels::Linear gate, up;               // [F, E]
+  kernels::Linear down;                   // [E, F]
+};
+
+// All weights of a model in the layout of one backend. Each tensor is read once and repacked at
+// once; no second copy is left behind. Immutable after Load; CPU engines of one process share it.
+class Weights {
+ public:
+  struct LoadOptions {
+    kernels::Backend backend = kernels::Backend::kCpu;
+    int num_threads = 1;
+    kernels::PlantedBug planted_bug = kernels::PlantedBug::kNone;  // kKeyBiasDropped
+    // Called from one thread at a time with bytes done and in all; may be empty.
+    std::function<void(uint64_t done, uint64_t total)> progress;
+  };
+  // INVALID_ARGUMENT with "tensor: expected [..] .., got [..] .." when a tensor is missing or
+  // misshapen; UNIMPLEMENTED for a type that the backend has no products for; DATA_LOSS when the
+  // file changed or cannot be read.
+  static absl::StatusOr<std::shared_ptr<const Weights>> Load(const GgufFile& file,
+                                                             const ModelConfig& config,
+                                                             const LoadOptions& options);
+
+  const kernels::PackedWeight& token_embedding() const { return *token_embedding_; }  // [V, E]
+  const std::vector<LayerWeights>& layers() const { return layers_; }
+  const float* output_norm() const { return output_norm_; }  // [E]
+  const kernels::Linear& head() const { return head_; }      // [V, E]; the embedding when tied
+
+  uint64_t resident_bytes() const { return resident_bytes_; }
+  // Hex sha256 over the sha256 of the metadata section and of every tensor's stored bytes, in file
+  // order: equal files, equal digests, computed while loading.
+  const std::string& digest() const { return digest_; }
+
+ private:
+  Weights() = default;
+  friend class WeightsLoader;
+
+  std::vector<std::unique_ptr<kernels::PackedWeight>> matrices_;
+  std::vector<kernels::Buffer> vectors_;
+  const kernels::PackedWeight* token_embedding_ = nullptr;
+  std::vector<LayerWeights> layers_;
+  const float* output_norm_ = nullptr;
+  kernels::Linear head_;
+  uint64_t resident_bytes_ = 0;
+  std::string digest_;
+};
+
+}  // namespace sluice::engine

@@ -1,0 +1,115 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+
+#include "engine/base/clock.h"
+#include "engine/base/ids.h"
+#include "engine/sampling/sampling_params.h"
+
+namespace sluice::engine {
+
+// One Generate call, validated and tokenised. Pure data: moved from the reactor through the mailbox
+// into the scheduler.
+struct Request {
+  RequestHandle handle;
+  std::string id;  // the client's, or made by the server; for logs
+  std::vector<TokenId> prompt;
+  SamplingParams sampling;
+  StoppingParams stopping;
+  OutputParams output;
+  std::optional<Time> deadline;        // the call ends DEADLINE_EXCEEDED
+  std::optional<Time> queue_deadline;  // passes while still waiting: DEADLINE_EXCEEDED
+  std::optional<Time> max_time;  // the sequences end with FinishReason::kDeadline and status OK
+  Time arrival;                  // when the server had parsed the call
+};
+
+enum class FinishReason : uint8_t {
+  kNone,
+  kEos,
+  kStop,
+  kLength,
+  kContext,
+  kDeadline,
+  kConstraintComplete,
+  kError
+};
+std::string_view Name(FinishReason reason);
+
+struct TopLogprob {
+  TokenId token = 0;
+  float logprob = 0.0f;
+};
+struct TokenLogprobs {
+  TokenId token = 0;
+  float logprob = 0.0f;
+  std::vector<TopLogprob> top;  // descending
+};
+
+struct Usage {
+  int32_t prompt_tokens = 0;
+  int32_t cached_prompt_tokens = 0;
+  int32_t completion_tokens = 0;
+};
+
+struct Timing {
+  double queue_seconds = 0;    // arrival to first planned
+  double prefill_seconds = 0;  // first planned to first token
+  double time_to_first_token_seconds = 0;
+  double decode_seconds = 0;  // first to last token
+  double total_seconds = 0;
+  double max_inter_token_seconds = 0;
+};
+
+struct KvAccounting {
+  int32_t page_tokens = 16;
+  int32_t peak_pages = 0;
+  int32_t pages_reused = 0;
+  double page_seconds = 0;
+  int32_t preemptions = 0;
+  int32_t recomputed_tokens = 0;
+};
+
+// The end of a sequence.
+struct SequenceEnd {
+  FinishReason reason = FinishReason::kNone;
+  std::string matched_stop;                 // kStop by a string
+  std::optional<TokenId> matched_token_id;  // kEos, or kStop by a token
+};
+
+// The end of a request: exactly one, after the ends of its sequences, and nothing after it. A
+// status other than OK is what the call ends with; `error_reason` is the ErrorInfo reason of the
+// API's table ("ENGINE_FAULT").
+struct RequestEnd {
+  absl::Status status;
+  std::string error_reason;
+  Usage usage;
+  Timing timing;
+  KvAccounting kv;
+};
+
+// Progress of one sequence of a request, as it travels back: pure data. Chunks of one sequence are
+// merged while they wait.
+struct TokenChunk {
+  RequestHandle request;
+  int32_t index = 0;               // of the sequence in the request
+  int32_t position = 0;            // output position of the first of token_ids
+  bool admitted = false;           // the request left the queue with this chunk
+  int32_t prompt_tokens_done = 0;  // progress of the prefill, when the request asked for it
+  int32_t preemptions = 0;         // so far, when the request asked for progress
+  std::vector<TokenId> token_ids;
+  std::string text;                     // whole code points
+  std::vector<TokenLogprobs> logprobs;  // one a token when asked for
+  std::optional<SequenceEnd> sequence_end;
+  std::optional<RequestEnd> request_end;
+
+  // Appends `later`, a chunk of the same sequence that follows this one.
+  void Merge(TokenChunk&& later);
+};
+
+}  // namespace sluice::engine

@@ -1,0 +1,37 @@
+#pragma once
+
+#include <cstddef>
+#include <utility>
+
+#include "absl/status/statusor.h"
+
+namespace sluice::kernels {
+
+// Owns zero-filled host memory aligned to 64 bytes; blocks of 2 MiB and more ask for huge pages.
+// Movable, not copyable. Device backends have owners of their own; what a Buffer of an Exec points
+// to is that backend's affair.
+class Buffer {
+ public:
+  Buffer() = default;
+  ~Buffer();
+  Buffer(Buffer&& other) noexcept { *this = std::move(other); }
+  Buffer& operator=(Buffer&& other) noexcept;
+  Buffer(const Buffer&) = delete;
+  Buffer& operator=(const Buffer&) = delete;
+
+  // RESOURCE_EXHAUSTED with the number of bytes when the memory cannot be had. `bytes` may be 0.
+  static absl::StatusOr<Buffer> Allocate(size_t bytes);
+
+  std::byte* bytes() const { return bytes_; }
+  template <typename T>
+  T* as() const {
+    return reinterpret_cast<T*>(bytes_);
+  }
+  size_t size() const { return size_; }
+
+ private:
+  std::byte* bytes_ = nullptr;
+  size_t size_ = 0;
+};
+
+}  // namespace sluice::kernels

@@ -1,0 +1,330 @@
+#pragma once
+
+// The operations of the model graph. Every backend implements each of them with these signatures;
+// kernels/ops.cc checks shapes, switches on the backend once and feeds the observer. An op runs on
+// the Exec's stream or threads, in order.
+//
+// One letter a dimension, project-wide:
+//   T tokens in the step      S ragged rows (sequences) in the step     R rows that want logits
+//   E model width             H query heads      G key/value heads      D head size
+//   F FFN width               V vocabulary       L layers               P pages      B tokens a
+//   page (16)
+//
+// How these contracts express what comes later, so that nothing above the kernels changes:
+//   int16 activations     `Activation` is the backend's choice of form. The CPU writes f32 values
+//   beside int16 blocks of 32
+//                         with one f32 scale and block sum each; CUDA will write f16 rows with a
+//                         power-of-two scale. The producer of an activation quantises it; the
+//                         residual stream stays f32.
+//   three types in Q/K/V  q, k and v are three `Linear`s, each with its own type, chosen per output
+//   tile at run time. tensor parallelism    a rank's Linears hold its shard (heads, FFN columns);
+//   MatMulAddResidual is the one place where
+//                         partial sums meet, so its all-reduce in rank order goes between product
+//                         and residual; NormLmHead computes [R, V/n] and gathers; the communicator
+//                         belongs to Exec.
+//   CUDA graphs           everything that varies from step to step is reached through `BatchView`,
+//   whose arrays live at
+//                         fixed addresses of the device; ops allocate nothing and never
+//                         synchronise; graphs belong to DeviceRunner. Page 0 is scratch for padding
+//                         rows.
+//   LoRA                  `Linear::adapters` (a table by adapter id) with `BatchView::adapters`,
+//   one id a row; 0 is none. speculation           `BatchView::logit_tokens` names any tokens of a
+//   row: a row verifies n draft tokens with n + 1 logit
+//                         rows in the same forward; Sample takes the rows it is given.
+//   prompt logprobs       logit rows of prompt positions, scored with `SampleRow::forced_token` and
+//   never sampled. masks                 `SampleArgs::mask`, R x ceil(V/32) words, applied before
+//   everything else in Sample; rows without
+//                         one have mask_row -1. Forward and Sample are two launches, so a mask may
+//                         be made in between.
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+
+#include "kernels/core/buffer.h"
+#include "kernels/core/dtype.h"
+#include "kernels/core/exec.h"
+#include "kernels/core/tensor.h"
+
+namespace sluice::kernels {
+
+inline constexpr int kPageTokens = 16;  // B
+inline constexpr int kMaxTopLogprobs = 20;
+
+// ---------------------------------------------------------------- weights
+
+// A weight matrix [N, K] (N outputs, K inputs) resident in the layout that its backend's products
+// want: rows as stored for ref; panels of 16 interleaved rows for cpu. Immutable after PackWeight;
+// the one copy of the tensor.
+struct PackedWeight {
+  DType type = DType::kF32;
+  Backend backend = Backend::kRef;
+  int64_t rows = 0;  // N
+  int64_t cols = 0;  // K
+  Buffer storage;
+};
+
+// True when `backend` has products for `type`.
+bool SupportsWeight(Backend backend, DType type);
+
+// Bytes that PackWeight's storage will take.
+int64_t PackedBytes(Backend backend, DType type, int64_t rows, int64_t cols);
+
+// Allocates the storage of a weight [rows, cols]; rows are filled in by PackWeightRows.
+// UNIMPLEMENTED naming type and backend when unsupported; INVALID_ARGUMENT when cols is no multiple
+// of the block.
+absl::StatusOr<PackedWeight> AllocateWeight(Backend backend, DType type, int64_t rows,
+                                            int64_t cols);
+
+// Repacks `num_rows` rows as stored in a file (`stored`, RowBytes each) into rows [first_row,
+// first_row + num_rows) of `weight`. first_row and num_rows are multiples of 16, except that the
+// last piece may be shorter. Pieces may be packed from several threads at once.
+void PackWeightRows(PackedWeight& weight, int64_t first_row, int64_t num_rows,
+                    const std::byte* stored);
+
+// Dequantises row `row` of a packed weight: out [K]. Bit-equal to the format's definition in f32
+// (one product, one sum).
+void UnpackWeightRow(const PackedWeight& weight, int64_t row, float* out);
+
+// Dequantises blocks as stored in a file; `values` a multiple of the block. The definition every
+// layout is tested against.
+void DequantizeStored(DType type, const std::byte* stored, int64_t values, float* out);
+
+struct AdapterTable;  // LoRA pairs by adapter id; none exist yet
+
+// y = x W^T + bias. A view: weight and bias belong to the model's Weights.
+struct Linear {
+  const PackedWeight* weight = nullptr;    // [N, K]
+  const float* bias = nullptr;             // [N] or null
+  const AdapterTable* adapters = nullptr;  // null: none
+
+  int64_t outputs() const { return weight->rows; }
+  int64_t inputs() const { return weight->cols; }
+};
+
+// ---------------------------------------------------------------- activations and KV cache
+
+// Rows that flow from one op into the products of the next, in the form that the backend's products
+// read. Owned by the engine's Activations; allocated once for T_max rows.
+class Activation {
+ public:
+  static absl::StatusOr<Activation> Allocate(Backend backend, int64_t max_rows, int64_t cols);
+
+  int64_t max_rows = 0;
+  int64_t cols = 0;
+  // Backends ref and cpu. On the cpu `quants`, `scales` and `sums` are filled as well when cols is
+  // a multiple of 32.
+  float* values = nullptr;    // [max_rows, cols] f32
+  int16_t* quants = nullptr;  // [max_rows, cols] int16, value = quant * scale of its block of 32
+  float* scales = nullptr;    // [max_rows, cols / 32]
+  float* sums = nullptr;      // [max_rows, cols / 32] scale * (sum of the block's quants)
+
+ private:
+  Buffer storage_;
+};
+
+// K and V of one layer for all pages. The layout inside a page is the backend's: page p of head g
+// starts at element (p * G + g) * D * 16 in both; cpu and ref keep K as [D, 16] (one lane a
+// position) and V as [16, D].
+struct KvLayer {
+  DType type = DType::kF16;  // kF16 or kF32 (kBF16 later)
+  int64_t num_pages = 0;     // P, page 0 is scratch
+  int64_t num_kv_heads = 0;  // G
+  int64_t head_size = 0;     // D
+  std::byte* k = nullptr;
+  std::byte* v = nullptr;
+};
+// Bytes of one page of one layer, K and V together.
+int64_t KvPageBytes(DType type, int64_t num_kv_heads, int64_t head_size);
+
+// Copies K and V of `positions` of the row `row` back to f32 (tests, verify): out [n, G, D].
+void ReadKv(const KvLayer& layer, std::span<const int32_t> pages,
+            std::span<const int32_t> positions, bool value, float* out);
+
+// Copies whole pages from -> to, pairwise, in every layer given.
+absl::Status CopyPages(Exec& exec, std::span<const KvLayer> layers, std::span<const int32_t> from,
+                       std::span<const int32_t> to);
+
+// ---------------------------------------------------------------- the batch
+
+// The ragged step as ops see it: arrays at fixed addresses on the Exec's device, written by one
+// upload a step. A row is a run of consecutive positions of one sequence; there is no prefill flag.
+struct BatchView {
+  int64_t num_tokens = 0;                // T
+  int64_t num_rows = 0;                  // S
+  int64_t num_logit_rows = 0;            // R
+  const int32_t* tokens = nullptr;       // [T]; negative: ~tokens[i] indexes previous_tokens
+  const int32_t* positions = nullptr;    // [T]
+  const int32_t* row_begins = nullptr;   // [S + 1], first token of each row
+  const int32_t* page_begins = nullptr;  // [S + 1], first entry of each row in `pages`
+  const int32_t* pages =
+      nullptr;  // flattened page tables; entry i of a row holds positions [16 i, 16 i + 16)
+  const int32_t* logit_tokens = nullptr;  // [R], token indices in [0, T), ascending
+  const int32_t* adapters = nullptr;      // [S], 0 is none
+  const int32_t* previous_tokens =
+      nullptr;  // tokens sampled by the previous step, by its logit row
+};
+
+// ---------------------------------------------------------------- ops
+
+enum class RopeStyle : uint8_t {
+  kInterleaved,  // pairs (2i, 2i + 1): llama files
+  kHalfSplit,    // pairs (i, i + rotary_size / 2): qwen files
+};
+
+// Rotary embedding (RoFormer, arXiv 2104.09864). Angle of pair i at position p: float(p) *
+// inverse_frequencies[i].
+struct Rope {
+  RopeStyle style = RopeStyle::kHalfSplit;
+  int64_t rotary_size = 0;  // values rotated of each head, even, <= D
+  const float* inverse_frequencies =
+      nullptr;             // [rotary_size / 2] host, f32, frequency factors already applied
+  float magnitude = 1.0f;  // multiplies cos and sin (yarn)
+};
+
+// Reserves the scratch memory of every op below for steps within `shape`. Once, before the first
+// op.
+absl::Status ReserveWorkspace(Exec& exec, const WorkspaceShape& shape);
+
+// residual[t] = row tokens[t] of the table [V, E], f32; and the cosines and sines of the step's
+// positions, kept in the workspace for the rotations of all layers. residual [T, E].
+// INVALID_ARGUMENT for a token outside [0, V).
+absl::Status EmbedTokens(Exec& exec, const PackedWeight& table, const Rope& rope,
+                         const BatchView& batch, MatrixF32 residual);
+
+struct NormQkvRopeStoreArgs {
+  const float* norm_weight = nullptr;  // [E] f32
+  float epsilon = 0.0f;
+  const Linear* q = nullptr;           // [H*D, E]
+  const Linear* k = nullptr;           // [G*D, E]
+  const Linear* v = nullptr;           // [G*D, E]
+  const float* q_head_norm = nullptr;  // [D] per-head RMS norm before the rotation, or null
+  const float* k_head_norm = nullptr;  // [D] or null
+  Rope rope;
+  int64_t head_size = 0;  // D
+};
+// h = RMSNorm(residual); q, k, v = projections of h (+ bias, + per-head norm); q and k rotated; k
+// and v stored at their positions' pages in the KV type (round to nearest even). residual [T, E]
+// in, q_out [T, H*D] f32 out. K or V beyond the range of an f16 cache becomes infinite and makes
+// the row's logits non-finite; never silently clipped.
+absl::Status NormQkvRopeStore(Exec& exec, const NormQkvRopeStoreArgs& args, ConstMatrixF32 residual,
+                              const BatchView& batch, const KvLayer& kv, MatrixF32 q_out);
+
+// out[t, h] = softmax(scale * q[t, h] . K[0..pos(t), g]) V[.., g] with g = h / (H / G), causal,
+// over the row's pages. One tile order whatever the batch: tiles of 64 keys inside splits of 256
+// positions, rescaling decided per (token, head), splits merged ascending. q [T, H*D]; out [T, H*D]
+// written as an Activation for the next product.
+absl::Status PagedAttention(Exec& exec, ConstMatrixF32 q, const BatchView& batch, const KvLayer& kv,
+                            float scale, Activation& out);
+
+// residual[t] += input[t] W^T (+ bias). input [T, K], residual [T, E].
+absl::Status MatMulAddResidual(Exec& exec, const Linear& linear, const Activation& input,
+                               const BatchView& batch, MatrixF32 residual);
+
+enum class GateActivation : uint8_t { kSilu, kGeluTanh };
+struct NormGateUpArgs {
+  const float* norm_weight = nullptr;  // [E] f32
+  float epsilon = 0.0f;
+  const Linear* gate = nullptr;  // [F, E]
+  const Linear* up = nullptr;    // [F, E]
+  GateActivation activation = GateActivation::kSilu;
+};
+// h = RMSNorm(residual); out = act(h gate^T) * (h up^T). residual [T, E]; out [T, F].
+absl::Status NormGateUpSwiglu(Exec& exec, const NormGateUpArgs& args, ConstMatrixF32 residual,
+                              const BatchView& batch, Activation& out);
+
+// logits[i] = RMSNorm(residual[logit_tokens[first + i]]) head^T for i in [0, logits.rows): one slab
+// of at most WorkspaceShape::max_logit_rows rows. logits [r, V] f32.
+absl::Status NormLmHead(Exec& exec, const float* norm_weight, float epsilon, const Linear& head,
+                        ConstMatrixF32 residual, const BatchView& batch, int64_t first,
+                        MatrixF32 logits);
+
+// ---------------------------------------------------------------- sampling
+
+struct TokenBias {
+  int32_t token = 0;
+  float bias = 0.0f;
+};
+
+// Parameters of one sampler slot, plain values. Neutral values switch a stage off.
+struct SamplerParams {
+  float temperature = 1.0f;  // below 1e-5: arg-max, ties by lower id
+  int32_t top_k = 0;         // 0: all
+  float top_p = 1.0f;
+  float min_p = 0.0f;
+  float repetition_penalty = 1.0f;  // over prompt and output: l > 0 ? l / p : l * p
+  float presence_penalty = 0.0f;    // over output
+  float frequency_penalty = 0.0f;   // over output, times count
+  int32_t penalty_last_n = 0;       // the window of tokens that penalties see; 0: all
+  uint64_t seed = 0;
+  uint32_t sequence_index = 0;  // of n sequences of one request
+  std::vector<TokenBias> bias;  // ascending ids, no duplicates
+  int32_t min_tokens = 0;       // until so many tokens are out, `banned_until_min` are -inf
+  std::vector<int32_t> banned_until_min;  // end-of-generation and stop ids
+};
+
+// Per-sequence state of the sampler, resident on the device: parameters and the tokens that
+// penalties count. The slot of a sequence is reset when the sequence enters a slot (also after
+// preemption) and advanced by Sample itself.
+class SamplerSlots {
+ public:
+  static absl::StatusOr<SamplerSlots> Create(Exec& exec, int num_slots, int64_t vocab_size);
+  SamplerSlots(SamplerSlots&&) noexcept;
+  SamplerSlots& operator=(SamplerSlots&&) noexcept;
+  ~SamplerSlots();
+
+  // Puts a sequence into `slot`: its parameters, its prompt and the output so far.
+  void Reset(int slot, const SamplerParams& params, std::span<const int32_t> prompt,
+             std::span<const int32_t> output);
+
+  struct Table;
+  Table& table() const { return *table_; }
+
+ private:
+  explicit SamplerSlots(std::unique_ptr<Table> table);
+  std::unique_ptr<Table> table_;
+};
+
+// One logit row to sample or to score.
+struct SampleRow {
+  int32_t logit_row = 0;  // row of `logits`
+  int32_t slot = 0;
+  int32_t position = 0;       // position that the sampled token will take: the generator's key
+  int32_t num_top = -1;       // -1: no logprobs; n >= 0: the token's and the n best
+  int32_t forced_token = -1;  // >= 0: score this token instead of sampling (prompt logprobs)
+  int32_t mask_row = -1;      // row of SampleArgs::mask, -1: none
+};
+
+struct TokenLogprob {
+  int32_t token = 0;
+  float logprob = 0.0f;
+};
+
+struct SampledToken {
+  int32_t token = -1;
+  bool finite = true;             // false: a logit was NaN or +-Inf, token is meaningless
+  float logprob = 0.0f;           // of the raw logits, before bias; set when num_top >= 0
+  std::vector<TokenLogprob> top;  // descending, ties by lower id
+};
+
+struct SampleArgs {
+  std::span<const SampleRow> rows;
+  const uint32_t* mask = nullptr;  // [rows with a mask, ceil(V / 32)], bit set: allowed
+};
+
+// Samples one token a row in the order of numerics.md: mask, min_tokens bans, bias, penalties,
+// temperature, top-k, top-p, min-p, draw. Probabilities are integers, w_i = floor(2^40 exp(l_i -
+// max)) by one FMA-only polynomial; partition sum, top-p cut (ties by lower id) and inverse-CDF
+// draw are uint64 sums; Philox4x32-10 (Salmon et al., SC'11) with counter (seed, sequence index,
+// position, draw): equal logits give equal tokens on every backend. Advances the slots. `out` has
+// rows.size() entries; previous_tokens [R], when not null, receives the token of each row for the
+// next step's FromPrevious inputs.
+absl::Status Sample(Exec& exec, ConstMatrixF32 logits, const SampleArgs& args, SamplerSlots& slots,
+                    std::span<SampledToken> out, int32_t* previous_tokens);
+
+}  // namespace sluice::kernels

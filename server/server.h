@@ -1,0 +1,64 @@
+#pragma once
+
+#include <chrono>
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+
+#include "engine/engine.h"
+
+namespace sluice::server {
+
+struct ServerOptions {
+  std::string listen = "127.0.0.1:50051";  // address:port of the service; port 0 takes a free one
+  std::string metrics_listen;              // address:port of /metrics; empty: none
+  std::string model_name;    // how clients call the model; empty: the file's general.name
+  int delivery_threads = 0;  // 0: min(4, cores / 4), at least 1
+  int max_open_streams = 4096;
+  int max_tokens_cap = 0;  // server's own cap on max_tokens; 0: none
+  bool reflection = false;
+  std::chrono::milliseconds lame_duck{
+      0};  // after a drain began, new calls are still taken for so long
+  std::chrono::milliseconds drain_timeout{30'000};
+  std::string build;  // provenance: version and commit
+};
+
+// The gRPC front: service, health, reflection, delivery, metrics. Answers health NOT_SERVING and
+// Generate UNAVAILABLE (LOADING) from Start until Serve. Thread-safe.
+class Server {
+ public:
+  // Binds both ports. INVALID_ARGUMENT for a malformed address, UNAVAILABLE naming the address when
+  // it cannot be bound.
+  static absl::StatusOr<std::unique_ptr<Server>> Start(const ServerOptions& options);
+  ~Server();
+
+  int port() const;          // of the service
+  int metrics_port() const;  // 0: none
+  // Delivery threads = lanes of the chunk mailbox that the model must be loaded with.
+  int num_lanes() const;
+
+  // The model is loaded and self-checked: health turns SERVING. Once.
+  void Serve(engine::LoadedModel model);
+  // Ready is over: health NOT_SERVING; after lame_duck new calls get UNAVAILABLE (DRAINING); what
+  // was accepted goes on. Returns at once.
+  void BeginDrain();
+  // Waits until the drain is over (or drain_timeout passed and the rest was cut with UNAVAILABLE),
+  // or the last engine died. True when every accepted request ended by itself.
+  bool WaitForDrain();
+  // All engines died of a fault: the process should exit with 70.
+  bool engines_down() const;
+  // Blocks until BeginDrain was called or the last engine died.
+  void WaitForDrainOrFault();
+  // Stops everything; streams that are still open end UNAVAILABLE.
+  void Shutdown();
+
+ private:
+  Server();
+  class Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace sluice::server
