@@ -13,30 +13,57 @@ constexpr size_t kHugePage = size_t{2} << 20;
 
 size_t RoundUp(size_t n, size_t unit) { return (n + unit - 1) / unit * unit; }
 
+// Zero pages from the system, aligned to huge pages, given to the process only as they are touched:
+// a large KV pool costs nothing at start. The unaligned ends of the mapping are returned at once.
+std::byte* MapLarge(size_t bytes) {
+  const size_t span = bytes + kHugePage;
+  void* mapping = mmap(nullptr, span, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (mapping == MAP_FAILED) return nullptr;
+  std::byte* begin = static_cast<std::byte*>(mapping);
+  std::byte* aligned =
+      reinterpret_cast<std::byte*>(RoundUp(reinterpret_cast<uintptr_t>(begin), kHugePage));
+  if (aligned > begin) munmap(begin, static_cast<size_t>(aligned - begin));
+  std::byte* end = aligned + bytes;
+  if (begin + span > end) munmap(end, static_cast<size_t>(begin + span - end));
+  madvise(aligned, bytes, MADV_HUGEPAGE);
+  return aligned;
+}
+
 }  // namespace
 
 absl::StatusOr<Buffer> Buffer::Allocate(size_t bytes) {
   Buffer buffer;
   if (bytes == 0) return buffer;
-  const size_t unit = bytes >= kHugePage ? kHugePage : 64;
-  const size_t rounded = RoundUp(bytes, unit);
-  void* memory = rounded < bytes ? nullptr : std::aligned_alloc(unit, rounded);
-  if (memory == nullptr) {
-    return absl::ResourceExhaustedError("cannot allocate " + std::to_string(bytes) + " bytes of host memory");
+  const bool large = bytes >= kHugePage;
+  const size_t capacity = RoundUp(bytes, large ? kHugePage : 64);
+  if (capacity >= bytes) {
+    buffer.bytes_ =
+        large ? MapLarge(capacity) : static_cast<std::byte*>(std::aligned_alloc(64, capacity));
   }
-  if (unit == kHugePage) madvise(memory, rounded, MADV_HUGEPAGE);
-  std::memset(memory, 0, rounded);
-  buffer.bytes_ = static_cast<std::byte*>(memory);
+  if (buffer.bytes_ == nullptr) {
+    return absl::ResourceExhaustedError("cannot allocate " + std::to_string(bytes) +
+                                        " bytes of host memory");
+  }
+  if (!large) std::memset(buffer.bytes_, 0, capacity);
   buffer.size_ = bytes;
+  buffer.capacity_ = capacity;
   return buffer;
 }
 
 Buffer& Buffer::operator=(Buffer&& other) noexcept {
   std::swap(bytes_, other.bytes_);
   std::swap(size_, other.size_);
+  std::swap(capacity_, other.capacity_);
   return *this;
 }
 
-Buffer::~Buffer() { std::free(bytes_); }
+Buffer::~Buffer() {
+  if (bytes_ == nullptr) return;
+  if (capacity_ >= kHugePage) {
+    munmap(bytes_, capacity_);
+  } else {
+    std::free(bytes_);
+  }
+}
 
 }  // namespace sluice::kernels

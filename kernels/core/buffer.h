@@ -32,6 +32,7 @@ class Buffer {
  private:
   std::byte* bytes_ = nullptr;
   size_t size_ = 0;
+  size_t capacity_ = 0;  // size_ rounded up: 2 MiB and more are mapped, less comes from the heap
 };
 
 }  // namespace sluice::kernels
