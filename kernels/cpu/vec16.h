@@ -72,6 +72,9 @@ inline F32x16 BitsToF32(I32x16 a) { return {_mm512_castsi512_ps(a.v)}; }
 inline I32x16 F32ToBits(F32x16 a) { return {_mm512_castps_si512(a.v)}; }
 inline I32x16 AddI32(I32x16 a, I32x16 b) { return {_mm512_add_epi32(a.v, b.v)}; }
 inline I32x16 SubI32(I32x16 a, I32x16 b) { return {_mm512_sub_epi32(a.v, b.v)}; }
+inline I32x16 MaxI32(I32x16 a, I32x16 b) { return {_mm512_max_epi32(a.v, b.v)}; }
+inline int32_t ReduceAddI32(I32x16 a) { return _mm512_reduce_add_epi32(a.v); }  // exact: any order
+inline int32_t ReduceMaxI32(I32x16 a) { return _mm512_reduce_max_epi32(a.v); }
 inline I32x16 And(I32x16 a, I32x16 b) { return {_mm512_and_si512(a.v, b.v)}; }
 inline I32x16 Or(I32x16 a, I32x16 b) { return {_mm512_or_si512(a.v, b.v)}; }
 template <int kBits>
@@ -177,6 +180,21 @@ inline I32x16 AddI32(I32x16 a, I32x16 b) {
 }
 inline I32x16 SubI32(I32x16 a, I32x16 b) {
   return {_mm256_sub_epi32(a.lo, b.lo), _mm256_sub_epi32(a.hi, b.hi)};
+}
+inline I32x16 MaxI32(I32x16 a, I32x16 b) {
+  return {_mm256_max_epi32(a.lo, b.lo), _mm256_max_epi32(a.hi, b.hi)};
+}
+inline int32_t ReduceAddI32(I32x16 a) {
+  const __m256i eight = _mm256_add_epi32(a.lo, a.hi);
+  __m128i four = _mm_add_epi32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256(eight, 1));
+  four = _mm_add_epi32(four, _mm_shuffle_epi32(four, 0x4e));
+  return _mm_cvtsi128_si32(_mm_add_epi32(four, _mm_shuffle_epi32(four, 0xb1)));
+}
+inline int32_t ReduceMaxI32(I32x16 a) {
+  const __m256i eight = _mm256_max_epi32(a.lo, a.hi);
+  __m128i four = _mm_max_epi32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256(eight, 1));
+  four = _mm_max_epi32(four, _mm_shuffle_epi32(four, 0x4e));
+  return _mm_cvtsi128_si32(_mm_max_epi32(four, _mm_shuffle_epi32(four, 0xb1)));
 }
 inline I32x16 And(I32x16 a, I32x16 b) {
   return {_mm256_and_si256(a.lo, b.lo), _mm256_and_si256(a.hi, b.hi)};
