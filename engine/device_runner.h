@@ -1,0 +1,64 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+
+#include "absl/status/statusor.h"
+
+#include "engine/batch.h"
+#include "engine/kv/kv_cache.h"
+#include "engine/model/activations.h"
+#include "engine/model/model_config.h"
+#include "engine/model/weights.h"
+#include "kernels/ops.h"
+
+namespace sluice::engine {
+
+// One rank of a model on one device: its Exec, its weights, its KV cache, its activations and
+// sampler slots, all allocated at creation. Owned by a ModelRunner; engine thread only (one rank
+// runs inline on it).
+class DeviceRunner {
+ public:
+  struct Options {
+    kernels::Exec::Options exec;
+    kernels::DType kv_type = kernels::DType::kF16;
+    int64_t num_pages = 0;       // page 0 included
+    int64_t max_tokens = 0;      // T of a step
+    int64_t max_rows = 0;        // S and R of a step, and sampler slots
+    int64_t max_context = 0;     // positions of a sequence
+    int64_t max_logit_rows = 0;  // 0: max_rows
+  };
+  static absl::StatusOr<std::unique_ptr<DeviceRunner>> Create(
+      const Options& options, std::shared_ptr<const ModelConfig> config,
+      std::shared_ptr<const Weights> weights);
+
+  // Logits of the batch's logit rows into logits().
+  absl::Status Forward(const kernels::BatchView& batch);
+  // Samples from logits(); previous_tokens [R] receives the tokens.
+  absl::Status Sample(std::span<const kernels::SampleRow> rows,
+                      std::span<kernels::SampledToken> out, int32_t* previous_tokens);
+
+  kernels::SamplerSlots& slots() { return *slots_; }
+  kernels::Exec& exec() { return exec_; }
+  const kernels::Exec& exec() const { return exec_; }
+  kernels::MatrixF32 logits() const { return activations_.logits; }
+  const KvCache& kv() const { return kv_; }
+  const ModelConfig& config() const { return *config_; }
+
+ private:
+  DeviceRunner(const Options& options, std::shared_ptr<const ModelConfig> config,
+               std::shared_ptr<const Weights> weights, KvCache kv, Activations activations);
+  absl::Status Prepare(const Options& options);
+
+  const std::shared_ptr<const ModelConfig> config_;
+  const std::shared_ptr<const Weights> weights_;
+  kernels::Exec exec_;
+  KvCache kv_;
+  Activations activations_;
+  std::optional<kernels::SamplerSlots> slots_;  // set by Prepare
+  int64_t num_logit_rows_ = 0;                  // of the last Forward
+};
+
+}  // namespace sluice::engine

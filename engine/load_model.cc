@@ -1,0 +1,223 @@
+#include <algorithm>
+#include <cstdio>
+#include <fstream>
+#include <map>
+#include <thread>
+#include <utility>
+
+#include "engine/base/status.h"
+#include "engine/engine.h"
+#include "engine/gguf/gguf_file.h"
+#include "engine/model_runner.h"
+#include "engine/self_check.h"
+
+namespace sluice::engine {
+namespace {
+
+// MemAvailable of the machine, in bytes; 1 GiB when the system does not say.
+uint64_t AvailableMemory() {
+  std::ifstream meminfo("/proc/meminfo");
+  std::string name, unit;
+  uint64_t kilobytes = 0;
+  while (meminfo >> name >> kilobytes) {
+    std::getline(meminfo, unit);
+    if (name == "MemAvailable:") return kilobytes * 1024;
+  }
+  return uint64_t{1} << 30;
+}
+
+int ThreadsPerEngine(const EngineOptions& options) {
+  if (options.num_threads > 0) return options.num_threads;
+  const int cores = std::max(1u, std::thread::hardware_concurrency());
+  return std::max(1, cores / options.num_engines);
+}
+
+absl::Status CheckOptions(const EngineOptions& options) {
+  const auto in_range = [](std::string_view name, int64_t value, int64_t least, int64_t most) {
+    if (value >= least && value <= most) return absl::OkStatus();
+    return InvalidArgument(std::string(name) + ": expected " + std::to_string(least) + " to " +
+                           std::to_string(most) + ", got " + std::to_string(value));
+  };
+  RETURN_IF_ERROR(in_range("number of engines", options.num_engines, 1, 64));
+  RETURN_IF_ERROR(in_range("threads of an engine", options.num_threads, 0, 1024));
+  RETURN_IF_ERROR(in_range("largest batch", options.max_batch, 1, 4096));
+  RETURN_IF_ERROR(in_range("tokens of a step", options.max_step_tokens, 1, 65'536));
+  RETURN_IF_ERROR(in_range("queue", options.max_queue, 1, 1 << 20));
+  RETURN_IF_ERROR(in_range("context", options.max_context, 0, 1 << 24));
+  if (options.max_step_tokens < options.max_batch) {
+    return InvalidArgument("tokens of a step (" + std::to_string(options.max_step_tokens) +
+                           ") must not be fewer than the largest batch (" +
+                           std::to_string(options.max_batch) + ")");
+  }
+  return absl::OkStatus();
+}
+
+// Pages and served context of one engine's pool. Automatic: what max_batch sequences of full
+// context need, at most a quarter of the available memory shared by the engines, at least one
+// sequence of 2,048 positions.
+struct PoolSize {
+  int64_t num_pages = 0;  // page 0 included
+  int32_t max_context = 0;
+};
+absl::StatusOr<PoolSize> SizePool(const EngineOptions& options, const ModelConfig& config,
+                                  kernels::DType kv_type) {
+  const int64_t page_bytes = KvCache::PageBytes(config, kv_type);
+  const int32_t wanted = options.max_context > 0 ? options.max_context : config.context_length;
+  if (wanted > config.context_length) {
+    return InvalidArgument("context: the model has " + std::to_string(config.context_length) +
+                           " positions, asked for " + std::to_string(wanted));
+  }
+  const int64_t sequence_pages =
+      (int64_t{wanted} + kernels::kPageTokens - 1) / kernels::kPageTokens;
+  int64_t pages = 0;
+  if (options.kv_memory_bytes > 0) {
+    pages = static_cast<int64_t>(options.kv_memory_bytes) / page_bytes;
+    if (pages < 2) {
+      return InvalidArgument("KV memory: at least 2 pages of " + std::to_string(page_bytes) +
+                             " bytes are needed, got " + std::to_string(options.kv_memory_bytes) +
+                             " bytes");
+    }
+  } else {
+    const auto share = static_cast<int64_t>(AvailableMemory()) / 4 / options.num_engines;
+    const int64_t least = std::min<int64_t>(sequence_pages, 2048 / kernels::kPageTokens);
+    pages = 1 + std::max(least, std::min(sequence_pages * options.max_batch, share / page_bytes));
+  }
+  pages = std::min<int64_t>(pages, sequence_pages * options.max_batch + 1);
+  const int64_t positions = (pages - 1) * kernels::kPageTokens;
+  return PoolSize{pages, static_cast<int32_t>(std::min<int64_t>(wanted, positions))};
+}
+
+std::string MostFrequentMatrixType(const GgufFile& file) {
+  std::map<std::string, uint64_t> bytes;
+  for (const GgufTensor& tensor : file.tensors()) {
+    if (tensor.dims.size() > 1) bytes[std::string(kernels::Name(tensor.type))] += tensor.bytes;
+  }
+  const auto most = std::max_element(
+      bytes.begin(), bytes.end(), [](const auto& a, const auto& b) { return a.second < b.second; });
+  return most == bytes.end() ? "" : most->first;
+}
+
+std::string BaseName(const std::string& path) { return path.substr(path.find_last_of('/') + 1); }
+
+ModelFacts MakeFacts(const GgufFile& file, const ModelConfig& config, const Weights& weights,
+                     const PoolSize& pool, const DeviceRunner::Options& runner,
+                     const EngineOptions& options, const std::string& backend) {
+  ModelFacts facts;
+  facts.name = config.name;
+  facts.architecture = config.architecture;
+  facts.file = BaseName(file.path());
+  facts.weights_digest = weights.digest();
+  facts.quantization = MostFrequentMatrixType(file);
+  for (const GgufTensor& tensor : file.tensors()) {
+    facts.num_parameters += static_cast<int64_t>(tensor.rows() * tensor.cols());
+  }
+  facts.weight_bytes = weights.resident_bytes();
+  facts.vocab_size = config.vocab_size;
+  facts.context_length = config.context_length;
+  facts.num_layers = config.num_layers;
+  facts.width = config.width;
+  facts.num_heads = config.num_heads;
+  facts.num_kv_heads = config.num_kv_heads;
+  facts.head_size = config.head_size;
+  facts.ffn_width = config.ffn_width;
+  facts.backend = backend;
+  facts.kv_dtype = Name(options.kv_dtype);
+  facts.numerics = "exact int16 kv-" + facts.kv_dtype;
+  facts.max_context = pool.max_context;
+  facts.kv_pages = pool.num_pages - 1;
+  facts.kv_bytes = pool.num_pages * KvCache::PageBytes(config, runner.kv_type);
+  return facts;
+}
+
+absl::StatusOr<std::shared_ptr<const Tokenizer>> LoadTokenizer(const GgufFile& file,
+                                                               const ModelConfig& config,
+                                                               std::vector<std::string>& warnings) {
+  absl::StatusOr<std::shared_ptr<const Tokenizer>> tokenizer = Tokenizer::FromGguf(file, &warnings);
+  if (absl::IsNotFound(tokenizer.status())) {
+    warnings.push_back("the file has no vocabulary: requests must carry token ids");
+    return std::shared_ptr<const Tokenizer>();
+  }
+  if (tokenizer.ok() && (*tokenizer)->vocab_size() > config.vocab_size) {
+    return InvalidArgument(file.path() + ": tokenizer.ggml.tokens: expected at most " +
+                           std::to_string(config.vocab_size) +
+                           " tokens (rows of token_embd.weight), got " +
+                           std::to_string((*tokenizer)->vocab_size()));
+  }
+  return tokenizer;
+}
+
+}  // namespace
+
+std::string_view Name(KvDType type) { return type == KvDType::kF16 ? "f16" : "f32"; }
+
+absl::StatusOr<LoadedModel> LoadModel(const std::string& path, const EngineOptions& options,
+                                      int num_lanes,
+                                      const std::function<void(const LoadProgress&)>& progress) {
+  const auto report = [&](std::string_view phase, uint64_t done, uint64_t total) {
+    if (progress) progress({phase, done, total});
+  };
+  RETURN_IF_ERROR(CheckOptions(options));
+  report("open", 0, 0);
+  ASSIGN_OR_RETURN(std::shared_ptr<const GgufFile> file, GgufFile::Open(path));
+  ASSIGN_OR_RETURN(ModelConfig read_config, ModelConfig::FromGguf(*file, options.planted_bug));
+  const auto config = std::make_shared<const ModelConfig>(std::move(read_config));
+  LoadedModel model;
+  ASSIGN_OR_RETURN(model.tokenizer, LoadTokenizer(*file, *config, model.warnings));
+
+  ASSIGN_OR_RETURN(kernels::CpuIsa isa, kernels::DetectCpuIsa());
+  if (options.force_avx2) isa = kernels::CpuIsa::kAvx2;
+  const int num_threads = ThreadsPerEngine(options);
+  const kernels::DType kv_type =
+      options.kv_dtype == KvDType::kF16 ? kernels::DType::kF16 : kernels::DType::kF32;
+  ASSIGN_OR_RETURN(const PoolSize pool, SizePool(options, *config, kv_type));
+  ASSIGN_OR_RETURN(std::shared_ptr<const Weights> weights,
+                   Weights::Load(*file, *config,
+                                 {.backend = kernels::Backend::kCpu,
+                                  .num_threads = num_threads * options.num_engines,
+                                  .planted_bug = options.planted_bug,
+                                  .progress = [&](uint64_t done, uint64_t total) {
+                                    report("weights", done, total);
+                                  }}));
+
+  const DeviceRunner::Options runner_options = {.exec = {.backend = kernels::Backend::kCpu,
+                                                         .num_threads = num_threads,
+                                                         .isa = isa,
+                                                         .planted_bug = options.planted_bug},
+                                                .kv_type = kv_type,
+                                                .num_pages = pool.num_pages,
+                                                .max_tokens = options.max_step_tokens,
+                                                .max_rows = options.max_batch,
+                                                .max_context = pool.max_context};
+  report("self-check", 0, 0);
+  ASSIGN_OR_RETURN(const ModelConfig strict_config, ModelConfig::FromGguf(*file));
+  ASSIGN_OR_RETURN(model.self_check,
+                   RunSelfCheck(*file, strict_config, runner_options, config, weights));
+
+  const SchedulerLimits limits = {.depth = 0,
+                                  .max_batch = options.max_batch,
+                                  .max_step_tokens = options.max_step_tokens,
+                                  .max_queue = options.max_queue,
+                                  .num_pages = static_cast<int>(pool.num_pages),
+                                  .max_context = pool.max_context};
+  const Batch::Limits batch_limits = {
+      .max_tokens = options.max_step_tokens,
+      .max_rows = options.max_batch,
+      .max_pages = options.max_batch *
+                   ((pool.max_context + kernels::kPageTokens - 1) / kernels::kPageTokens)};
+  auto chunks = std::make_unique<ChunkMailbox>(num_lanes);
+  std::vector<std::unique_ptr<Engine>> engines;
+  std::string backend;
+  for (int i = 0; i < options.num_engines; ++i) {
+    ASSIGN_OR_RETURN(std::unique_ptr<DeviceRunner> rank,
+                     DeviceRunner::Create(runner_options, config, weights));
+    backend = rank->exec().Describe();
+    engines.push_back(std::make_unique<Engine>(
+        i, limits, std::make_unique<ModelRunner>(std::move(rank), batch_limits, 0), model.tokenizer,
+        chunks.get()));
+  }
+  model.facts = MakeFacts(*file, *config, *weights, pool, runner_options, options, backend);
+  model.dispatcher = std::make_unique<Dispatcher>(std::move(engines), std::move(chunks));
+  return model;
+}
+
+}  // namespace sluice::engine

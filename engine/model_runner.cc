@@ -1,0 +1,89 @@
+#include "engine/model_runner.h"
+
+#include <chrono>
+#include <utility>
+
+#include "engine/base/status.h"
+
+namespace sluice::engine {
+namespace {
+
+kernels::SamplerParams ToSamplerParams(const SlotReset& reset) {
+  const SamplingParams& sampling = reset.sampling;
+  kernels::SamplerParams params = {.temperature = sampling.temperature,
+                                   .top_k = sampling.top_k,
+                                   .top_p = sampling.top_p,
+                                   .min_p = sampling.min_p,
+                                   .repetition_penalty = sampling.repetition_penalty,
+                                   .presence_penalty = sampling.presence_penalty,
+                                   .frequency_penalty = sampling.frequency_penalty,
+                                   .penalty_last_n = sampling.penalty_last_n,
+                                   .seed = sampling.seed,
+                                   .sequence_index = static_cast<uint32_t>(reset.sequence_index),
+                                   .bias = {},
+                                   .min_tokens = reset.min_tokens,
+                                   .banned_until_min = reset.banned_until_min};
+  for (const auto& [token, bias] : sampling.logit_bias) params.bias.push_back({token, bias});
+  return params;
+}
+
+RowResult ToRowResult(const kernels::SampledToken& sampled) {
+  RowResult row = {.sampled = true,
+                   .finite = sampled.finite,
+                   .token = {.token = sampled.token, .logprob = sampled.logprob, .top = {}}};
+  row.token.top.reserve(sampled.top.size());
+  for (const kernels::TokenLogprob& top : sampled.top)
+    row.token.top.push_back({top.token, top.logprob});
+  return row;
+}
+
+}  // namespace
+
+ModelRunner::ModelRunner(std::unique_ptr<DeviceRunner> rank, const Batch::Limits& limits, int depth)
+    : batch_(limits), depth_(depth) {
+  ranks_.push_back(std::move(rank));
+}
+
+void ModelRunner::Launch(const StepPlan&) {}
+
+StepResult ModelRunner::Wait(const StepPlan& plan) {
+  StepResult result;
+  const auto begin = std::chrono::steady_clock::now();
+  result.status = Run(plan, result.rows);
+  result.device_time = std::chrono::steady_clock::now() - begin;
+  return result;
+}
+
+void ModelRunner::Idle() {
+  for (const std::unique_ptr<DeviceRunner>& rank : ranks_) rank->exec().pool().Park();
+}
+
+void ModelRunner::ResetSlots(const StepPlan& plan) {
+  for (const SlotReset& reset : plan.slot_resets) {
+    const kernels::SamplerParams params = ToSamplerParams(reset);
+    for (const std::unique_ptr<DeviceRunner>& rank : ranks_) {
+      rank->slots().Reset(reset.slot.value, params, reset.prompt, reset.output);
+    }
+  }
+}
+
+absl::Status ModelRunner::Run(const StepPlan& plan, std::vector<RowResult>& rows) {
+  RETURN_IF_ERROR(batch_.Fill(plan, previous_ ? &*previous_ : nullptr));
+  ResetSlots(plan);
+  DeviceRunner& rank = *ranks_.front();
+  RETURN_IF_ERROR(rank.Forward(batch_.view()));
+  sampled_.assign(batch_.samples().size(), {});
+  if (!sampled_.empty())
+    RETURN_IF_ERROR(rank.Sample(batch_.samples(), sampled_, batch_.previous_tokens()));
+  rows.reserve(plan.rows.size());
+  size_t next = 0;
+  for (const StepRow& row : plan.rows)
+    rows.push_back(row.sampling ? ToRowResult(sampled_[next++]) : RowResult{});
+  if (depth_ > 0) {
+    if (!previous_) previous_.emplace();
+    previous_->rows = plan.rows;
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace sluice::engine

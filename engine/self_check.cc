@@ -1,0 +1,113 @@
+#include "engine/self_check.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstdio>
+#include <utility>
+#include <vector>
+
+#include "engine/base/status.h"
+#include "engine/canary.h"
+
+namespace sluice::engine {
+namespace {
+
+constexpr int kCanaryTokens = 6;
+constexpr int kCanaryLayers = 1;
+// int16 activations and an f16 KV cache move the logits of one layer by less than 1e-3 of their
+// norm; a wrong stride, head or scale moves them by their size.
+constexpr double kTolerance = 0.01;
+
+// A runner just large enough for the canary.
+absl::StatusOr<std::unique_ptr<DeviceRunner>> MakeProbe(DeviceRunner::Options options,
+                                                        ModelConfig config,
+                                                        std::shared_ptr<const Weights> weights) {
+  options.num_pages = 2;
+  options.max_tokens = kCanaryTokens;
+  options.max_rows = 1;
+  options.max_context = kernels::kPageTokens;
+  options.max_logit_rows = kCanaryTokens;
+  return DeviceRunner::Create(options, std::make_shared<const ModelConfig>(std::move(config)),
+                              std::move(weights));
+}
+
+ModelConfig FirstLayers(ModelConfig config) {
+  config.num_layers = std::min(config.num_layers, kCanaryLayers);
+  return config;
+}
+
+// Copies the last logit row, after checking that it is finite.
+absl::StatusOr<std::vector<float>> LastLogits(DeviceRunner& runner,
+                                              std::span<const TokenId> tokens) {
+  RETURN_IF_ERROR(ForwardProbe(runner).Append(tokens, /*all_logits=*/false));
+  const std::span<const float> row = runner.logits().Rows(1).flat();
+  if (!std::all_of(row.begin(), row.end(), [](float logit) { return std::isfinite(logit); })) {
+    return FailedPrecondition("self-check: the model gives logits that are not finite");
+  }
+  return std::vector<float>(row.begin(), row.end());
+}
+
+void Compare(std::span<const float> actual, std::span<const float> expected, SelfCheck& check) {
+  double difference = 0, norm = 0;
+  for (size_t i = 0; i < expected.size(); ++i) {
+    const double delta = double{actual[i]} - expected[i];
+    difference += delta * delta;
+    norm += double{expected[i]} * expected[i];
+  }
+  check.max_relative_error = norm > 0 ? std::sqrt(difference / norm) : std::sqrt(difference);
+  const auto best = [](std::span<const float> row) {
+    return std::max_element(row.begin(), row.end()) - row.begin();
+  };
+  check.top1_equal = best(actual) == best(expected);
+}
+
+}  // namespace
+
+absl::StatusOr<SelfCheck> RunSelfCheck(const GgufFile& file, const ModelConfig& reference_config,
+                                       const DeviceRunner::Options& options,
+                                       std::shared_ptr<const ModelConfig> config,
+                                       std::shared_ptr<const Weights> weights) {
+  const auto begin = std::chrono::steady_clock::now();
+  const std::vector<TokenId> tokens =
+      CanaryTokens(std::min(config->vocab_size, reference_config.vocab_size), kCanaryTokens);
+  SelfCheck check;
+  {
+    ASSIGN_OR_RETURN(std::unique_ptr<DeviceRunner> whole, MakeProbe(options, *config, weights));
+    RETURN_IF_ERROR(LastLogits(*whole, tokens).status());
+  }
+  std::vector<float> actual, expected;
+  {
+    ASSIGN_OR_RETURN(std::unique_ptr<DeviceRunner> first,
+                     MakeProbe(options, FirstLayers(*config), weights));
+    ASSIGN_OR_RETURN(actual, LastLogits(*first, tokens));
+  }
+  {
+    const ModelConfig strict_config = FirstLayers(reference_config);
+    ASSIGN_OR_RETURN(std::shared_ptr<const Weights> strict_weights,
+                     Weights::Load(file, strict_config,
+                                   {.backend = kernels::Backend::kRef,
+                                    .num_threads = options.exec.num_threads,
+                                    .compute_digest = false,
+                                    .progress = {}}));
+    DeviceRunner::Options strict = options;
+    strict.exec = {.backend = kernels::Backend::kRef, .num_threads = options.exec.num_threads};
+    strict.kv_type = kernels::DType::kF32;
+    ASSIGN_OR_RETURN(std::unique_ptr<DeviceRunner> first,
+                     MakeProbe(strict, strict_config, std::move(strict_weights)));
+    ASSIGN_OR_RETURN(expected, LastLogits(*first, tokens));
+  }
+  const size_t common = std::min(actual.size(), expected.size());
+  Compare(std::span(actual).first(common), std::span(expected).first(common), check);
+  check.seconds = Seconds(std::chrono::steady_clock::now() - begin);
+  check.passed = actual.size() == expected.size() && check.max_relative_error <= kTolerance;
+  char line[160];
+  std::snprintf(line, sizeof line,
+                "self-check: relative error %.2e against the strict path (at most %.0e), top-1 %s",
+                check.max_relative_error, kTolerance, check.top1_equal ? "equal" : "not equal");
+  check.message = line;
+  if (!check.passed) return FailedPrecondition(check.message);
+  return check;
+}
+
+}  // namespace sluice::engine
