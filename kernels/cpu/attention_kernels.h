@@ -1,0 +1,427 @@
+#pragma once
+
+// The arithmetic of paged attention over sixteen lanes, included by attention_avx2.cc and
+// attention_avx512.cc.
+//
+// Every (query, head) sees one sequence of roundings, whatever else is computed beside it:
+//   score   lane = position, one FMA chain over d ascending, times scale
+//   tile    64 keys; maximum m over the tile and what came before in the split; when it grows, l
+//           and o are multiplied by exp(m_old - m_new); p = exp(score - m)
+//   l       sixteen lanes, lane = position mod 16, added ascending, reduced in one tree at the end
+//   o       lane = d, one FMA chain over positions ascending
+//   split   256 keys from fresh (m, l, o); splits merged ascending
+// Blocking (how many queries share a load, how many pages or columns are in registers) changes
+// which chains run side by side, never a chain.
+//
+// Non-finite scores: `poison` adds 0 * score to l, which is NaN when a score is not finite and
+// nothing otherwise, because the maximum and the clamp inside exp would hide it.
+
+#include "kernels/cpu/activation_kernels.h"
+#include "kernels/cpu/attention_item.h"
+#include "kernels/cpu/vec16.h"
+
+namespace sluice::kernels::cpu::SLUICE_ISA {
+
+#ifdef __AVX512F__
+inline constexpr int kMaxBlock = 4;  // queries that share loads
+inline constexpr int kMaxCols = 4;   // vectors of o in registers
+constexpr int PagesAtOnce(int) { return 4; }
+#else
+inline constexpr int kMaxBlock = 3;
+inline constexpr int kMaxCols = 2;
+constexpr int PagesAtOnce(int queries) { return queries == 1 ? 4 : queries == 2 ? 2 : 1; }
+#endif
+
+inline F32x16 LoadKv(const float* p) { return Load(p); }
+inline F32x16 LoadKv(const uint16_t* p) { return LoadF16(p); }
+
+// The first n < 16 values at p, zeros after them; reads nothing beyond.
+template <typename T>
+inline F32x16 LoadKvTail(const T* p, int64_t n) {
+  T lanes[16] = {};
+  for (int64_t i = 0; i < n; ++i) lanes[i] = p[i];
+  return LoadKv(lanes);
+}
+
+// All ones in the first n lanes.
+inline I32x16 LaneMask(int64_t n) {
+  alignas(64) static const int32_t kLanes[32] = {-1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1,
+                                                 -1, -1, -1, -1, -1, 0,  0,  0,  0,  0,  0,
+                                                 0,  0,  0,  0,  0,  0,  0,  0,  0,  0};
+  return LoadI(kLanes + 16 - n);
+}
+
+// Maximum over the lanes. The order does not matter: a NaN shows through `poison`.
+inline float FastReduceMax(F32x16 a) {
+#ifdef __AVX512F__
+  const __m256 half = _mm256_max_ps(_mm512_castps512_ps256(a.v), _mm512_extractf32x8_ps(a.v, 1));
+#else
+  const __m256 half = _mm256_max_ps(a.lo, a.hi);
+#endif
+  __m128 m = _mm_max_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
+  m = _mm_max_ps(m, _mm_movehl_ps(m, m));
+  m = _mm_max_ss(m, _mm_movehdup_ps(m));
+  return _mm_cvtss_f32(m);
+}
+
+// The state of an item's queries in `work`.
+struct State {
+  float* scores;    // [queries, 64], then p
+  float* l;         // [queries, 16]
+  float* m;         // [queries]
+  float* rescale;   // [queries] factor of o before this tile
+  float* o;         // [queries, Dp]
+  float* merged_m;  // [queries]
+  float* merged_l;  // [queries]
+  float* merged_o;  // [queries, Dp]
+  float* k_tile;    // [64 * D] K of the tile in f32
+  float* v_tile;
+};
+
+inline State Carve(const AttentionItem& item) {
+  const int64_t n = item.num_tokens * item.num_heads;
+  State s;
+  s.scores = item.work;
+  s.l = s.scores + n * kTileKeys;
+  s.o = s.l + n * 16;
+  s.merged_o = s.o + n * item.padded_head_size;
+  s.k_tile = s.merged_o + n * item.padded_head_size;
+  s.v_tile = s.k_tile + kTileKeys * item.head_size;
+  s.m = s.v_tile + kTileKeys * item.head_size;
+  s.rescale = s.m + n;
+  s.merged_m = s.rescale + n;
+  s.merged_l = s.merged_m + n;
+  return s;
+}
+
+inline const float* Query(const AttentionItem& item, int64_t i) {
+  return item.q + i / item.num_heads * item.token_stride + i % item.num_heads * item.head_size;
+}
+
+// Keys of the tile that query i sees; may be negative or beyond the tile.
+inline int64_t VisibleKeys(const AttentionItem& item, int64_t i, int64_t tile_begin) {
+  return item.first_position + i / item.num_heads + 1 - tile_begin;
+}
+
+inline int64_t ClampKeys(int64_t keys) { return keys < kTileKeys ? keys : kTileKeys; }
+
+// scores[i][16 page + lane] = scale * (q_i . K) for queries [first, first + kQueries) and pages
+// [page, page + kPages).
+template <int kQueries, int kPages, typename T>
+inline void ScorePages(const AttentionItem& item, const T* const* k_pages, int64_t first, int page,
+                       float* scores) {
+  const float* q[kQueries];
+  for (int i = 0; i < kQueries; ++i) q[i] = Query(item, first + i);
+  F32x16 acc[kQueries][kPages];
+  for (int i = 0; i < kQueries; ++i) {
+    for (int p = 0; p < kPages; ++p) acc[i][p] = Zero();
+  }
+  for (int64_t d = 0; d < item.head_size; ++d) {
+    F32x16 k[kPages];
+    for (int p = 0; p < kPages; ++p) k[p] = LoadKv(k_pages[page + p] + d * 16);
+    for (int i = 0; i < kQueries; ++i) {
+      const F32x16 x = Set1(q[i][d]);
+      for (int p = 0; p < kPages; ++p) acc[i][p] = Fma(x, k[p], acc[i][p]);
+    }
+  }
+  const F32x16 scale = Set1(item.scale);
+  for (int i = 0; i < kQueries; ++i) {
+    for (int p = 0; p < kPages; ++p) {
+      Store(scores + (first + i) * kTileKeys + (page + p) * 16, Mul(acc[i][p], scale));
+    }
+  }
+}
+
+template <int kQueries, typename T>
+inline void ScoreTile(const AttentionItem& item, const T* const* k_pages, int num_pages,
+                      int64_t first, float* scores) {
+  constexpr int kPages = PagesAtOnce(kQueries);
+  int page = 0;
+  for (; page + kPages <= num_pages; page += kPages) {
+    ScorePages<kQueries, kPages>(item, k_pages, first, page, scores);
+  }
+  for (; page < num_pages; ++page) ScorePages<kQueries, 1>(item, k_pages, first, page, scores);
+}
+
+// Turns the scores of query i into p and updates its m, l and rescale.
+inline void SoftmaxTile(const State& s, int64_t i, int64_t keys, bool first_tile) {
+  float* scores = s.scores + i * kTileKeys;
+  const int64_t full = keys / 16;
+  const int64_t rest = keys % 16;
+  const I32x16 mask = LaneMask(rest);
+  const F32x16 lowest = Set1(-__builtin_inff());
+  F32x16 most = lowest;
+  F32x16 poison = Zero();
+  for (int64_t b = 0; b < full; ++b) {
+    const F32x16 x = Load(scores + b * 16);
+    most = Max(most, x);
+    poison = Fma(x, Zero(), poison);
+  }
+  if (rest > 0) {
+    const F32x16 x = Load(scores + full * 16);
+    const I32x16 hidden = SubI32(Set1I32(-1), mask);
+    most = Max(most, BitsToF32(Or(And(F32ToBits(x), mask), And(F32ToBits(lowest), hidden))));
+    poison = Fma(BitsToF32(And(F32ToBits(x), mask)), Zero(), poison);
+  }
+  const float tile_m = FastReduceMax(most);
+  const float m = first_tile || tile_m > s.m[i] ? tile_m : s.m[i];
+  F32x16 l = poison;
+  if (first_tile) {
+    s.rescale[i] = 0.0f;
+  } else {
+    l = Load(s.l + i * 16);
+    float factor = 1.0f;
+    if (m > s.m[i]) {
+      float lanes[16];
+      const F32x16 f = ExpNonPositive(Set1(s.m[i] - m));
+      l = Mul(l, f);
+      Store(lanes, f);
+      factor = lanes[0];
+    }
+    s.rescale[i] = factor;
+    l = Add(l, poison);
+  }
+  s.m[i] = m;
+  const F32x16 top = Set1(m);
+  for (int64_t b = 0; b < full; ++b) {
+    const F32x16 p = ExpNonPositive(Sub(Load(scores + b * 16), top));
+    l = Add(l, p);
+    Store(scores + b * 16, p);
+  }
+  if (rest > 0) {
+    const F32x16 p = ExpNonPositive(Sub(Load(scores + full * 16), top));
+    l = Add(l, BitsToF32(And(F32ToBits(p), mask)));
+    Store(scores + full * 16, p);
+  }
+  Store(s.l + i * 16, l);
+}
+
+// o_i = o_i * rescale_i + sum over keys [begin, end) of p_i[key] V[key] for the kCols vectors of o
+// from column `col`; `cols` < 16 when the vector is the short last one.
+template <int kQueries, int kCols, bool kTail, typename T>
+inline void AddValues(const AttentionItem& item, const State& s, const T* const* v_pages,
+                      int64_t first, int64_t col, int64_t begin, int64_t end, bool rescale) {
+  F32x16 acc[kQueries][kCols];
+  for (int i = 0; i < kQueries; ++i) {
+    const float* o = s.o + (first + i) * item.padded_head_size + col;
+    // The first tile of a split starts from zero: what `o` holds then is the last split's.
+    const bool fresh = rescale && s.rescale[first + i] == 0.0f;
+    const F32x16 factor = Set1(rescale ? s.rescale[first + i] : 1.0f);
+    for (int c = 0; c < kCols; ++c) acc[i][c] = fresh ? Zero() : Mul(Load(o + c * 16), factor);
+  }
+  const float* p = s.scores + first * kTileKeys;
+  for (int64_t key = begin; key < end; ++key) {
+    const T* row = v_pages[key / 16] + key % 16 * item.head_size + col;
+    F32x16 v[kCols];
+    for (int c = 0; c < kCols; ++c) {
+      if constexpr (kTail) {
+        v[c] = LoadKvTail(row, item.head_size - col);
+      } else {
+        v[c] = LoadKv(row + c * 16);
+      }
+    }
+    for (int i = 0; i < kQueries; ++i) {
+      const F32x16 x = Set1(p[i * kTileKeys + key]);
+      for (int c = 0; c < kCols; ++c) acc[i][c] = Fma(x, v[c], acc[i][c]);
+    }
+  }
+  for (int i = 0; i < kQueries; ++i) {
+    float* o = s.o + (first + i) * item.padded_head_size + col;
+    for (int c = 0; c < kCols; ++c) Store(o + c * 16, acc[i][c]);
+  }
+}
+
+template <int kQueries, typename T>
+inline void AddValuesAllCols(const AttentionItem& item, const State& s, const T* const* v_pages,
+                             int64_t first, int64_t begin, int64_t end, bool rescale) {
+  int64_t col = 0;
+  for (; col + kMaxCols * 16 <= item.head_size; col += kMaxCols * 16) {
+    AddValues<kQueries, kMaxCols, false>(item, s, v_pages, first, col, begin, end, rescale);
+  }
+  for (; col + 16 <= item.head_size; col += 16) {
+    AddValues<kQueries, 1, false>(item, s, v_pages, first, col, begin, end, rescale);
+  }
+  if (col < item.head_size) {
+    AddValues<kQueries, 1, true>(item, s, v_pages, first, col, begin, end, rescale);
+  }
+}
+
+// One tile for kQueries queries: scores, softmax, values.
+template <int kQueries, typename T>
+inline void TileBlock(const AttentionItem& item, const State& s, const T* const* k_pages,
+                      const T* const* v_pages, int64_t first, int64_t tile_begin, bool first_tile) {
+  const int64_t last_keys = ClampKeys(VisibleKeys(item, first + kQueries - 1, tile_begin));
+  ScoreTile<kQueries>(item, k_pages, static_cast<int>((last_keys + 15) / 16), first, s.scores);
+  for (int i = 0; i < kQueries; ++i) {
+    const int64_t keys = ClampKeys(VisibleKeys(item, first + i, tile_begin));
+    SoftmaxTile(s, first + i, keys, first_tile);
+  }
+  // Keys that all see together, then the rest of each: a chain only ever meets its own keys.
+  const int64_t common = ClampKeys(VisibleKeys(item, first, tile_begin));
+  AddValuesAllCols<kQueries>(item, s, v_pages, first, 0, common, /*rescale=*/true);
+  if (last_keys == common) return;
+  for (int i = 0; i < kQueries; ++i) {
+    const int64_t keys = ClampKeys(VisibleKeys(item, first + i, tile_begin));
+    if (keys > common) {
+      AddValuesAllCols<1>(item, s, v_pages, first + i, common, keys, /*rescale=*/false);
+    }
+  }
+}
+
+template <typename T>
+inline void Tile(const AttentionItem& item, const State& s, const T* const* k_pages,
+                 const T* const* v_pages, int64_t first, int64_t tile_begin, bool first_tile) {
+  const int64_t n = item.num_tokens * item.num_heads;
+  int64_t i = first;
+  for (; i + kMaxBlock <= n; i += kMaxBlock) {
+    TileBlock<kMaxBlock>(item, s, k_pages, v_pages, i, tile_begin, first_tile);
+  }
+  const int64_t rest = n - i;
+  if (rest == 3) {
+    TileBlock<3>(item, s, k_pages, v_pages, i, tile_begin, first_tile);
+  } else if (rest == 2) {
+    TileBlock<2>(item, s, k_pages, v_pages, i, tile_begin, first_tile);
+  } else if (rest == 1) {
+    TileBlock<1>(item, s, k_pages, v_pages, i, tile_begin, first_tile);
+  }
+}
+
+// Index of the first query whose token has position >= `position`.
+inline int64_t FirstQueryAt(const AttentionItem& item, int64_t position) {
+  const int64_t token = position - item.first_position;
+  return token > 0 ? token * item.num_heads : 0;
+}
+
+// Many queries share a tile: convert it to f32 once instead of once for each block of queries.
+inline void ConvertTile(const uint16_t* const* pages, int num_pages, int64_t page_values,
+                        float* tile, const float** converted) {
+  for (int p = 0; p < num_pages; ++p) {
+    converted[p] = tile + p * page_values;
+    for (int64_t i = 0; i < page_values; i += 16) {
+      Store(tile + p * page_values + i, LoadF16(pages[p] + i));
+    }
+  }
+}
+
+// m, l (sixteen lanes) and o of every query whose token reaches into the split.
+template <typename T>
+inline void SplitPass(const AttentionItem& item, const State& s, int64_t split) {
+  const int64_t n = item.num_tokens * item.num_heads;
+  const int64_t split_begin = split * kSplitKeys;
+  const int64_t end = item.first_position + item.num_tokens;  // keys of the last token
+  const int64_t split_end = end < split_begin + kSplitKeys ? end : split_begin + kSplitKeys;
+  for (int64_t begin = split_begin; begin < split_end; begin += kTileKeys) {
+    const int64_t first = FirstQueryAt(item, begin);
+    const int num_pages = static_cast<int>((ClampKeys(split_end - begin) + 15) / 16);
+    const T* k_pages[kTilePages] = {};
+    const T* v_pages[kTilePages] = {};
+    for (int p = 0; p < num_pages; ++p) {
+      const int64_t offset = item.pages[begin / 16 + p] * item.page_bytes;
+      k_pages[p] = reinterpret_cast<const T*>(item.k + offset);
+      v_pages[p] = reinterpret_cast<const T*>(item.v + offset);
+    }
+    const bool first_tile = begin == split_begin;
+    if constexpr (sizeof(T) == 2) {
+      if (n - first > 2 * kMaxBlock) {
+        const float* k_converted[kTilePages] = {};
+        const float* v_converted[kTilePages] = {};
+        ConvertTile(k_pages, num_pages, 16 * item.head_size, s.k_tile, k_converted);
+        ConvertTile(v_pages, num_pages, 16 * item.head_size, s.v_tile, v_converted);
+        Tile<float>(item, s, k_converted, v_converted, first, begin, first_tile);
+        continue;
+      }
+    }
+    Tile<T>(item, s, k_pages, v_pages, first, begin, first_tile);
+  }
+}
+
+// (M, L, O) and (m, l, o) -> (M, L, O), O and o [Dp].
+inline void MergeInto(float* merged_m, float* merged_l, float* merged_o, float m, float l,
+                      const float* o, int64_t padded_head_size) {
+  const float most = m > *merged_m ? m : *merged_m;
+  const F32x16 a = ExpNonPositive(Set1(*merged_m - most));
+  const F32x16 b = ExpNonPositive(Set1(m - most));
+  float lanes[16];
+  Store(lanes, Fma(Set1(l), b, Mul(Set1(*merged_l), a)));
+  *merged_m = most;
+  *merged_l = lanes[0];
+  for (int64_t d = 0; d < padded_head_size; d += 16) {
+    Store(merged_o + d, Fma(Load(o + d), b, Mul(Load(merged_o + d), a)));
+  }
+}
+
+inline void CopyVectors(const float* from, int64_t padded_head_size, float* to) {
+  for (int64_t d = 0; d < padded_head_size; d += 16) Store(to + d, Load(from + d));
+}
+
+// out [D] = o / l.
+inline void Divide(const float* o, float l, int64_t head_size, float* out) {
+  const F32x16 divisor = Set1(l);
+  int64_t d = 0;
+  for (; d + 16 <= head_size; d += 16) Store(out + d, Div(Load(o + d), divisor));
+  float lanes[16];
+  if (d < head_size) Store(lanes, Div(Load(o + d), divisor));
+  for (int64_t i = d; i < head_size; ++i) out[i] = lanes[i - d];
+}
+
+inline void RunSplit(const AttentionItem& item, const State& s, int64_t split) {
+  if (item.type == DType::kF16) {
+    SplitPass<uint16_t>(item, s, split);
+  } else {
+    SplitPass<float>(item, s, split);
+  }
+}
+
+inline void Attend(const AttentionItem& item) {
+  const State s = Carve(item);
+  const int64_t n = item.num_tokens * item.num_heads;
+  const int64_t dp = item.padded_head_size;
+  const int64_t end = item.first_position + item.num_tokens;
+  for (int64_t split = 0; split * kSplitKeys < end; ++split) {
+    RunSplit(item, s, split);
+    for (int64_t i = FirstQueryAt(item, split * kSplitKeys); i < n; ++i) {
+      const float l = ReduceAdd(Load(s.l + i * 16));
+      float* merged = s.merged_o + i * dp;
+      if (split == 0) {
+        s.merged_m[i] = s.m[i];
+        s.merged_l[i] = l;
+        CopyVectors(s.o + i * dp, dp, merged);
+      } else {
+        MergeInto(s.merged_m + i, s.merged_l + i, merged, s.m[i], l, s.o + i * dp, dp);
+      }
+    }
+  }
+  for (int64_t i = 0; i < n; ++i) {
+    float* out =
+        item.out + i / item.num_heads * item.token_stride + i % item.num_heads * item.head_size;
+    Divide(s.merged_o + i * dp, s.merged_l[i], item.head_size, out);
+  }
+}
+
+inline void AttendSplit(const AttentionItem& item, int64_t split, float* partials) {
+  const State s = Carve(item);
+  const int64_t n = item.num_tokens * item.num_heads;
+  const int64_t dp = item.padded_head_size;
+  RunSplit(item, s, split);
+  for (int64_t i = FirstQueryAt(item, split * kSplitKeys); i < n; ++i) {
+    float* partial = partials + i * (kPartialHead + dp);
+    partial[0] = s.m[i];
+    partial[1] = ReduceAdd(Load(s.l + i * 16));
+    CopyVectors(s.o + i * dp, dp, partial + kPartialHead);
+  }
+}
+
+inline void Merge(const float* partials, int64_t num_splits, int64_t stride, int64_t head_size,
+                  float* work, float* out) {
+  const int64_t dp = (head_size + 15) / 16 * 16;
+  float m = partials[0];
+  float l = partials[1];
+  CopyVectors(partials + kPartialHead, dp, work);
+  for (int64_t split = 1; split < num_splits; ++split) {
+    const float* partial = partials + split * stride;
+    MergeInto(&m, &l, work, partial[0], partial[1], partial + kPartialHead, dp);
+  }
+  Divide(work, l, head_size, out);
+}
+
+}  // namespace sluice::kernels::cpu::SLUICE_ISA
