@@ -58,9 +58,13 @@ class GgufFile {
     uint64_t key_bytes = 65'535;
     uint64_t string_bytes = uint64_t{16} << 20;
     uint64_t array_elements = uint64_t{64} << 20;
+    uint64_t array_strings = uint64_t{4} << 20;  // each costs its own memory, however short
     uint64_t tensors = 65'536;
     uint64_t name_bytes = 63;
+    uint64_t dims = 4;
     uint64_t dim = uint64_t{1} << 40;
+    uint32_t smallest_alignment = 8;
+    uint32_t largest_alignment = 65'536;
   };
 
   static absl::StatusOr<std::shared_ptr<const GgufFile>> Open(const std::string& path);
@@ -104,9 +108,13 @@ class GgufFile {
   // Reads [offset, offset + out.size()) of the file's bytes. DATA_LOSS when the file has become
   // shorter or cannot be read.
   absl::Status Read(uint64_t offset, std::span<std::byte> out) const;
+  // DATA_LOSS when the file's size or time of modification is not what it was at open: bytes read
+  // since then may belong to another model.
+  absl::Status CheckUnchanged() const;
 
  private:
   GgufFile() = default;
+  absl::Status OpenDescriptor();
   friend class GgufParser;
 
   std::string path_;
@@ -114,6 +122,7 @@ class GgufFile {
   uint32_t version_ = 0;
   uint32_t alignment_ = 32;
   uint64_t file_bytes_ = 0;
+  int64_t modified_ns_ = 0;
   uint64_t data_offset_ = 0;
   std::vector<Entry> entries_;
   std::vector<GgufTensor> tensors_;

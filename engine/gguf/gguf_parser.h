@@ -1,0 +1,63 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+
+#include "engine/gguf/byte_cursor.h"
+#include "engine/gguf/checked_u64.h"
+#include "engine/gguf/gguf_file.h"
+
+namespace sluice::engine {
+
+// Reads the header, the keys and the tensor records of an open file into it, checking each field
+// before it is used. No recursion, and no count reserves memory: elements append as their bytes are
+// seen. Used once, by GgufFile::Open.
+class GgufParser {
+ public:
+  static absl::StatusOr<std::shared_ptr<const GgufFile>> Open(const std::string& path);
+
+ private:
+  explicit GgufParser(GgufFile& file);
+
+  absl::Status Parse();
+  absl::Status ParseHeader();
+  absl::Status ParseEntry();
+  absl::StatusOr<GgufValue> ParseValue(uint32_t type);
+  absl::StatusOr<GgufValue> ParseArray();
+  template <typename T>
+  absl::StatusOr<GgufArray> ParseElements(uint64_t count, uint64_t at);
+  absl::Status TakeAlignment();
+  absl::Status ParseTensor(size_t index);
+  absl::Status ParseDims(GgufTensor& tensor);
+  absl::Status SetTypeAndSize(GgufTensor& tensor, uint32_t type, uint64_t at);
+  absl::Status PlaceTensors();
+
+  // The next field: `what` names it in the error when the metadata ends before it does.
+  template <typename T>
+  absl::StatusOr<T> Take(std::string_view what);
+  // A string whose length must be in [shortest, longest].
+  absl::StatusOr<std::string> TakeString(std::string_view what, uint64_t shortest,
+                                         uint64_t longest);
+
+  // INVALID_ARGUMENT "FILE: SUBJECT: TEXT at byte AT".
+  absl::Status Bad(uint64_t at, std::string_view text) const;
+  absl::Status Unsupported(uint64_t at, std::string_view text) const;
+  std::string Where(uint64_t at, std::string_view text) const;
+
+  static constexpr GgufFile::Caps kCaps = {};
+
+  GgufFile& file_;
+  ByteCursor cursor_;
+  std::string subject_ = "header";  // what is being read: "key 'general.name'", "tensor 3"
+  uint64_t num_tensors_ = 0;
+  uint64_t num_keys_ = 0;
+  std::vector<uint64_t> record_offsets_;  // where each tensor's offset field lies in the file
+};
+
+}  // namespace sluice::engine
