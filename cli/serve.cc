@@ -1,0 +1,225 @@
+#include <unistd.h>
+
+#include <csignal>
+#include <cstdio>
+#include <limits>
+#include <memory>
+#include <utility>
+
+#include "CLI/CLI.hpp"
+#include "cli/commands.h"
+#include "cli/exit_codes.h"
+#include "cli/flags.h"
+#include "cli/progress_bar.h"
+#include "cli/signals.h"
+#include "cli/version.h"
+#include "spdlog/async.h"
+#include "spdlog/sinks/stdout_color_sinks.h"
+#include "spdlog/spdlog.h"
+
+#include "engine/base/clock.h"
+#include "engine/base/status.h"
+#include "server/server.h"
+
+namespace sluice::cli {
+namespace {
+
+constexpr char kName[] = "serve";
+
+struct ServeFlags {
+  std::string model;
+  std::string log_level = "info";
+  server::ServerOptions server;
+  engine::EngineOptions engine;
+};
+
+// Logs to stderr through a bounded queue: a terminal or pipe that does not take its bytes costs log
+// lines, never the time of a thread that serves.
+class LogScope {
+ public:
+  explicit LogScope(const std::string& level) {
+    spdlog::init_thread_pool(/*queue_size=*/8192, /*thread_count=*/1);
+    auto logger = std::make_shared<spdlog::async_logger>(
+        "sluice", std::make_shared<spdlog::sinks::stderr_color_sink_mt>(), spdlog::thread_pool(),
+        spdlog::async_overflow_policy::overrun_oldest);
+    logger->set_pattern("%Y-%m-%dT%H:%M:%S.%e%z %^%l%$ %v");
+    logger->set_level(spdlog::level::from_str(level));
+    spdlog::set_default_logger(std::move(logger));
+  }
+  ~LogScope() { spdlog::shutdown(); }
+  LogScope(const LogScope&) = delete;
+  LogScope& operator=(const LogScope&) = delete;
+};
+
+std::string HostOf(const std::string& address) { return address.substr(0, address.rfind(':')); }
+
+// The one line on stdout: scripts wait for it and read the port from it.
+void PrintReady(const ServeFlags& flags, const server::Server& server,
+                const engine::ModelFacts& facts, double seconds) {
+  std::printf(
+      "ready on %s:%d: %s (%s %s, %.0f M parameters), %s, %lld KV pages of 16 tokens (%s)%s, "
+      "%.2f s\n",
+      HostOf(flags.server.listen).c_str(), server.port(),
+      flags.server.model_name.empty() ? facts.name.c_str() : flags.server.model_name.c_str(),
+      facts.architecture.c_str(), facts.quantization.c_str(),
+      static_cast<double>(facts.num_parameters) * 1e-6, facts.backend.c_str(),
+      static_cast<long long>(facts.kv_pages), FormatBytes(facts.kv_bytes).c_str(),
+      flags.engine.num_engines > 1
+          ? (" in each of " + std::to_string(flags.engine.num_engines) + " engines").c_str()
+          : "",
+      seconds);
+  std::fflush(stdout);
+}
+
+absl::StatusOr<engine::LoadedModel> Load(const ServeFlags& flags, int num_lanes) {
+  ProgressBar bar;
+  return engine::LoadModel(flags.model, flags.engine, num_lanes,
+                           [&](const engine::LoadProgress& progress) { bar.Update(progress); });
+}
+
+// Serves until a signal or a fault ends it.
+int ServeUntilEnd(server::Server& server, SignalWatcher& signals) {
+  signals.Arm([&] {
+    spdlog::info(
+        "draining: new calls are refused, accepted ones go on; a second signal exits at once");
+    server.BeginDrain();
+  });
+  server.WaitForDrainOrFault();
+  int exit_code = kExitOk;
+  if (server.engines_down()) {
+    exit_code = kExitEnginesDown;
+    spdlog::critical("every engine is down after a fault");
+  } else if (!server.WaitForDrain()) {
+    exit_code = server.engines_down() ? kExitEnginesDown : kExitRequestsCut;
+    spdlog::warn("the drain is over: requests were cut");
+  } else {
+    spdlog::info("the drain is over: every accepted request ended by itself");
+  }
+  signals.Disarm();
+  server.Shutdown();
+  return exit_code;
+}
+
+int Run(const ServeFlags& flags) {
+  if (flags.model.empty()) return UsageError(kName, "give --model FILE");
+  const engine::Time start = engine::SteadyClock().Now();
+  std::signal(SIGPIPE, SIG_IGN);  // a scraper or log reader that went away is no reason to end
+  SignalWatcher signals(kName);
+  // Nothing was accepted yet: ending while the model loads loses nothing.
+  signals.Arm([] { _exit(kExitOk); });
+  LogScope log(flags.log_level);
+
+  absl::StatusOr<std::unique_ptr<server::Server>> server = server::Server::Start(flags.server);
+  if (!server.ok()) {
+    const std::string message = engine::Message(server.status());
+    if (absl::IsInvalidArgument(server.status())) return UsageError(kName, message);
+    PrintError(kName, message);
+    return kExitUnavailable;
+  }
+  spdlog::info("listening on {}:{}, loading {}", HostOf(flags.server.listen), (*server)->port(),
+               flags.model);
+  if ((*server)->metrics_port() != 0) {
+    spdlog::info("metrics on {}:{}", HostOf(flags.server.metrics_listen),
+                 (*server)->metrics_port());
+  }
+
+  absl::StatusOr<engine::LoadedModel> model = Load(flags, (*server)->num_lanes());
+  if (!model.ok()) {
+    (*server)->Shutdown();
+    PrintError(kName, engine::Message(model.status()));
+    return kExitBadModel;
+  }
+  for (const std::string& warning : model->warnings) spdlog::warn("{}", warning);
+  spdlog::info("self-check: {}", model->self_check.message);
+  const engine::ModelFacts facts = model->facts;
+  (*server)->Serve(*std::move(model));
+  PrintReady(flags, **server, facts, engine::Seconds(engine::SteadyClock().Now() - start));
+  return ServeUntilEnd(**server, signals);
+}
+
+void AddListenFlags(CLI::App& app, ServeFlags& flags) {
+  server::ServerOptions& server = flags.server;
+  const char* const group = "Service";
+  AddModelFlag(app, &flags.model)->group(group);
+  app.add_option("--listen", server.listen, "gRPC service; port 0 takes a free one")
+      ->type_name("ADDRESS:PORT")
+      ->capture_default_str()
+      ->group(group);
+  app.add_option("--metrics-listen", server.metrics_listen,
+                 "Prometheus metrics at /metrics; unset: none")
+      ->type_name("ADDRESS:PORT")
+      ->group(group);
+  app.add_option("--model-name", server.model_name,
+                 "How clients name the model; unset: as the file does")
+      ->type_name("NAME")
+      ->group(group);
+  app.add_flag("--reflection", server.reflection, "Answer gRPC reflection (grpcurl)")->group(group);
+  app.add_option("--log-level", flags.log_level, "trace, debug, info, warn, error, off")
+      ->type_name("LEVEL")
+      ->check(OneOf({"trace", "debug", "info", "warn", "error", "off"}))
+      ->capture_default_str()
+      ->group(group);
+}
+
+void AddLimitFlags(CLI::App& app, ServeFlags& flags) {
+  constexpr int64_t kMost = std::numeric_limits<int32_t>::max();
+  server::ServerOptions& server = flags.server;
+  const char* const group = "Limits and shutdown";
+  app.add_option("--max-queue", flags.engine.max_queue, "Waiting sequences of each engine")
+      ->type_name("N")
+      ->check(IntegerBetween(1, 1'000'000))
+      ->capture_default_str()
+      ->group(group);
+  app.add_option("--max-tokens-cap", server.max_tokens_cap,
+                 "Largest max_tokens of a call; 0: what the context leaves")
+      ->type_name("TOKENS")
+      ->check(IntegerBetween(0, kMost))
+      ->capture_default_str()
+      ->group(group);
+  app.add_option("--delivery-threads", server.delivery_threads,
+                 "Threads that write to clients; 0: cores / 4, 1 to 4")
+      ->type_name("N")
+      ->check(IntegerBetween(0, 256))
+      ->capture_default_str()
+      ->group(group);
+  AddDurationFlag(app, "--lame-duck", &server.lame_duck,
+                  "After SIGTERM new calls are taken for so long still")
+      ->default_str("0s")
+      ->group(group);
+  AddDurationFlag(app, "--drain-timeout", &server.drain_timeout,
+                  "After that, what was accepted may go on for so long")
+      ->default_str("30s")
+      ->group(group);
+}
+
+}  // namespace
+
+Command AddServe(CLI::App& program) {
+  auto flags = std::make_shared<ServeFlags>();
+  flags->server.build = kBuild;
+  CLI::App* const app = program.add_subcommand(kName, "Serve a model over gRPC");
+  AddListenFlags(*app, *flags);
+  app->add_option("--engines", flags->engine.num_engines,
+                  "CPU engines that share the weights, each with its own KV cache")
+      ->type_name("N")
+      ->check(IntegerBetween(1, 64))
+      ->capture_default_str()
+      ->group("Engine");
+  AddEngineFlags(*app, &flags->engine, "Engine");
+  AddLimitFlags(*app, *flags);
+  AddPlantBugFlag(*app, &flags->engine);
+  app->footer(
+      "Sizes take K, M, G, T (powers of 1024); times take ms, s, m, h.\n"
+      "SIGTERM or Ctrl-C drains; a second one exits at once.\n"
+      "Exit codes: 0 drained, 2 bad flags, 69 address in use, 70 engine fault, 75 requests were "
+      "cut,\n"
+      "78 the model cannot be loaded.\n"
+      "\n"
+      "Example:\n"
+      "  sluice serve --model smollm2.gguf --listen 0.0.0.0:50051 --metrics-listen 0.0.0.0:9100 "
+      "\\\n"
+      "               --kv-memory 2G");
+  return {app, [flags] { return Run(*flags); }};
+}
+
+}  // namespace sluice::cli
