@@ -1,0 +1,206 @@
+// The same request gives the same tokens and bit-equal logprobs whatever else runs: alone or in a
+// batch, prompt whole or in chunks, preempted or not, on one thread or two, one engine or two,
+// AVX-512 or AVX2, step depth 0 or 1.
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "gtest/gtest.h"
+
+#include "engine/canary.h"
+#include "engine/engine.h"
+#include "engine/gguf/gguf_file.h"
+#include "engine/model_runner.h"
+#include "tests/testing/collect.h"
+
+namespace sluice {
+namespace {
+
+using engine::EngineOptions;
+using engine::Request;
+using testing::Collected;
+
+constexpr int kRequests = 12;
+
+// Requests of mixed lengths: greedy, seeded, with penalties, with n = 2, all with logprobs.
+std::vector<Request> MakeRequests(int32_t vocab_size) {
+  std::vector<Request> requests;
+  for (int i = 0; i < kRequests; ++i) {
+    Request request;
+    request.id = "r" + std::to_string(i);
+    request.prompt = engine::CanaryTokens(vocab_size, 1 + (i * 37) % 90);
+    request.prompt[0] = i;
+    request.sampling.temperature = i % 3 == 0 ? 0.0f : 0.7f + 0.1f * static_cast<float>(i);
+    request.sampling.seed = 1000u + static_cast<uint64_t>(i);
+    if (i % 4 == 1) request.sampling.top_k = 20;
+    if (i % 4 == 2) request.sampling.top_p = 0.8f;
+    if (i % 4 == 3) request.sampling.min_p = 0.05f;
+    if (i % 5 == 2) request.sampling.repetition_penalty = 1.3f;
+    if (i % 5 == 3) request.sampling.frequency_penalty = 0.5f;
+    if (i % 6 == 5) request.sampling.n = 2;
+    request.stopping.max_tokens = 10 + (i * 13) % 40;
+    request.stopping.ignore_eos = true;
+    request.output.return_text = false;
+    request.output.return_token_ids = true;
+    request.output.logprobs = i % 2 == 0 ? 3 : 0;
+    requests.push_back(std::move(request));
+  }
+  return requests;
+}
+
+class BitExactTest : public ::testing::TestWithParam<std::string> {
+ protected:
+  std::string path() const { return std::string(SLUICE_GOLDEN_DIR) + "/tiny/" + GetParam(); }
+
+  static EngineOptions Options() {
+    EngineOptions options;
+    options.num_threads = 1;
+    options.max_batch = 16;
+    options.max_step_tokens = 512;
+    return options;
+  }
+
+  engine::LoadedModel Load(const EngineOptions& options) {
+    absl::StatusOr<engine::LoadedModel> model = engine::LoadModel(path(), options, 1, nullptr);
+    EXPECT_TRUE(model.ok()) << model.status();
+    return *std::move(model);
+  }
+
+  // All requests at once.
+  std::vector<std::vector<Collected>> Together(const EngineOptions& options) {
+    engine::LoadedModel model = Load(options);
+    return testing::RunAll(*model.dispatcher, MakeRequests(model.facts.vocab_size));
+  }
+
+  // One after the other, prompts whole, one thread: what everything else is compared with.
+  const std::vector<std::vector<Collected>>& Alone() {
+    if (!alone_.empty()) return alone_;
+    engine::LoadedModel model = Load(Options());
+    for (Request& request : MakeRequests(model.facts.vocab_size)) {
+      alone_.push_back(testing::RunAll(*model.dispatcher, {std::move(request)})[0]);
+    }
+    return alone_;
+  }
+
+  int ExpectSame(const std::vector<std::vector<Collected>>& results) {
+    int preemptions = 0;
+    const auto& alone = Alone();
+    EXPECT_EQ(results.size(), alone.size());
+    for (size_t i = 0; i < alone.size(); ++i) {
+      for (size_t index = 0; index < alone[i].size(); ++index) {
+        EXPECT_TRUE(results[i][index].status.ok()) << results[i][index].status;
+        EXPECT_FALSE(alone[i][index].tokens.empty());
+        EXPECT_TRUE(results[i][index].SameOutput(alone[i][index]))
+            << "request " << i << " sequence " << index;
+        preemptions += results[i][index].preemptions;
+      }
+    }
+    return preemptions;
+  }
+
+  std::vector<std::vector<Collected>> alone_;
+};
+
+TEST_P(BitExactTest, SequencesOfOneRequestDiffer) {
+  const auto& alone = Alone();
+  EXPECT_NE(alone[5][0].tokens, alone[5][1].tokens);
+  EXPECT_NE(alone[1][0].tokens, alone[2][0].tokens);
+}
+
+TEST_P(BitExactTest, BatchedEqualsAlone) { ExpectSame(Together(Options())); }
+
+TEST_P(BitExactTest, ChunkedPrefillEqualsWhole) {
+  for (int tokens : {16, 17, 23}) {
+    EngineOptions options = Options();
+    options.max_step_tokens = tokens;
+    ExpectSame(Together(options));
+  }
+}
+
+TEST_P(BitExactTest, ThreadsDoNotMatter) {
+  for (int threads : {2, 3}) {
+    EngineOptions options = Options();
+    options.num_threads = threads;
+    ExpectSame(Together(options));
+  }
+}
+
+TEST_P(BitExactTest, Avx2EqualsAvx512) {
+  EngineOptions options = Options();
+  options.force_avx2 = true;
+  ExpectSame(Together(options));
+}
+
+TEST_P(BitExactTest, TwoEnginesEqualOne) {
+  EngineOptions options = Options();
+  options.num_engines = 2;
+  ExpectSame(Together(options));
+}
+
+TEST_P(BitExactTest, PreemptedEqualsNot) {
+  engine::LoadedModel model = Load(Options());
+  EngineOptions options = Options();
+  // Ten pages: the largest request needs about eight, all together far more.
+  options.kv_memory_bytes =
+      static_cast<uint64_t>(model.facts.kv_bytes / (model.facts.kv_pages + 1)) * 11;
+  const int preemptions = ExpectSame(Together(options));
+  EXPECT_GT(preemptions, 0) << "the pool was meant to be too small for all";
+}
+
+TEST_P(BitExactTest, F32CacheBatchedEqualsAlone) {
+  EngineOptions options = Options();
+  options.kv_dtype = engine::KvDType::kF32;
+  engine::LoadedModel model = Load(options);
+  alone_.clear();
+  for (Request& request : MakeRequests(model.facts.vocab_size)) {
+    alone_.push_back(testing::RunAll(*model.dispatcher, {std::move(request)})[0]);
+  }
+  ExpectSame(Together(options));
+}
+
+TEST_P(BitExactTest, DepthOneEqualsDepthZero) {
+  const auto file = engine::GgufFile::Open(path());
+  ASSERT_TRUE(file.ok()) << file.status();
+  const auto config =
+      std::make_shared<const engine::ModelConfig>(*engine::ModelConfig::FromGguf(**file));
+  const auto weights = engine::Weights::Load(**file, *config, {});
+  ASSERT_TRUE(weights.ok()) << weights.status();
+  const engine::SchedulerLimits limits = {.depth = 1,
+                                          .max_batch = 16,
+                                          .max_step_tokens = 32,
+                                          .max_queue = 64,
+                                          .num_pages = 30,
+                                          .max_context = 256};
+  auto rank = engine::DeviceRunner::Create({.exec = {.backend = kernels::Backend::kCpu,
+                                                     .num_threads = 1,
+                                                     .isa = *kernels::DetectCpuIsa()},
+                                            .num_pages = limits.num_pages,
+                                            .max_tokens = limits.max_step_tokens,
+                                            .max_rows = limits.max_batch,
+                                            .max_context = limits.max_context},
+                                           config, *weights);
+  ASSERT_TRUE(rank.ok()) << rank.status();
+  auto chunks = std::make_unique<engine::ChunkMailbox>(1);
+  std::vector<std::unique_ptr<engine::Engine>> engines;
+  const engine::Batch::Limits batch = {.max_tokens = 32, .max_rows = 16, .max_pages = 512};
+  engines.push_back(std::make_unique<engine::Engine>(
+      0, limits, std::make_unique<engine::ModelRunner>(*std::move(rank), batch, /*depth=*/1),
+      nullptr, chunks.get()));
+  engine::Dispatcher dispatcher(std::move(engines), std::move(chunks));
+  ExpectSame(testing::RunAll(dispatcher, MakeRequests(config->vocab_size)));
+}
+
+INSTANTIATE_TEST_SUITE_P(Models, BitExactTest,
+                         ::testing::Values("tiny-llama.q4_1.gguf", "tiny-llama31.q8_0.gguf",
+                                           "tiny-odd.f16.gguf", "tiny-llama.f32.gguf"),
+                         [](const auto& info) {
+                           std::string name = info.param;
+                           for (char& c : name) {
+                             if (!std::isalnum(static_cast<unsigned char>(c))) c = '_';
+                           }
+                           return name;
+                         });
+
+}  // namespace
+}  // namespace sluice

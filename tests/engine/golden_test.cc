@@ -1,0 +1,237 @@
+// The forward pass against logits that are not ours (tests/golden/README.md): Hugging Face
+// transformers in float32 over the same weights. Bounds as docs/numerics.md gives them.
+
+#include <cmath>
+#include <filesystem>
+#include <fstream>
+#include <string>
+#include <vector>
+
+#include "gtest/gtest.h"
+#include "nlohmann/json.hpp"
+
+#include "engine/canary.h"
+#include "tests/testing/model_probe.h"
+#include "tests/testing/npy.h"
+
+namespace sluice {
+namespace {
+
+using engine::TokenId;
+using testing::AllLogits;
+using testing::ArgMax;
+
+constexpr double kStrictError = 1e-3;
+constexpr double kCpuError = 0.02;
+constexpr double kMargin = 0.005;  // of the reference, above which the best token must be the same
+const std::string kGolden = SLUICE_GOLDEN_DIR;
+const std::string kSmolLm2 = std::string(SLUICE_MODELS_DIR) + "/SmolLM2-135M-Instruct.Q4_1.gguf";
+
+nlohmann::json LoadJson(const std::string& path) {
+  std::ifstream stream(path);
+  return nlohmann::json::parse(stream);
+}
+
+// Distance of the two best logits of a row.
+double Margin(std::span<const float> row) {
+  float best = -INFINITY, second = -INFINITY;
+  for (float logit : row) {
+    if (logit > best) {
+      second = std::exchange(best, logit);
+    } else if (logit > second) {
+      second = logit;
+    }
+  }
+  return double{best} - second;
+}
+
+struct Difference {
+  double largest = 0;
+  double cosine = 0;
+  int64_t at = 0;
+};
+
+Difference Compare(std::span<const float> actual, std::span<const float> expected) {
+  Difference difference;
+  double dot = 0, aa = 0, ee = 0;
+  for (size_t i = 0; i < expected.size(); ++i) {
+    const double error = std::abs(double{actual[i]} - expected[i]);
+    if (!(error <= difference.largest)) {
+      difference.largest = error;
+      difference.at = static_cast<int64_t>(i);
+    }
+    dot += double{actual[i]} * expected[i];
+    aa += double{actual[i]} * actual[i];
+    ee += double{expected[i]} * expected[i];
+  }
+  difference.cosine = dot / std::sqrt(aa * ee);
+  return difference;
+}
+
+// Greedy tokens of our own equal the reference's up to the first position where its margin is below
+// the bound.
+void CheckGreedy(engine::DeviceRunner& runner, std::vector<TokenId> prompt,
+                 const nlohmann::json& greedy) {
+  engine::ForwardProbe probe(runner);
+  std::vector<TokenId> step = std::move(prompt);
+  for (size_t i = 0; i < greedy.size(); ++i) {
+    ASSERT_TRUE(probe.Append(step, /*all_logits=*/false).ok());
+    const auto token = static_cast<TokenId>(ArgMax(runner.logits().Rows(1).flat()));
+    const TokenId expected = greedy[i][0];
+    if (token != expected && greedy[i][1].get<double>() < kMargin) {
+      ::testing::Test::RecordProperty("near_tie_at", static_cast<int>(i));
+      std::printf("near-tie at output %zu: margin %g\n", i, greedy[i][1].get<double>());
+      return;
+    }
+    ASSERT_EQ(token, expected) << "output position " << i << ", margin " << greedy[i][1];
+    step.assign(1, token);
+  }
+}
+
+class TinyGoldenTest : public ::testing::TestWithParam<nlohmann::json> {};
+
+TEST_P(TinyGoldenTest, StrictLogits) {
+  const std::string file = GetParam()["file"];
+  const auto runner =
+      testing::OpenProbe(kGolden + "/tiny/" + file,
+                         {.backend = kernels::Backend::kRef, .kv_type = kernels::DType::kF32});
+  const auto tokens = GetParam()["ids"].get<std::vector<TokenId>>();
+  const testing::NpyArray expected =
+      testing::LoadNpy(kGolden + "/tiny/" + GetParam()["logits"].get<std::string>());
+  const std::vector<float> actual = AllLogits(*runner, tokens, 7);
+  ASSERT_EQ(actual.size(), expected.values.size());
+  const Difference difference = Compare(actual, expected.values);
+  EXPECT_LE(difference.largest, kStrictError) << "at element " << difference.at;
+  EXPECT_GE(difference.cosine, 0.999999);
+  std::printf("%s ref: largest error %.2e\n", file.c_str(), difference.largest);
+}
+
+TEST_P(TinyGoldenTest, CpuLogitsAndGreedy) {
+  const std::string file = GetParam()["file"];
+  const auto tokens = GetParam()["ids"].get<std::vector<TokenId>>();
+  const testing::NpyArray expected =
+      testing::LoadNpy(kGolden + "/tiny/" + GetParam()["logits"].get<std::string>());
+  const auto vocab = static_cast<size_t>(expected.shape[1]);
+  for (bool force_avx2 : {false, true}) {
+    const auto runner = testing::OpenProbe(kGolden + "/tiny/" + file, {.force_avx2 = force_avx2});
+    const std::vector<float> actual = AllLogits(*runner, tokens, 17);
+    ASSERT_EQ(actual.size(), expected.values.size());
+    const Difference difference = Compare(actual, expected.values);
+    EXPECT_LE(difference.largest, kCpuError) << "at element " << difference.at;
+    for (size_t position = 0; position < tokens.size(); ++position) {
+      const std::span<const float> row =
+          std::span(expected.values).subspan(position * vocab, vocab);
+      if (Margin(row) <= kMargin) continue;
+      EXPECT_EQ(ArgMax(std::span(actual).subspan(position * vocab, vocab)), ArgMax(row))
+          << "position " << position;
+    }
+    CheckGreedy(*runner, GetParam()["greedy_prompt"].get<std::vector<TokenId>>(),
+                GetParam()["greedy"]);
+    std::printf("%s cpu: largest error %.2e\n", file.c_str(), difference.largest);
+  }
+}
+
+// The models of the manifest that are in the tree: those of the weight types and architectures that
+// Sluice reads.
+std::vector<nlohmann::json> TinyModels() {
+  std::vector<nlohmann::json> models;
+  for (const nlohmann::json& model : LoadJson(kGolden + "/tiny/manifest.json")) {
+    if (std::filesystem::exists(kGolden + "/tiny/" + model["file"].get<std::string>()))
+      models.push_back(model);
+  }
+  return models;
+}
+std::string TestName(const ::testing::TestParamInfo<nlohmann::json>& info) {
+  std::string name = info.param["file"];
+  for (char& c : name) {
+    if (!std::isalnum(static_cast<unsigned char>(c))) c = '_';
+  }
+  return name;
+}
+INSTANTIATE_TEST_SUITE_P(Models, TinyGoldenTest, ::testing::ValuesIn(TinyModels()), TestName);
+
+TEST(TinyGoldenSetTest, HasTheModelsOfEveryTypeReadNow) { EXPECT_EQ(TinyModels().size(), 5u); }
+
+class SmolLm2GoldenTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    if (!std::filesystem::exists(kSmolLm2))
+      GTEST_SKIP() << "models/ has no SmolLM2: run scripts/fetch_model.sh";
+    golden_ = LoadJson(kGolden + "/smollm2/prompts.json");
+  }
+  nlohmann::json golden_;
+};
+
+TEST_F(SmolLm2GoldenTest, TopLogitsOfEveryListedPosition) {
+  const auto runner = testing::OpenProbe(kSmolLm2, {.max_positions = 1024});
+  double largest = 0;
+  for (const nlohmann::json& prompt : golden_["prompts"]) {
+    const auto tokens = prompt["prompt_ids"].get<std::vector<TokenId>>();
+    if (tokens.empty()) continue;
+    const std::vector<float> logits = AllLogits(*runner, tokens, 64);
+    const size_t vocab = logits.size() / tokens.size();
+    const auto positions = prompt["positions"].get<std::vector<size_t>>();
+    for (size_t i = 0; i < positions.size(); ++i) {
+      const std::span<const float> row = std::span(logits).subspan(positions[i] * vocab, vocab);
+      const auto ids = prompt["top5_ids"][i].get<std::vector<size_t>>();
+      const auto expected = prompt["top5_logits"][i].get<std::vector<double>>();
+      for (size_t k = 0; k < ids.size(); ++k) {
+        const double error = std::abs(row[ids[k]] - expected[k]);
+        largest = std::max(largest, error);
+        EXPECT_LE(error, kCpuError)
+            << prompt["name"] << " position " << positions[i] << " token " << ids[k];
+      }
+      if (expected[0] - expected[1] > kMargin) {
+        EXPECT_EQ(ArgMax(row), ids[0]) << prompt["name"] << " " << positions[i];
+      }
+    }
+  }
+  std::printf("largest error of a top-5 logit: %.2e\n", largest);
+}
+
+TEST_F(SmolLm2GoldenTest, WholeLogitRows) {
+  const auto runner = testing::OpenProbe(kSmolLm2, {});
+  for (const std::string name : {"capital", "count"}) {
+    for (const nlohmann::json& prompt : golden_["prompts"]) {
+      if (prompt["name"] != name) continue;
+      const auto tokens = prompt["prompt_ids"].get<std::vector<TokenId>>();
+      const testing::NpyArray expected =
+          testing::LoadNpy(kGolden + "/smollm2/" + name + ".last_logits.npy");
+      const std::vector<float> logits = AllLogits(*runner, tokens, 64);
+      const Difference difference =
+          Compare(std::span(logits).last(expected.values.size()), expected.values);
+      EXPECT_LE(difference.largest, kCpuError) << name;
+      std::printf("%s: largest error %.2e, cosine %.9f\n", name.c_str(), difference.largest,
+                  difference.cosine);
+    }
+  }
+}
+
+TEST_F(SmolLm2GoldenTest, GreedyContinuations) {
+  const auto runner = testing::OpenProbe(kSmolLm2, {.max_tokens = 1024, .max_positions = 1024});
+  for (const nlohmann::json& prompt : golden_["prompts"]) {
+    SCOPED_TRACE(prompt["name"].get<std::string>());
+    const auto tokens = prompt["prompt_ids"].get<std::vector<TokenId>>();
+    if (!tokens.empty()) CheckGreedy(*runner, tokens, prompt["greedy"]);
+  }
+}
+
+TEST_F(SmolLm2GoldenTest, StrictPathOfOnePrompt) {
+  const auto runner = testing::OpenProbe(
+      kSmolLm2,
+      {.backend = kernels::Backend::kRef, .kv_type = kernels::DType::kF32, .max_tokens = 32});
+  for (const nlohmann::json& prompt : golden_["prompts"]) {
+    if (prompt["name"] != "capital") continue;
+    const auto tokens = prompt["prompt_ids"].get<std::vector<TokenId>>();
+    const testing::NpyArray expected =
+        testing::LoadNpy(kGolden + "/smollm2/capital.last_logits.npy");
+    const std::vector<float> logits = AllLogits(*runner, tokens, 32);
+    const Difference difference =
+        Compare(std::span(logits).last(expected.values.size()), expected.values);
+    EXPECT_LE(difference.largest, kStrictError);
+    EXPECT_GE(difference.cosine, 0.999999);
+  }
+}
+
+}  // namespace
+}  // namespace sluice
