@@ -1,0 +1,83 @@
+#include "engine/tokenizer/nfc.h"
+
+#include <utf8proc.h>
+
+#include <algorithm>
+#include <vector>
+
+#include "engine/base/status.h"
+#include "engine/tokenizer/utf8.h"
+
+namespace sluice::engine {
+namespace {
+
+constexpr int kMaxDecomposition = 32;  // Unicode's longest canonical one has 4 code points
+
+int CombiningClass(utf8proc_int32_t code_point) {
+  return utf8proc_get_property(code_point)->combining_class;
+}
+
+absl::StatusOr<std::vector<utf8proc_int32_t>> Decompose(std::string_view text) {
+  std::vector<utf8proc_int32_t> decomposed;
+  decomposed.reserve(text.size());
+  for (size_t offset = 0; offset < text.size();) {
+    const Utf8Step step = NextUtf8(text.substr(offset));
+    offset += step.length;
+    utf8proc_int32_t parts[kMaxDecomposition];
+    int boundary_class = 0;
+    const utf8proc_ssize_t num_parts = utf8proc_decompose_char(
+        static_cast<utf8proc_int32_t>(step.code_point), parts, kMaxDecomposition,
+        static_cast<utf8proc_option_t>(UTF8PROC_DECOMPOSE | UTF8PROC_STABLE), &boundary_class);
+    if (num_parts < 0 || num_parts > kMaxDecomposition) {
+      return Internal("utf8proc cannot decompose code point " +
+                      std::to_string(static_cast<uint32_t>(step.code_point)));
+    }
+    decomposed.insert(decomposed.end(), parts, parts + num_parts);
+  }
+  return decomposed;
+}
+
+// Canonical ordering, D109. utf8proc's own is an insertion sort: quadratic in a run of marks, and a
+// megabyte of marks would hold the caller for hours.
+void SortMarks(std::vector<utf8proc_int32_t>& code_points) {
+  auto run = code_points.begin();
+  while (run != code_points.end()) {
+    if (CombiningClass(*run) == 0) {
+      ++run;
+      continue;
+    }
+    const auto end = std::find_if(run, code_points.end(), [](utf8proc_int32_t code_point) {
+      return CombiningClass(code_point) == 0;
+    });
+    std::stable_sort(run, end, [](utf8proc_int32_t a, utf8proc_int32_t b) {
+      return CombiningClass(a) < CombiningClass(b);
+    });
+    run = end;
+  }
+}
+
+}  // namespace
+
+bool IsSurelyNfc(std::string_view text) {
+  // Below U+0300 nothing combines and nothing decomposes to itself anew: lead bytes up to 0xCB.
+  return std::all_of(text.begin(), text.end(),
+                     [](char c) { return static_cast<uint8_t>(c) < 0xCC; });
+}
+
+absl::StatusOr<std::string> ToNfc(std::string_view text) {
+  if (IsSurelyNfc(text)) return std::string(text);
+  ASSIGN_OR_RETURN(std::vector<utf8proc_int32_t> code_points, Decompose(text));
+  SortMarks(code_points);
+  const utf8proc_ssize_t length = utf8proc_normalize_utf32(
+      code_points.data(), static_cast<utf8proc_ssize_t>(code_points.size()),
+      static_cast<utf8proc_option_t>(UTF8PROC_COMPOSE | UTF8PROC_STABLE));
+  if (length < 0) return Internal("utf8proc cannot compose: " + std::to_string(length));
+  std::string composed;
+  composed.reserve(text.size());
+  for (utf8proc_ssize_t i = 0; i < length; ++i) {
+    AppendUtf8(static_cast<char32_t>(code_points[i]), composed);
+  }
+  return composed;
+}
+
+}  // namespace sluice::engine

@@ -1,0 +1,52 @@
+#pragma once
+
+#include <array>
+#include <memory>
+#include <span>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+
+namespace sluice::engine {
+
+// Cuts text into the pre-tokens that byte-level BPE merges inside of: the rules that
+// `tokenizer.ggml.pre` names, as the Hugging Face tokenizer of the same family applies them.
+// Immutable; thread-safe.
+class PreTokenizer {
+ public:
+  // `pre` is the file's value; llama3 and llama-v3 are other names of llama-bpe. UNIMPLEMENTED for
+  // one that is not known.
+  static absl::StatusOr<std::unique_ptr<const PreTokenizer>> Create(std::string_view pre);
+  ~PreTokenizer();
+
+  // The text is brought to normalisation form C before it is cut.
+  bool normalizes() const { return rules_.normalizes; }
+  // A pre-token that is in the vocabulary becomes that token, merges or not.
+  bool ignores_merges() const { return rules_.ignores_merges; }
+  // Whether a file that says nothing about a leading BOS wants one.
+  bool adds_bos_by_default() const { return rules_.adds_bos_by_default; }
+
+  // `text` must be valid UTF-8. `pieces` are views of it that cover it without gaps.
+  absl::Status Split(std::string_view text, std::vector<std::string_view>& pieces) const;
+
+ private:
+  struct Rules {
+    std::string_view name;
+    std::array<std::string_view, 2>
+        patterns;  // applied one after the other; the second may be empty
+    bool normalizes;
+    bool ignores_merges;
+    bool adds_bos_by_default;
+  };
+  class Pattern;
+
+  explicit PreTokenizer(const Rules& rules);
+  static std::span<const Rules> KnownRules();
+
+  const Rules& rules_;
+  std::vector<std::unique_ptr<const Pattern>> patterns_;
+};
+
+}  // namespace sluice::engine

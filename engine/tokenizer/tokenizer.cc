@@ -1,0 +1,37 @@
+#include "engine/tokenizer/tokenizer.h"
+
+#include <algorithm>
+
+#include "engine/base/status.h"
+#include "engine/gguf/gguf_file.h"
+#include "engine/tokenizer/bpe_tokenizer.h"
+#include "engine/tokenizer/utf8.h"
+
+namespace sluice::engine {
+
+absl::StatusOr<std::shared_ptr<const Tokenizer>> Tokenizer::FromGguf(
+    const GgufFile& file, std::vector<std::string>* warnings) {
+  static constexpr std::string_view kModelKey = "tokenizer.ggml.model";
+  std::vector<std::string> unread;
+  std::vector<std::string>& heard = warnings != nullptr ? *warnings : unread;
+  ASSIGN_OR_RETURN(const auto model, file.GetString(kModelKey));
+  // Converters write the two names for models that take token ids only.
+  if (!model.has_value() || *model == "none" || *model == "no_vocab") {
+    return Prefix(file.path(),
+                  NotFound("no vocabulary: " + std::string(kModelKey) +
+                           (model.has_value() ? " is " + Quoted(*model) : " is missing")));
+  }
+  if (*model == "gpt2") {
+    auto tokenizer = BpeTokenizer::FromGguf(file, heard);
+    if (!tokenizer.ok()) return Prefix(file.path(), tokenizer.status());
+    return tokenizer;
+  }
+  return Prefix(file.path(), Unimplemented(std::string(kModelKey) + ": expected \"gpt2\", got " +
+                                           Quoted(*model)));
+}
+
+bool Tokenizer::IsEndOfGeneration(TokenId id) const {
+  return std::binary_search(end_of_generation_.begin(), end_of_generation_.end(), id);
+}
+
+}  // namespace sluice::engine

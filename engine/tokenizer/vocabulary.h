@@ -1,0 +1,65 @@
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/statusor.h"
+
+#include "engine/base/ids.h"
+#include "engine/gguf/gguf_file.h"
+#include "engine/tokenizer/tokenizer.h"
+
+namespace sluice::engine {
+
+// How the pieces of a vocabulary spell bytes.
+enum class PieceSpelling : uint8_t {
+  kByteLevel,     // GPT-2's: one printable character a byte
+  kSentencePiece  // plain text with U+2581 for a space, and <0xNN> for single bytes
+};
+
+// The tokens of a GGUF file as byte strings, with their types and scores, and the way back from
+// bytes to id. Immutable; thread-safe.
+class Vocabulary {
+ public:
+  static constexpr TokenId kNone = -1;
+
+  // INVALID_ARGUMENT naming key and index for what contradicts itself. What Hugging Face tolerates
+  // (two tokens of one spelling, pieces that are not byte-level) becomes a warning.
+  static absl::StatusOr<Vocabulary> FromGguf(const GgufFile& file, PieceSpelling spelling,
+                                             std::vector<std::string>& warnings);
+
+  int32_t size() const { return static_cast<int32_t>(types_.size()); }
+  // Names of control tokens, text of all others; none for unused ones of byte-level vocabularies,
+  // whose names converters make up.
+  std::string_view Bytes(TokenId id) const {
+    return std::string_view(bytes_.data() + begins_[id], begins_[id + 1] - begins_[id]);
+  }
+  TokenType Type(TokenId id) const { return types_[id]; }
+  std::span<const float> scores() const { return scores_; }  // [size()], or none
+
+  // The token that ordinary text spelled `bytes` may become: never a control token. Of several with
+  // one spelling the lowest id, normal ones before user-defined ones. kNone when there is none.
+  TokenId Find(std::string_view bytes) const;
+  // The token that stands for one byte: for SentencePiece one of type kByte.
+  TokenId FindByte(uint8_t byte) const { return byte_tokens_[byte]; }
+
+ private:
+  class Builder;
+
+  std::string bytes_;             // of all tokens, one after the other
+  std::vector<uint32_t> begins_;  // [size() + 1] into bytes_
+  std::vector<TokenType> types_;  // [size()]
+  std::vector<float> scores_;     // [size()] or none
+  std::vector<TokenId> slots_;    // open addressing by hash of the bytes; a power of two, half full
+  std::array<TokenId, 256> byte_tokens_;
+};
+
+// Appends the bytes that a byte-level `piece` spells. False, and `out` as it was, when a character
+// of it stands for no byte.
+bool AppendByteLevel(std::string_view piece, std::string& out);
+
+}  // namespace sluice::engine

@@ -1,0 +1,157 @@
+#include "engine/tokenizer/vocabulary_tokenizer.h"
+
+#include <algorithm>
+#include <array>
+#include <limits>
+#include <utility>
+
+#include "engine/base/status.h"
+#include "engine/tokenizer/utf8.h"
+
+namespace sluice::engine {
+namespace {
+
+// Control tokens that end a turn in the families whose files name only one end.
+constexpr std::array<std::string_view, 4> kEndNames = {"<|im_end|>", "<|eot_id|>", "<|endoftext|>",
+                                                       "<|end|>"};
+
+// Positions inside a text are counted in 32 bits.
+constexpr size_t kMaxTextBytes = std::numeric_limits<int32_t>::max();
+
+// What to do about an id that the vocabulary does not have.
+enum class IdUse : uint8_t { kNeeded, kChecked, kOptional };
+
+absl::StatusOr<std::optional<TokenId>> ReadId(const GgufFile& file, std::string_view name,
+                                              int32_t vocab_size, IdUse use,
+                                              std::vector<std::string>& warnings) {
+  const std::string key = "tokenizer.ggml." + std::string(name) + "_token_id";
+  if (file.Find(key) == nullptr) {
+    if (use != IdUse::kNeeded) return std::nullopt;
+    return InvalidArgument(key + " is missing, but text is to be encoded with this token");
+  }
+  const auto value = file.GetUint(key);
+  absl::Status error = value.status();
+  if (value.ok()) {
+    const uint64_t id = **value;
+    if (id < static_cast<uint64_t>(vocab_size)) return static_cast<TokenId>(id);
+    error = InvalidArgument(key + ": expected an id below " + std::to_string(vocab_size) +
+                            ", got " + std::to_string(id));
+  }
+  if (use != IdUse::kOptional) return InvalidArgument(Message(error));
+  warnings.push_back(Message(error) + "; ignored");
+  return std::nullopt;
+}
+
+absl::StatusOr<std::vector<TokenId>> FindEnds(const GgufFile& file, const Vocabulary& vocabulary,
+                                              std::optional<TokenId> eos,
+                                              std::vector<std::string>& warnings) {
+  std::vector<TokenId> ends;
+  if (eos.has_value()) ends.push_back(*eos);
+  for (const std::string_view name : {"eot", "eom"}) {
+    ASSIGN_OR_RETURN(const std::optional<TokenId> id,
+                     ReadId(file, name, vocabulary.size(), IdUse::kOptional, warnings));
+    if (id.has_value()) ends.push_back(*id);
+  }
+  for (TokenId id = 0; id < vocabulary.size(); ++id) {
+    if (vocabulary.Type(id) == TokenType::kControl &&
+        std::find(kEndNames.begin(), kEndNames.end(), vocabulary.Bytes(id)) != kEndNames.end()) {
+      ends.push_back(id);
+    }
+  }
+  std::sort(ends.begin(), ends.end());
+  ends.erase(std::unique(ends.begin(), ends.end()), ends.end());
+  return ends;
+}
+
+}  // namespace
+
+absl::StatusOr<TokenizerTraits> TokenizerTraits::FromGguf(const GgufFile& file,
+                                                          const Vocabulary& vocabulary,
+                                                          bool adds_bos_by_default,
+                                                          std::vector<std::string>& warnings) {
+  TokenizerTraits traits;
+  ASSIGN_OR_RETURN(const auto adds_bos, file.GetBool("tokenizer.ggml.add_bos_token"));
+  ASSIGN_OR_RETURN(const auto adds_eos, file.GetBool("tokenizer.ggml.add_eos_token"));
+  traits.adds_bos = adds_bos.value_or(adds_bos_by_default);
+  traits.adds_eos = adds_eos.value_or(false);
+  ASSIGN_OR_RETURN(traits.bos,
+                   ReadId(file, "bos", vocabulary.size(),
+                          traits.adds_bos ? IdUse::kNeeded : IdUse::kOptional, warnings));
+  // A wrong end is never harmless: generation would go on until the context is full.
+  ASSIGN_OR_RETURN(traits.eos,
+                   ReadId(file, "eos", vocabulary.size(),
+                          traits.adds_eos ? IdUse::kNeeded : IdUse::kChecked, warnings));
+  if (!traits.eos.has_value()) warnings.push_back("tokenizer.ggml.eos_token_id is missing");
+  for (const std::string_view name : {"padding", "unknown"}) {
+    RETURN_IF_ERROR(ReadId(file, name, vocabulary.size(), IdUse::kOptional, warnings).status());
+  }
+  ASSIGN_OR_RETURN(traits.end_of_generation, FindEnds(file, vocabulary, traits.eos, warnings));
+  ASSIGN_OR_RETURN(const auto chat_template, file.GetString("tokenizer.chat_template"));
+  traits.chat_template = chat_template.value_or("");
+  return traits;
+}
+
+absl::StatusOr<VocabularyTokenizer::Matchers> VocabularyTokenizer::Matchers::FromVocabulary(
+    const Vocabulary& vocabulary) {
+  std::vector<TokenMatcher::Token> all;
+  std::vector<TokenMatcher::Token> user_defined;
+  for (TokenId id = 0; id < vocabulary.size(); ++id) {
+    const TokenMatcher::Token token = {vocabulary.Bytes(id), id};
+    const TokenType type = vocabulary.Type(id);
+    if (type == TokenType::kUserDefined) user_defined.push_back(token);
+    // The unknown token's name is a control token's to Hugging Face.
+    if (type == TokenType::kUserDefined || type == TokenType::kControl ||
+        type == TokenType::kUnknown) {
+      all.push_back(token);
+    }
+  }
+  ASSIGN_OR_RETURN(TokenMatcher all_matcher, TokenMatcher::Create(std::move(all)));
+  ASSIGN_OR_RETURN(TokenMatcher user_matcher, TokenMatcher::Create(std::move(user_defined)));
+  return Matchers{std::move(all_matcher), std::move(user_matcher)};
+}
+
+VocabularyTokenizer::VocabularyTokenizer(Vocabulary vocabulary, TokenizerTraits traits,
+                                         Matchers matchers)
+    : vocabulary_(std::move(vocabulary)), matchers_(std::move(matchers)) {
+  vocab_size_ = vocabulary_.size();
+  model_ = std::move(traits.model);
+  pre_ = std::move(traits.pre);
+  bos_ = traits.bos;
+  eos_ = traits.eos;
+  adds_bos_ = traits.adds_bos;
+  adds_eos_ = traits.adds_eos;
+  end_of_generation_ = std::move(traits.end_of_generation);
+  chat_template_ = std::move(traits.chat_template);
+}
+
+absl::StatusOr<std::vector<TokenId>> VocabularyTokenizer::Encode(
+    std::string_view text, const EncodeOptions& options) const {
+  if (text.size() > kMaxTextBytes) {
+    return InvalidArgument("expected a text of at most " + std::to_string(kMaxTextBytes) +
+                           " bytes, got " + std::to_string(text.size()));
+  }
+  if (const size_t at = FindInvalidUtf8(text); at != std::string_view::npos) {
+    return InvalidArgument("expected UTF-8, but the text is wrong from byte " + std::to_string(at));
+  }
+  std::vector<TokenId> ids;
+  if (options.add_special && adds_bos_) ids.push_back(*bos_);
+  const size_t num_added = ids.size();
+
+  const TokenMatcher& matcher = options.parse_special ? matchers_.all : matchers_.user_defined;
+  size_t begin = 0;
+  for (const TokenMatcher::Match& match : matcher.FindAll(text)) {
+    if (match.begin > begin) {
+      RETURN_IF_ERROR(EncodeText(text.substr(begin, match.begin - begin), begin != 0, ids));
+    }
+    ids.push_back(match.id);
+    begin = match.begin + match.size;
+  }
+  if (begin < text.size()) RETURN_IF_ERROR(EncodeText(text.substr(begin), begin != 0, ids));
+
+  // A text made by a template begins with its own BOS.
+  if (num_added == 1 && ids.size() > 1 && ids[1] == *bos_) ids.erase(ids.begin());
+  if (options.add_special && adds_eos_) ids.push_back(*eos_);
+  return ids;
+}
+
+}  // namespace sluice::engine

@@ -1,0 +1,70 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+
+#include "engine/base/ids.h"
+#include "engine/gguf/gguf_file.h"
+#include "engine/tokenizer/token_matcher.h"
+#include "engine/tokenizer/tokenizer.h"
+#include "engine/tokenizer/vocabulary.h"
+
+namespace sluice::engine {
+
+// What a file says about its vocabulary besides the pieces.
+struct TokenizerTraits {
+  std::string model;
+  std::string pre;
+  std::optional<TokenId> bos;
+  std::optional<TokenId> eos;
+  bool adds_bos = false;
+  bool adds_eos = false;
+  std::vector<TokenId> end_of_generation;  // ascending
+  std::string chat_template;
+
+  // INVALID_ARGUMENT when bos or eos is needed but missing or out of range.
+  static absl::StatusOr<TokenizerTraits> FromGguf(const GgufFile& file,
+                                                  const Vocabulary& vocabulary,
+                                                  bool adds_bos_by_default,
+                                                  std::vector<std::string>& warnings);
+};
+
+// What tokenizers of every model share: tokens by id, added tokens recognised in text, BOS and EOS.
+// Derived classes encode the text between added tokens. Immutable; thread-safe.
+class VocabularyTokenizer : public Tokenizer {
+ public:
+  absl::StatusOr<std::vector<TokenId>> Encode(std::string_view text,
+                                              const EncodeOptions& options) const final;
+  std::string_view TokenBytes(TokenId id) const final { return vocabulary_.Bytes(id); }
+  TokenType Type(TokenId id) const final { return vocabulary_.Type(id); }
+
+ protected:
+  // Control and user-defined tokens, and the latter alone.
+  struct Matchers {
+    TokenMatcher all;
+    TokenMatcher user_defined;
+
+    static absl::StatusOr<Matchers> FromVocabulary(const Vocabulary& vocabulary);
+  };
+
+  VocabularyTokenizer(Vocabulary vocabulary, TokenizerTraits traits, Matchers matchers);
+
+  // Appends the ids of `text`, which is valid UTF-8, not empty and holds no added token.
+  // `follows_text`: it is not the first of the whole text.
+  virtual absl::Status EncodeText(std::string_view text, bool follows_text,
+                                  std::vector<TokenId>& ids) const = 0;
+
+  const Vocabulary& vocabulary() const { return vocabulary_; }
+
+ private:
+  Vocabulary vocabulary_;
+  Matchers matchers_;
+};
+
+}  // namespace sluice::engine
