@@ -49,8 +49,15 @@ std::string Quote(const std::string& text) {
 
 class GroupedFormatter final : public CLI::Formatter {
  public:
-  GroupedFormatter() { column_width(36); }
+  GroupedFormatter() { column_width(34); }
 
+  // CLI11 leaves two empty lines between groups.
+  std::string make_help(const CLI::App* app, std::string name,
+                        CLI::AppFormatMode mode) const override {
+    std::string help = CLI::Formatter::make_help(app, std::move(name), mode);
+    for (size_t at = 0; (at = help.find("\n\n\n", at)) != std::string::npos;) help.erase(at, 1);
+    return help;
+  }
   std::string make_option_opts(const CLI::Option* option) const override {
     if (option->get_type_size() == 0) return "";
     return " " + option->get_type_name();
@@ -135,7 +142,7 @@ absl::StatusOr<kernels::PlantedBug> ParsePlantedBug(const std::string& name) {
   };
   if (!kernels::kPlantedBugsBuilt) {
     return engine::FailedPrecondition(
-        "this build holds no planted bugs: configure with the dev preset");
+        "--plant-bug: this build holds no planted bugs: configure with the dev preset");
   }
   std::string names;
   for (const auto& [known, bug] : kBugs) {
@@ -143,7 +150,7 @@ absl::StatusOr<kernels::PlantedBug> ParsePlantedBug(const std::string& name) {
     if (!names.empty()) names += ", ";
     names += known;
   }
-  return InvalidArgument("expected one of " + names + ", got " + Quote(name));
+  return InvalidArgument("--plant-bug: expected one of " + names + ", got " + Quote(name));
 }
 
 std::string FormatBytes(uint64_t bytes) {
@@ -188,6 +195,19 @@ CLI::Validator IntegerBetween(int64_t minimum, int64_t maximum) {
         const bool ok =
             error == std::errc() && after == end && value >= minimum && value <= maximum;
         return ok ? "" : expected + ", got " + Quote(text);
+      },
+      "");
+}
+
+CLI::Validator Uint64() {
+  return CLI::Validator(
+      [](std::string& text) -> std::string {
+        uint64_t value = 0;
+        const char* const end = text.data() + text.size();
+        const auto [after, error] = std::from_chars(text.data(), end, value);
+        return error == std::errc() && after == end
+                   ? ""
+                   : "expected a whole number from 0 to 2^64 - 1, got " + Quote(text);
       },
       "");
 }
@@ -253,7 +273,7 @@ void AddComputeFlags(CLI::App& app, engine::EngineOptions* options, const std::s
       ->group(group);
   app.add_option_function<std::string>(
          "--isa", [options](const std::string& isa) { options->force_avx2 = isa == "avx2"; },
-         "Vector instructions: auto, avx2 (equal bits, for comparison)")
+         "Vector instructions: auto, avx2 (equal bits)")
       ->type_name("NAME")
       ->check(OneOf({"auto", "avx2"}))
       ->default_str("auto")

@@ -28,6 +28,7 @@ std::string FormatBytes(uint64_t bytes);
 // Checks for CLI11 options. Unlike CLI11's own they refuse NaN and say what was expected.
 CLI::Validator Between(double minimum, double maximum, bool minimum_excluded = false);
 CLI::Validator IntegerBetween(int64_t minimum, int64_t maximum);
+CLI::Validator Uint64();  // CLI11 itself takes -1 for 2^64 - 1
 CLI::Validator OneOf(std::vector<std::string> words);
 
 // One text style for the help of every command: grouped flags, "[default]" after the description.

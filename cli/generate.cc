@@ -80,6 +80,7 @@ void AddSamplingFlags(CLI::App& app, GenerateFlags& flags) {
   flags.seed_option =
       app.add_option("--seed", flags.seed, "Same seed, same text; unset: a new one each time")
           ->type_name("N")
+          ->check(Uint64())
           ->group(group);
   add("--n", sampling.n, "N", "Sequences to make from the prompt", IntegerBetween(1, 16));
 }

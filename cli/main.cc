@@ -15,7 +15,15 @@ namespace {
 int Explain(const CLI::ParseError& error, CLI::App& program, int argc, char** argv) {
   if (error.get_exit_code() == 0) return program.exit(error);  // --help, --version
   const std::vector<CLI::App*> named = program.get_subcommands();
-  if (!named.empty()) return UsageError(named.front()->get_name(), error.what());
+  if (!named.empty()) {
+    std::string message = error.what();
+    // The name is missing before messages about hidden flags; ours begin with it.
+    if (message.rfind(": ", 0) == 0) message.erase(0, 2);
+    if (error.get_exit_code() == static_cast<int>(CLI::ExitCodes::ExtrasError)) {
+      message = "unknown flag or argument" + message.substr(message.rfind(": "));
+    }
+    return UsageError(named.front()->get_name(), message);
+  }
   std::string names;
   for (const CLI::App* command : program.get_subcommands({})) {
     names += (names.empty() ? "" : ", ") + command->get_name();
