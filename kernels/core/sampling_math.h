@@ -1,0 +1,84 @@
+#pragma once
+
+// The arithmetic that decides a token, as scalar functions: the definition that every backend
+// reproduces bit for bit. All f32 operations are IEEE 754, round to nearest even, fused only where
+// `fma` is written; integers are exact, so no sum depends on its order.
+//
+//   y     (l - max) * (1 / temperature), max over the row after mask, bans, bias and penalties
+//   w     floor(2^40 * exp(y)), see SampleWeight
+//   Z     sum of w, below 2^60 for 2^20 tokens
+//   top-k k best by logit, ties by lower id
+//   top-p the shortest run of tokens in order of falling w, ties by lower id, whose w add up to at
+//         least ceil(top_p * Z)
+//   min-p those with w >= ceil(min_p * 2^40); 2^40 is the weight of the best token
+//   draw  with Z' the sum over what is left and b the SampleBits: the first token in ascending id
+//         at which the running sum exceeds floor(b * Z' / 2^64)
+
+#include <cmath>
+#include <cstdint>
+
+#include "kernels/ops.h"
+
+namespace sluice::kernels {
+
+inline constexpr float kGreedyTemperature = 1e-5f;  // below: arg-max
+inline constexpr uint64_t kWeightOne = uint64_t{1} << 40;
+inline constexpr float kLowestExponent = -40.0f;  // any y from here down weighs 0
+
+// exp(y) = 2^n * p with n = rint(y / ln 2) and p in [0.70, 1.42] by the polynomial of Cephes' expf
+// (relative error below 2^-23). p * 2^24 is an integer because an f32 has 24 bits, so the weight is
+// that integer times 2^16, shifted right by -n.
+inline constexpr float kLog2E = 1.44269504088896341f;
+inline constexpr float kMinusLn2High = -0.693359375f;
+inline constexpr float kMinusLn2Low = 2.12194440e-4f;
+inline constexpr float kExpPoly[6] = {1.9875691500e-4f, 1.3981999507e-3f, 8.3334519073e-3f,
+                                      4.1665795894e-2f, 1.6666665459e-1f, 5.0000001201e-1f};
+
+// y <= 0 or -infinity.
+inline uint64_t SampleWeight(float y) {
+  if (!(y > kLowestExponent)) return 0;
+  const float n = std::nearbyint(y * kLog2E);
+  float r = std::fma(n, kMinusLn2High, y);
+  r = std::fma(n, kMinusLn2Low, r);
+  float p = kExpPoly[0];
+  for (int i = 1; i < 6; ++i) p = std::fma(p, r, kExpPoly[i]);
+  p = std::fma(p, r * r, r) + 1.0f;
+  const uint64_t mantissa = static_cast<uint64_t>(p * 0x1p24f);
+  return mantissa << 16 >> static_cast<int>(-n);
+}
+
+// ceil(fraction * total) for a fraction in [0, 1] taken as 53 bits of fixed point.
+inline uint64_t CeilFraction(float fraction, uint64_t total) {
+  using Wide = unsigned __int128;
+  const uint64_t fixed = static_cast<uint64_t>(static_cast<double>(fraction) * 0x1p53);
+  return static_cast<uint64_t>((Wide{fixed} * total + ((uint64_t{1} << 53) - 1)) >> 53);
+}
+
+// floor(bits * total / 2^64), below total.
+inline uint64_t DrawTarget(uint64_t bits, uint64_t total) {
+  return static_cast<uint64_t>(static_cast<unsigned __int128>(bits) * total >> 64);
+}
+
+// A logit after penalties: repetition when the token was seen in the window, presence and frequency
+// by its count in the window's output. Each operation rounds for itself.
+inline float PenalizedLogit(float logit, const SamplerParams& params, bool seen,
+                            int32_t output_count) {
+  if (seen) {
+    logit = logit > 0.0f ? logit / params.repetition_penalty : logit * params.repetition_penalty;
+  }
+  if (output_count > 0) {
+    logit -= params.presence_penalty;
+    const float by_count = params.frequency_penalty * static_cast<float>(output_count);
+    logit -= by_count;
+  }
+  return logit;
+}
+
+// log of a token's probability: its raw logit, the largest one of the row, and the row's Z at
+// temperature 1.
+inline float LogprobOf(float logit, float max, uint64_t total) {
+  return static_cast<float>(static_cast<double>(logit) - static_cast<double>(max) -
+                            std::log(static_cast<double>(total) * 0x1p-40));
+}
+
+}  // namespace sluice::kernels
