@@ -6,8 +6,8 @@
 #include <optional>
 
 #include "engine/base/status.h"
+#include "engine/gguf/gguf_text.h"
 #include "engine/tokenizer/nfc.h"
-#include "engine/tokenizer/utf8.h"
 
 namespace sluice::engine {
 namespace {

@@ -3,6 +3,7 @@
 #include <utf8proc.h>
 
 #include <algorithm>
+#include <span>
 #include <vector>
 
 #include "engine/base/status.h"
@@ -12,6 +13,10 @@ namespace sluice::engine {
 namespace {
 
 constexpr int kMaxDecomposition = 32;  // Unicode's longest canonical one has 4 code points
+
+// U+11A7, the code point before the first trailing consonant of Hangul. utf8proc 2.8 swallows it
+// after a syllable, as if it were a consonant. It composes with nothing, so text may be cut at it.
+constexpr utf8proc_int32_t kBeforeTrailingConsonants = 0x11A7;
 
 int CombiningClass(utf8proc_int32_t code_point) {
   return utf8proc_get_property(code_point)->combining_class;
@@ -56,6 +61,18 @@ void SortMarks(std::vector<utf8proc_int32_t>& code_points) {
   }
 }
 
+// Composes in place, then appends.
+absl::Status AppendComposed(std::span<utf8proc_int32_t> code_points, std::string& out) {
+  const utf8proc_ssize_t length = utf8proc_normalize_utf32(
+      code_points.data(), static_cast<utf8proc_ssize_t>(code_points.size()),
+      static_cast<utf8proc_option_t>(UTF8PROC_COMPOSE | UTF8PROC_STABLE));
+  if (length < 0) return Internal("utf8proc cannot compose: " + std::to_string(length));
+  for (utf8proc_ssize_t i = 0; i < length; ++i) {
+    AppendUtf8(static_cast<char32_t>(code_points[i]), out);
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 bool IsSurelyNfc(std::string_view text) {
@@ -68,14 +85,15 @@ absl::StatusOr<std::string> ToNfc(std::string_view text) {
   if (IsSurelyNfc(text)) return std::string(text);
   ASSIGN_OR_RETURN(std::vector<utf8proc_int32_t> code_points, Decompose(text));
   SortMarks(code_points);
-  const utf8proc_ssize_t length = utf8proc_normalize_utf32(
-      code_points.data(), static_cast<utf8proc_ssize_t>(code_points.size()),
-      static_cast<utf8proc_option_t>(UTF8PROC_COMPOSE | UTF8PROC_STABLE));
-  if (length < 0) return Internal("utf8proc cannot compose: " + std::to_string(length));
   std::string composed;
   composed.reserve(text.size());
-  for (utf8proc_ssize_t i = 0; i < length; ++i) {
-    AppendUtf8(static_cast<char32_t>(code_points[i]), composed);
+  auto begin = code_points.begin();
+  while (begin != code_points.end()) {
+    const auto end = std::find(begin, code_points.end(), kBeforeTrailingConsonants);
+    RETURN_IF_ERROR(AppendComposed({begin, end}, composed));
+    if (end == code_points.end()) break;
+    AppendUtf8(kBeforeTrailingConsonants, composed);
+    begin = end + 1;
   }
   return composed;
 }

@@ -8,7 +8,7 @@
 #include <pcre2.h>
 
 #include "engine/base/status.h"
-#include "engine/tokenizer/utf8.h"
+#include "engine/gguf/gguf_text.h"
 
 namespace sluice::engine {
 namespace {

@@ -4,8 +4,8 @@
 
 #include "engine/base/status.h"
 #include "engine/gguf/gguf_file.h"
+#include "engine/gguf/gguf_text.h"
 #include "engine/tokenizer/bpe_tokenizer.h"
-#include "engine/tokenizer/utf8.h"
 
 namespace sluice::engine {
 

@@ -1,12 +1,9 @@
 #include "engine/tokenizer/utf8.h"
 
-#include <algorithm>
 #include <cstring>
 
 namespace sluice::engine {
 namespace {
-
-constexpr size_t kQuotedBytes = 64;
 
 // What the bytes after a lead byte must look like (Unicode 15, table 3-7). Only the second byte has
 // a range of its own; it is where overlong forms, surrogates and values too high are caught.
@@ -84,21 +81,6 @@ void AppendUtf8(char32_t code_point, std::string& out) {
     out += tail(6);
     out += tail(0);
   }
-}
-
-std::string Quoted(std::string_view bytes) {
-  static constexpr char kHex[] = "0123456789abcdef";
-  std::string quoted = "\"";
-  for (const char c : bytes.substr(0, kQuotedBytes)) {
-    const auto byte = static_cast<uint8_t>(c);
-    if (byte >= 0x20 && byte < 0x7F) {
-      quoted += c;
-    } else {
-      quoted += {'\\', 'x', kHex[byte >> 4], kHex[byte & 15]};
-    }
-  }
-  quoted += bytes.size() > kQuotedBytes ? "...\"" : "\"";
-  return quoted;
 }
 
 }  // namespace sluice::engine

@@ -31,7 +31,4 @@ size_t FindInvalidUtf8(std::string_view text);
 // `code_point` must be a Unicode scalar value.
 void AppendUtf8(char32_t code_point, std::string& out);
 
-// `bytes` for a message: in quotes, unprintable bytes as \xNN, cut after 64 bytes.
-std::string Quoted(std::string_view bytes);
-
 }  // namespace sluice::engine

@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "engine/base/status.h"
+#include "engine/gguf/gguf_text.h"
 #include "engine/tokenizer/utf8.h"
 
 namespace sluice::engine {
