@@ -7,7 +7,6 @@
 #include <cstdint>
 
 #include "kernels/core/dtype.h"
-#include "kernels/core/exec.h"
 
 namespace sluice::kernels::cpu {
 

@@ -11,9 +11,6 @@
 
 namespace sluice::kernels::cpu {
 
-// Logits are scanned in blocks of so many tokens, each with its maximum and its sum of weights.
-inline constexpr int kSampleBlock = 64;
-
 // A token that is still in the running, with its weight.
 struct SampleCandidate {
   uint64_t weight = 0;
