@@ -1,0 +1,114 @@
+# Sourced by the other scripts: what has to be installed, how many compilers fit into memory.
+# Needs bash; works from any directory.
+
+root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+cd "$root"
+
+model_name=SmolLM2-135M-Instruct.Q4_1.gguf
+model_path="models/$model_name"
+
+step() { printf '\n== %s\n' "$*"; }
+die() { printf 'error: %s\n' "$*" >&2; exit 1; }
+
+has_command() { command -v "$1" >/dev/null 2>&1; }
+has_module() { has_command pkg-config && pkg-config --exists "$1" 2>/dev/null; }
+has_venv() { has_command python3 && python3 -c 'import ensurepip, venv' >/dev/null 2>&1; }
+
+# need PACKAGE CHECK...: adds PACKAGE to `missing` when CHECK fails.
+missing=()
+need() {
+  local package="$1"
+  shift
+  "$@" || missing+=("$package")
+}
+
+need_for_build() {
+  need cmake has_command cmake
+  need ninja-build has_command ninja
+  need g++ has_command g++
+  need pkg-config has_command pkg-config
+  need ccache has_command ccache
+  need protobuf-compiler has_command protoc
+  need protobuf-compiler-grpc has_command grpc_cpp_plugin
+  need libgrpc++-dev has_module grpc++
+  need libprotobuf-dev has_module protobuf
+  need libabsl-dev has_module absl_status
+  need prometheus-cpp-dev has_module prometheus-cpp-pull
+  need libcli11-dev has_module CLI11
+  need libspdlog-dev has_module spdlog
+  need nlohmann-json3-dev has_module nlohmann_json
+  need libpcre2-dev has_module libpcre2-8
+  need libutf8proc-dev has_module libutf8proc
+  need libssl-dev has_module libcrypto
+  need python3-venv has_venv
+}
+
+need_for_tests() {
+  need libgtest-dev has_module gtest
+  need libgmock-dev has_module gmock
+  need libbenchmark-dev has_module benchmark
+}
+
+# Installs what `missing` names, or says how and exits 3.
+install_missing() {
+  if [ ${#missing[@]} -eq 0 ]; then
+    echo "everything needed is installed"
+    return
+  fi
+  local list="${missing[*]}" sudo=()
+  if ! has_command apt-get; then
+    echo "missing: $list; this script knows apt-get only: install them with your package manager" >&2
+    exit 3
+  fi
+  if [ "$(id -u)" -ne 0 ]; then
+    if ! { has_command sudo && sudo -n true 2>/dev/null; }; then
+      echo "packages are missing and this is not root; run this, then start again:" >&2
+      echo "sudo apt-get install -y --no-install-recommends $list" >&2
+      exit 3
+    fi
+    sudo=(sudo -n)
+  fi
+  echo "installing: $list"
+  local environment=(env DEBIAN_FRONTEND=noninteractive)
+  "${sudo[@]}" "${environment[@]}" apt-get update -qq || echo "apt-get update failed, going on" >&2
+  "${sudo[@]}" "${environment[@]}" apt-get install -y -qq --no-install-recommends "${missing[@]}" \
+    || die "apt-get could not install: $list"
+}
+
+# Compilers at once: one a core, each with 1.5 GiB of the memory that is free here.
+build_jobs() {
+  local cores free_kib limit_kib used limit jobs
+  cores=$(nproc)
+  free_kib=$(awk '/^MemAvailable:/ {print $2}' /proc/meminfo)
+  # A container's own limit may be smaller than the machine's memory.
+  if [ -r /sys/fs/cgroup/memory.max ] && [ -r /sys/fs/cgroup/memory.current ]; then
+    limit=$(cat /sys/fs/cgroup/memory.max)
+    used=$(cat /sys/fs/cgroup/memory.current)
+    if [ "$limit" != max ]; then
+      limit_kib=$(((limit - used) / 1024))
+      if [ "$limit_kib" -lt "$free_kib" ]; then free_kib=$limit_kib; fi
+    fi
+  fi
+  jobs=$((free_kib / 1572864))
+  if [ "$jobs" -gt "$cores" ]; then jobs=$cores; fi
+  if [ "$jobs" -lt 1 ]; then jobs=1; fi
+  echo "$jobs"
+}
+
+# build PRESET TARGET...: configures when the tree is new and builds.
+build() {
+  local preset="$1"
+  shift
+  if [ ! -f "build/$preset/build.ninja" ]; then
+    cmake --preset "$preset"
+  fi
+  cmake --build --preset "$preset" -j "$(build_jobs)" --target "$@"
+}
+
+# The Python environment of the scripts and tests; nothing is installed outside it.
+venv=build/venv
+make_venv() {
+  if [ ! -x "$venv/bin/python3" ]; then
+    python3 -m venv "$venv" || die "python3 -m venv failed: is python3-venv installed?"
+  fi
+}

@@ -1,0 +1,77 @@
+#!/usr/bin/env python3
+"""Adds up what the test runs wrote below a folder and ends with "N passed, N failed, N skipped".
+
+Each folder with a ctest.xml is one ctest run; a GoogleTest program of it that wrote NAME.xml beside counts with its
+cases, any other ctest entry counts as one. e2e.xml is pytest's account. A run that is absent counts as a failure.
+Exit code 1 when anything failed.
+"""
+
+import pathlib
+import sys
+import xml.etree.ElementTree as ElementTree
+
+
+def outcome(case):
+    if case.find("failure") is not None or case.find("error") is not None:
+        return "failed"
+    skipped = case.find("skipped") is not None
+    if skipped or case.get("status") in ("notrun", "disabled") or case.get("result") == "skipped":
+        return "skipped"
+    return "passed"
+
+
+def cases_of(path):
+    """Outcomes of the test cases in a JUnit or GoogleTest file; None when it is torn or absent."""
+    try:
+        return [outcome(case) for case in ElementTree.parse(path).getroot().iter("testcase")]
+    except (ElementTree.ParseError, OSError):
+        return None
+
+
+def count_ctest(folder):
+    counts = {"passed": 0, "failed": 0, "skipped": 0}
+    failures = []
+    entries = ElementTree.parse(folder / "ctest.xml").getroot().iter("testcase")
+    for entry in entries:
+        name = entry.get("name")
+        whole = "failed" if entry.get("status") == "fail" else outcome(entry)
+        outcomes = cases_of(folder / f"{name}.xml")
+        if not outcomes:
+            outcomes = [whole]
+        elif whole == "failed" and "failed" not in outcomes:
+            # Crashed, timed out, or a sanitizer spoke after the last case.
+            outcomes.append("failed")
+        if "failed" in outcomes:
+            failures.append(f"{folder.name}: {name}")
+        for one in outcomes:
+            counts[one] += 1
+    return counts, failures
+
+
+def main(results):
+    total = {"passed": 0, "failed": 0, "skipped": 0}
+    rows, failures = [], []
+    for folder in sorted(path for path in results.iterdir() if path.is_dir()):
+        if (folder / "ctest.xml").exists():
+            counts, failed = count_ctest(folder)
+        else:
+            counts, failed = {"passed": 0, "failed": 1, "skipped": 0}, [f"{folder.name}: ctest did not run"]
+        rows.append((folder.name, counts))
+        failures += failed
+    outcomes = cases_of(results / "e2e.xml")
+    if not outcomes:
+        outcomes = ["failed"]
+        failures.append("end to end: pytest did not run")
+    rows.append(("end to end", {kind: outcomes.count(kind) for kind in total}))
+    for name, counts in rows:
+        print(f"{name:12} {counts['passed']:5} passed {counts['failed']:3} failed {counts['skipped']:3} skipped")
+        for kind in total:
+            total[kind] += counts[kind]
+    for failure in failures:
+        print(f"failed: {failure}")
+    print(f"{total['passed']} passed, {total['failed']} failed, {total['skipped']} skipped")
+    return 1 if total["failed"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(pathlib.Path(sys.argv[1])))

@@ -1,0 +1,78 @@
+#!/usr/bin/env bash
+# Builds and runs every test. The last line says "N passed, N failed, N skipped"; the exit code is 0 only when
+# nothing failed.
+#
+#   scripts/test.sh            unit tests, sanitizers, end to end
+#   scripts/test.sh --quick    without the sanitizers
+#   scripts/test.sh --full     with the long runs (label `long`)
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+
+quick=0
+full=0
+for argument in "$@"; do
+  case "$argument" in
+    --quick) quick=1 ;;
+    --full) full=1 ;;
+    *) echo "unknown argument $argument: --quick or --full" >&2; exit 2 ;;
+  esac
+done
+not_long=(-LE long)
+pytest_marks=(-m "not long")
+if [ "$full" -eq 1 ]; then
+  not_long=()
+  pytest_marks=()
+fi
+results=build/test-results
+rm -rf "$results"
+mkdir -p "$results"
+
+# run_ctest PRESET CTEST-ARGUMENT...: every GoogleTest program writes its cases beside ctest's own account.
+run_ctest() {
+  local preset="$1"
+  shift
+  mkdir -p "$results/$preset"
+  GTEST_OUTPUT="xml:$PWD/$results/$preset/" ctest --test-dir "build/$preset" --output-on-failure \
+    --output-junit "$PWD/$results/$preset/ctest.xml" "$@" || true
+}
+
+step "Packages"
+need_for_build
+need_for_tests
+install_missing
+
+step "Python environment"
+make_venv
+stamp="$venv/requirements.sha256"
+wanted="$(sha256sum tests/e2e/requirements.txt)"
+if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
+  "$venv/bin/python3" -m pip install --quiet --disable-pip-version-check -r tests/e2e/requirements.txt
+  echo "$wanted" >"$stamp"
+fi
+
+step "Model"
+scripts/fetch_model.sh
+
+step "Build: release and dev"
+build release sluice
+build dev all
+
+step "Unit tests"
+run_ctest dev "${not_long[@]}"
+
+if [ "$quick" -eq 0 ]; then
+  step "Address and undefined-behaviour sanitizers: kernels and engine"
+  build asan-ubsan all
+  run_ctest asan-ubsan "${not_long[@]}"
+
+  step "Thread sanitizer: engine, queues, scheduler"
+  build tsan all
+  run_ctest tsan -L tsan "${not_long[@]}"
+fi
+
+step "End to end"
+"$venv/bin/python3" -m pytest tests/e2e -q -p no:cacheprovider "${pytest_marks[@]}" \
+  --junitxml="$results/e2e.xml" || true
+
+step "Result ($SECONDS s)"
+python3 scripts/sum_tests.py "$results"
