@@ -25,8 +25,9 @@ struct ModelConfig {
   int32_t num_kv_heads = 0;  // G, divides H
   int32_t head_size = 0;     // D, even: attention.key_length, else E / H
   int32_t ffn_width = 0;     // F, from blk.0.ffn_gate.weight and feed_forward_length
-  int32_t vocab_size =
-      0;  // V, rows of token_embd.weight; equal to the tokenizer's size when the file has one
+  // V, rows of token_embd.weight. The file's tokenizer has as many tokens, or fewer: then the last
+  // rows are padding.
+  int32_t vocab_size = 0;
   int32_t context_length = 0;  // positions the model was trained for
   float norm_epsilon = 0.0f;
   kernels::RopeStyle rope_style = kernels::RopeStyle::kHalfSplit;

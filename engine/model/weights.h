@@ -35,7 +35,8 @@ class Weights {
     kernels::Backend backend = kernels::Backend::kCpu;
     int num_threads = 1;
     kernels::PlantedBug planted_bug = kernels::PlantedBug::kNone;  // kKeyBiasDropped
-    // Hash the file for digest(): off for loads of a few layers (config.num_layers less than the file's).
+    // Hash the file for digest(): off for loads of a few layers (config.num_layers less than the
+    // file's).
     bool compute_digest = true;
     // Called from one thread at a time with bytes done and in all; may be empty.
     std::function<void(uint64_t done, uint64_t total)> progress;

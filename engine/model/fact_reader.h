@@ -1,0 +1,60 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <unordered_set>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+
+#include "engine/base/hash.h"
+#include "engine/gguf/gguf_file.h"
+
+namespace sluice::engine {
+
+// The keys "ARCHITECTURE.NAME" of a file, each read with the range it must lie in. Remembers which
+// were asked for, so that a key nobody understands is an error and never ignored. One thread.
+class FactReader {
+ public:
+  FactReader(const GgufFile& file, std::string architecture);
+
+  std::string FullKey(std::string_view name) const { return prefix_ + std::string(name); }
+  bool Has(std::string_view name) const { return file_.Find(FullKey(name)) != nullptr; }
+
+  // INVALID_ARGUMENT when missing or out of [least, most]; UNIMPLEMENTED for a value a layer.
+  absl::StatusOr<int32_t> Count(std::string_view name, int32_t least, int32_t most);
+  absl::StatusOr<std::optional<int32_t>> OptionalCount(std::string_view name, int32_t least,
+                                                       int32_t most);
+  // Finite and above 0.
+  absl::StatusOr<float> Positive(std::string_view name);
+  absl::StatusOr<std::optional<float>> OptionalPositive(std::string_view name);
+  absl::StatusOr<std::optional<std::string_view>> OptionalText(std::string_view name);
+
+  // A trait that Sluice has no code for: fine where the key is absent or says so, else
+  // UNIMPLEMENTED.
+  absl::Status OnlyNumber(std::string_view name, double neutral);
+  absl::Status OnlyBool(std::string_view name, bool neutral);
+  // A key that changes nothing.
+  void Ignore(std::string_view name) { asked_.insert(FullKey(name)); }
+
+  // UNIMPLEMENTED naming the first key of the architecture that was never asked for.
+  absl::Status CheckAllAsked() const;
+
+  // INVALID_ARGUMENT or UNIMPLEMENTED "FILE: key 'ARCHITECTURE.NAME': TEXT (at byte N)".
+  absl::Status Bad(std::string_view name, std::string_view text) const;
+  absl::Status Unsupported(std::string_view name, std::string_view text) const;
+
+ private:
+  std::string Where(std::string_view name, std::string_view text) const;
+
+  const GgufFile& file_;
+  const std::string prefix_;
+  std::unordered_set<std::string, StringHash, StringEqual> asked_;
+};
+
+// Shortest digits that read back as the same double: "1e-05", "0.125".
+std::string NumberString(double value);
+
+}  // namespace sluice::engine
