@@ -103,7 +103,7 @@ struct Linear {
   const PackedWeight* weight = nullptr;    // [N, K]
   const float* bias = nullptr;             // [N] or null
   const AdapterTable* adapters = nullptr;  // null: none
-  std::string_view name;  // what the observer calls MatMulAddResidual's outcome: "ffn_down"
+  std::string_view name = {};  // what the observer calls MatMulAddResidual's outcome: "ffn_down"
 
   int64_t outputs() const { return weight->rows; }
   int64_t inputs() const { return weight->cols; }

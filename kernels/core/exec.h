@@ -73,6 +73,7 @@ class Exec {
   CpuIsa isa() const { return options_.isa; }
   bool planted(PlantedBug bug) const { return IsPlanted(options_.planted_bug, bug); }
   WorkerPool& pool() { return *pool_; }
+  int num_threads() const { return options_.num_threads; }
   std::string Describe() const;  // "cpu avx512 2 threads"
 
   Workspace* workspace() const { return workspace_.get(); }

@@ -1,0 +1,216 @@
+#pragma once
+
+// Products of panels of 16 interleaved rows (kernels/cpu/pack.h has the layouts) with tiles of 1,
+// 2, 4 or 8 tokens. Lane = row, so no sum ever crosses lanes, and a token's operations do not
+// depend on the tile it is computed in: equal bits for any number of tokens. Weights are unpacked
+// once a tile.
+//
+// Two Xeon cores (AVX-512 VNNI), bench/linear_bench: one token runs at the speed of memory, eight
+// tokens at the speed of the multiplier; figures in bench/results.
+
+#include "kernels/cpu/linear_kernels.h"
+#include "kernels/cpu/vec16.h"
+
+namespace sluice::kernels::cpu::SLUICE_ISA {
+
+#ifdef __AVX512F__
+inline constexpr int kMaxTile = 8;
+#else
+inline constexpr int kMaxTile = 4;  // sixteen registers hold no more accumulators
+#endif
+
+// Formats with integer weights. A block is 32 columns of the panel's 16 rows; Unpack gives
+// kPairsAtOnce vectors, each the i16 pair (2j, 2j + 1) of every row, from step `step` of
+// 16 / kPairsAtOnce.
+struct FormatQ8_0 {
+  static constexpr int kBlockBytes = 544;  // f16 d[16], i8 q[16 pairs][16 rows][2]
+  static constexpr int kPairsAtOnce = 1;
+  static constexpr bool kHasMinimum = false;
+  static void Unpack(const uint8_t* block, int step, I32x16* pairs) {
+    pairs[0] = LoadI8AsI16(reinterpret_cast<const int8_t*>(block) + 32 + 32 * step);
+  }
+};
+
+struct FormatQ4_1 {
+  static constexpr int kBlockBytes = 320;  // f16 d[16], f16 m[16], u16 nibbles[4][16 rows][2]
+  static constexpr int kPairsAtOnce = 4;
+  static constexpr bool kHasMinimum = true;
+  static void Unpack(const uint8_t* block, int step, I32x16* pairs) {
+    const I32x16 mask = Set1I16(15);
+    const I32x16 nibbles = LoadI(block + 64 + 64 * step);
+    pairs[0] = And(nibbles, mask);
+    pairs[1] = And(ShiftRightI16<4>(nibbles), mask);
+    pairs[2] = And(ShiftRightI16<8>(nibbles), mask);
+    pairs[3] = ShiftRightI16<12>(nibbles);
+  }
+};
+
+// Two neighbouring int16 of an activation in every lane.
+inline I32x16 BroadcastPair(const int16_t* quants) {
+  int32_t pair;
+  __builtin_memcpy(&pair, quants, 4);
+  return Set1I32(pair);
+}
+
+// One panel times kTokens tokens: acc = fma(float(isum), w_scale * a_scale, acc), then the
+// minimum's acc = fma(m, a_sum, acc); blocks ascending in K.
+template <typename Format, int kTokens>
+void QuantizedTile(const uint8_t* panel, const ActivationRows& input, int64_t first_token,
+                   float* out, int64_t out_stride) {
+  // Integer sums have no order: a lone token uses two chains to hide the latency of the dot.
+  constexpr int kChains = kTokens == 1 ? 2 : 1;
+  const int64_t num_blocks = input.cols / 32;
+  const int16_t* quants[kTokens];
+#pragma GCC unroll 8
+  for (int t = 0; t < kTokens; ++t) {
+    quants[t] = input.quants + (first_token + t) * input.cols;
+    // One register a token: GCC would otherwise keep a hundred offsets from one base on the stack.
+    asm("" : "+r"(quants[t]));
+  }
+  const float* scales = input.scales + first_token * num_blocks;
+  const float* sums = input.sums + first_token * num_blocks;
+  F32x16 acc[kTokens];
+#pragma GCC unroll 8
+  for (int t = 0; t < kTokens; ++t) acc[t] = Zero();
+  for (int64_t block = 0; block < num_blocks; ++block) {
+    I32x16 dot[kTokens * kChains];
+#pragma GCC unroll 8
+    for (int t = 0; t < kTokens * kChains; ++t) dot[t] = ZeroI();
+#pragma GCC unroll 16
+    for (int step = 0; step < 16 / Format::kPairsAtOnce; ++step) {
+      I32x16 pairs[Format::kPairsAtOnce];
+      Format::Unpack(panel, step, pairs);
+#pragma GCC unroll 8
+      for (int t = 0; t < kTokens; ++t) {
+#pragma GCC unroll 4
+        for (int j = 0; j < Format::kPairsAtOnce; ++j) {
+          const int pair = step * Format::kPairsAtOnce + j;
+          I32x16& chain = dot[t * kChains + pair % kChains];
+          chain = DotI16(chain, pairs[j], BroadcastPair(quants[t] + 2 * pair));
+        }
+      }
+    }
+    const F32x16 d = LoadF16(reinterpret_cast<const uint16_t*>(panel));
+#pragma GCC unroll 8
+    for (int t = 0; t < kTokens; ++t) {
+      I32x16 sum = dot[t * kChains];
+      if constexpr (kChains == 2) sum = AddI32(sum, dot[t * kChains + 1]);
+      acc[t] = Fma(ToF32(sum), Mul(d, Set1(scales[t * num_blocks + block])), acc[t]);
+      if constexpr (Format::kHasMinimum) {
+        const F32x16 m = LoadF16(reinterpret_cast<const uint16_t*>(panel) + 16);
+        acc[t] = Fma(m, Set1(sums[t * num_blocks + block]), acc[t]);
+      }
+    }
+    panel += Format::kBlockBytes;
+#pragma GCC unroll 8
+    for (int t = 0; t < kTokens; ++t) quants[t] += 32;
+  }
+#pragma GCC unroll 8
+  for (int t = 0; t < kTokens; ++t) Store(out + t * out_stride, acc[t]);
+}
+
+struct FormatF32 {
+  static constexpr int kColumnBytes = 64;
+  static F32x16 Column(const uint8_t* p) { return Load(reinterpret_cast<const float*>(p)); }
+};
+struct FormatF16 {
+  static constexpr int kColumnBytes = 32;
+  static F32x16 Column(const uint8_t* p) { return LoadF16(reinterpret_cast<const uint16_t*>(p)); }
+};
+
+// kPanels panels times kTokens tokens: one FMA chain a lane, ascending in K. The product of panels
+// and tokens is the number of chains in flight, which hide the latency of the FMA.
+template <typename Format, int kPanels, int kTokens>
+void FloatTile(const uint8_t* panels, int64_t panel_bytes, const ActivationRows& input,
+               int64_t first_token, float* out, int64_t out_stride) {
+  const float* values = input.values + first_token * input.cols;
+  F32x16 acc[kPanels * kTokens];
+#pragma GCC unroll 8
+  for (int i = 0; i < kPanels * kTokens; ++i) acc[i] = Zero();
+  for (int64_t k = 0; k < input.cols; ++k) {
+#pragma GCC unroll 4
+    for (int p = 0; p < kPanels; ++p) {
+      const F32x16 column = Format::Column(panels + p * panel_bytes + k * Format::kColumnBytes);
+#pragma GCC unroll 8
+      for (int t = 0; t < kTokens; ++t) {
+        acc[p * kTokens + t] = Fma(column, Set1(values[t * input.cols + k]), acc[p * kTokens + t]);
+      }
+    }
+  }
+#pragma GCC unroll 4
+  for (int p = 0; p < kPanels; ++p) {
+#pragma GCC unroll 8
+    for (int t = 0; t < kTokens; ++t) {
+      Store(out + t * out_stride + 16 * p, acc[p * kTokens + t]);
+    }
+  }
+}
+
+// Splits the tokens into tiles of 8 (where the registers allow), 4, 2 and 1 and calls
+// tile<kTokens>(first_token) for each.
+template <typename Tile>
+void ForTiles(int64_t num_tokens, const Tile& tile) {
+  int64_t t = 0;
+  if constexpr (kMaxTile >= 8) {
+    for (; t + 8 <= num_tokens; t += 8) tile.template operator()<8>(t);
+  }
+  for (; t + 4 <= num_tokens; t += 4) tile.template operator()<4>(t);
+  for (; t + 2 <= num_tokens; t += 2) tile.template operator()<2>(t);
+  for (; t < num_tokens; ++t) tile.template operator()<1>(t);
+}
+
+template <typename Format>
+void QuantizedProduct(const PanelProduct& args) {
+  for (int64_t p = 0; p < args.num_panels; ++p) {
+    const uint8_t* panel = reinterpret_cast<const uint8_t*>(args.panels) + p * args.panel_bytes;
+    float* out = args.out + 16 * p;
+    ForTiles(args.num_tokens, [&]<int kTokens>(int64_t t) {
+      QuantizedTile<Format, kTokens>(panel, args.input, t, out + t * args.out_stride,
+                                     args.out_stride);
+    });
+  }
+}
+
+template <typename Format>
+void FloatProduct(const PanelProduct& args) {
+  const uint8_t* panels = reinterpret_cast<const uint8_t*>(args.panels);
+  int64_t p = 0;
+  for (; p + 4 <= args.num_panels; p += 4) {
+    const uint8_t* four = panels + p * args.panel_bytes;
+    float* out = args.out + 16 * p;
+    ForTiles(args.num_tokens, [&]<int kTokens>(int64_t t) {
+      // Eight chains a tile, whatever its number of tokens.
+      constexpr int kPanels = kTokens >= 8 ? 1 : kTokens >= 4 ? 2 : 4;
+      for (int q = 0; q < 4; q += kPanels) {
+        FloatTile<Format, kPanels, kTokens>(four + q * args.panel_bytes, args.panel_bytes,
+                                            args.input, t, out + 16 * q + t * args.out_stride,
+                                            args.out_stride);
+      }
+    });
+  }
+  for (; p < args.num_panels; ++p) {
+    const uint8_t* panel = panels + p * args.panel_bytes;
+    float* out = args.out + 16 * p;
+    ForTiles(args.num_tokens, [&]<int kTokens>(int64_t t) {
+      FloatTile<Format, 1, kTokens>(panel, args.panel_bytes, args.input, t,
+                                    out + t * args.out_stride, args.out_stride);
+    });
+  }
+}
+
+inline void Product(const PanelProduct& args) {
+  switch (args.type) {
+    case DType::kF32:
+      return FloatProduct<FormatF32>(args);
+    case DType::kF16:
+      return FloatProduct<FormatF16>(args);
+    case DType::kQ8_0:
+      return QuantizedProduct<FormatQ8_0>(args);
+    case DType::kQ4_1:
+      return QuantizedProduct<FormatQ4_1>(args);
+    default:
+      __builtin_trap();  // AllocateWeight makes no weight of another type for this backend
+  }
+}
+
+}  // namespace sluice::kernels::cpu::SLUICE_ISA

@@ -1,0 +1,394 @@
+#include "kernels/ops.h"
+
+#include <string>
+#include <utility>
+
+#include "kernels/core/check.h"
+#include "kernels/cpu/cpu_ops.h"
+#include "kernels/ref/ref_ops.h"
+
+namespace sluice::kernels {
+namespace {
+
+absl::Status Invalid(std::string_view op, const std::string& message) {
+  return absl::InvalidArgumentError(std::string(op) + ": " + message);
+}
+
+std::string Shape(int64_t rows, int64_t cols) {
+  return "[" + std::to_string(rows) + ", " + std::to_string(cols) + "]";
+}
+
+absl::Status NotBuilt(std::string_view op, Backend backend) {
+  return absl::UnimplementedError(std::string(op) + ": backend " + std::string(Name(backend)) +
+                                  " is not built");
+}
+
+absl::Status ExpectShape(std::string_view op, std::string_view what, int64_t rows, int64_t cols,
+                         int64_t want_rows, int64_t want_cols) {
+  if (rows == want_rows && cols == want_cols) return absl::OkStatus();
+  return Invalid(op, std::string(what) + ": expected " + Shape(want_rows, want_cols) + ", got " +
+                         Shape(rows, cols));
+}
+
+absl::Status ExpectLinear(std::string_view op, std::string_view what, const Exec& exec,
+                          const Linear* linear, int64_t inputs, int64_t outputs) {
+  if (linear == nullptr || linear->weight == nullptr) {
+    return Invalid(op, std::string(what) + ": expected a weight, got none");
+  }
+  if (linear->weight->backend != exec.backend()) {
+    return Invalid(op, std::string(what) + ": expected a weight packed for backend " +
+                           std::string(Name(exec.backend())) + ", got one for " +
+                           std::string(Name(linear->weight->backend)));
+  }
+  return ExpectShape(op, what, linear->outputs(), linear->inputs(), outputs, inputs);
+}
+
+// A workspace that holds the step, and arrays for as many rows as the batch says.
+absl::Status ExpectStep(std::string_view op, const Exec& exec, const BatchView& batch) {
+  if (exec.backend() == Backend::kCuda) return NotBuilt(op, exec.backend());
+  if (exec.workspace() == nullptr) {
+    return absl::FailedPreconditionError(std::string(op) + ": ReserveWorkspace must come first");
+  }
+  const WorkspaceShape& shape = exec.workspace_shape();
+  if (batch.num_tokens < 0 || batch.num_tokens > shape.max_tokens) {
+    return Invalid(op, "expected at most " + std::to_string(shape.max_tokens) +
+                           " tokens a step, got " + std::to_string(batch.num_tokens));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ExpectRope(std::string_view op, const Exec& exec, const Rope& rope) {
+  const int64_t head_size = exec.workspace_shape().head_size;
+  if (rope.rotary_size < 0 || rope.rotary_size % 2 != 0 || rope.rotary_size > head_size) {
+    return Invalid(op, "rotary size: expected an even number up to the head size " +
+                           std::to_string(head_size) + ", got " + std::to_string(rope.rotary_size));
+  }
+  return absl::OkStatus();
+}
+
+// Every token belongs to a row and has an entry of its row's page table; when num_pages >= 0, that
+// entry is a page of the pool.
+absl::Status ExpectRows(std::string_view op, const BatchView& batch, int64_t num_pages) {
+  if (batch.num_tokens == 0) return absl::OkStatus();
+  if (batch.num_rows < 1 || batch.row_begins[0] != 0 ||
+      batch.row_begins[batch.num_rows] != batch.num_tokens) {
+    return Invalid(op, "expected rows that cover all " + std::to_string(batch.num_tokens) +
+                           " tokens, got " + std::to_string(batch.num_rows) + " rows");
+  }
+  for (int64_t row = 0; row < batch.num_rows; ++row) {
+    const int64_t num_entries = batch.page_begins[row + 1] - batch.page_begins[row];
+    for (int32_t t = batch.row_begins[row]; t < batch.row_begins[row + 1]; ++t) {
+      const int32_t position = batch.positions[t];
+      if (position < 0 || position / kPageTokens >= num_entries) {
+        return Invalid(op, "token " + std::to_string(t) + ": position " + std::to_string(position) +
+                               " is outside the " + std::to_string(num_entries) +
+                               " pages of its row");
+      }
+      const int32_t page = batch.pages[batch.page_begins[row] + position / kPageTokens];
+      if (page < 0 || page >= num_pages) {
+        return Invalid(op, "token " + std::to_string(t) + ": expected a page below " +
+                               std::to_string(num_pages) + ", got " + std::to_string(page));
+      }
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ExpectKv(std::string_view op, const Exec& exec, const KvLayer& kv) {
+  if (kv.type != DType::kF16 && kv.type != DType::kF32) {
+    return absl::UnimplementedError(std::string(op) + ": a KV cache of type " +
+                                    std::string(Name(kv.type)) + "; F16 and F32 are built");
+  }
+  const WorkspaceShape& shape = exec.workspace_shape();
+  return ExpectShape(op, "KV cache [heads, head size]", kv.num_kv_heads, kv.head_size,
+                     shape.num_kv_heads, shape.head_size);
+}
+
+void Observe(Exec& exec, std::string_view op, const float* values, int64_t rows, int64_t cols) {
+  if (exec.observer() == nullptr) return;
+  exec.observer()->OnOp(op, exec.layer(), {values, static_cast<size_t>(rows * cols)}, rows, cols);
+}
+
+// Calls the function of the Exec's backend.
+template <typename CpuFn, typename RefFn>
+absl::Status OnBackend(std::string_view op, const Exec& exec, const CpuFn& cpu_fn,
+                       const RefFn& ref_fn) {
+  switch (exec.backend()) {
+    case Backend::kCpu:
+      cpu_fn();
+      return absl::OkStatus();
+    case Backend::kRef:
+      ref_fn();
+      return absl::OkStatus();
+    case Backend::kCuda:
+      break;
+  }
+  return NotBuilt(op, exec.backend());
+}
+
+}  // namespace
+
+#define RETURN_IF_ERROR(expr)                                         \
+  do {                                                                \
+    if (absl::Status status_ = (expr); !status_.ok()) return status_; \
+  } while (false)
+
+// ---------------------------------------------------------------- weights
+
+bool SupportsWeight(Backend backend, DType type) {
+  switch (backend) {
+    case Backend::kCpu:
+      return cpu::SupportsWeight(type);
+    case Backend::kRef:
+      return ref::SupportsWeight(type);
+    case Backend::kCuda:
+      return false;
+  }
+  return false;
+}
+
+int64_t PackedBytes(Backend backend, DType type, int64_t rows, int64_t cols) {
+  SLUICE_KERNEL_CHECK(SupportsWeight(backend, type), "asked for supported types only");
+  return backend == Backend::kCpu ? cpu::PackedBytes(type, rows, cols)
+                                  : ref::PackedBytes(type, rows, cols);
+}
+
+absl::StatusOr<PackedWeight> AllocateWeight(Backend backend, DType type, int64_t rows,
+                                            int64_t cols) {
+  const std::string name(Name(type));
+  if (!SupportsWeight(backend, type)) {
+    return absl::UnimplementedError("backend " + std::string(Name(backend)) +
+                                    " has no products for weights of type " + name);
+  }
+  const int block = Traits(type).block_values;
+  if (rows < 1 || cols < 1 || cols % block != 0) {
+    return absl::InvalidArgumentError(name + " weight: expected at least one row and columns in " +
+                                      "blocks of " + std::to_string(block) + ", got " +
+                                      Shape(rows, cols));
+  }
+  auto storage = Buffer::Allocate(static_cast<size_t>(PackedBytes(backend, type, rows, cols)));
+  if (!storage.ok()) return storage.status();
+  return PackedWeight{type, backend, rows, cols, std::move(*storage)};
+}
+
+void PackWeightRows(PackedWeight& weight, int64_t first_row, int64_t num_rows,
+                    const std::byte* stored) {
+  if (weight.backend == Backend::kCpu) {
+    cpu::PackWeightRows(weight, first_row, num_rows, stored);
+  } else {
+    ref::PackWeightRows(weight, first_row, num_rows, stored);
+  }
+}
+
+void UnpackWeightRow(const PackedWeight& weight, int64_t row, float* out) {
+  if (weight.backend == Backend::kCpu) {
+    cpu::UnpackWeightRow(weight, row, out);
+  } else {
+    ref::UnpackWeightRow(weight, row, out);
+  }
+}
+
+// ---------------------------------------------------------------- ops
+
+absl::Status ReserveWorkspace(Exec& exec, const WorkspaceShape& shape) {
+  if (shape.max_tokens < 1 || shape.max_logit_rows < 1 || shape.max_rows < 1 ||
+      shape.max_pages < 1 || shape.width < 1 || shape.num_heads < 1 || shape.num_kv_heads < 1 ||
+      shape.head_size < 1 || shape.ffn_width < 1 || shape.vocab_size < 1) {
+    return Invalid("ReserveWorkspace", "expected every size to be at least 1");
+  }
+  if (exec.backend() == Backend::kCuda) return NotBuilt("ReserveWorkspace", exec.backend());
+  auto workspace = exec.backend() == Backend::kCpu ? cpu::MakeWorkspace(shape, exec)
+                                                   : ref::MakeWorkspace(shape, exec);
+  if (!workspace.ok()) return workspace.status();
+  exec.set_workspace(shape, std::move(*workspace));
+  return absl::OkStatus();
+}
+
+absl::Status EmbedTokens(Exec& exec, const PackedWeight& table, const Rope& rope,
+                         const BatchView& batch, MatrixF32 residual) {
+  constexpr std::string_view kOp = "EmbedTokens";
+  RETURN_IF_ERROR(ExpectStep(kOp, exec, batch));
+  Linear as_linear;
+  as_linear.weight = &table;
+  RETURN_IF_ERROR(
+      ExpectLinear(kOp, "table", exec, &as_linear, exec.workspace_shape().width, table.rows));
+  RETURN_IF_ERROR(
+      ExpectShape(kOp, "residual", residual.rows, residual.cols, batch.num_tokens, table.cols));
+  RETURN_IF_ERROR(ExpectRope(kOp, exec, rope));
+  for (int64_t t = 0; t < batch.num_tokens; ++t) {
+    int32_t token = batch.tokens[t];
+    if (token < 0) {
+      if (batch.previous_tokens == nullptr) {
+        return Invalid(kOp, "token " + std::to_string(t) +
+                                " refers to the previous step, which left no tokens");
+      }
+      token = batch.previous_tokens[~token];
+    }
+    if (token < 0 || token >= table.rows) {
+      return Invalid(kOp, "token " + std::to_string(t) + ": expected an id below " +
+                              std::to_string(table.rows) + ", got " + std::to_string(token));
+    }
+  }
+  RETURN_IF_ERROR(OnBackend(
+      kOp, exec, [&] { cpu::EmbedTokens(exec, table, rope, batch, residual); },
+      [&] { ref::EmbedTokens(exec, table, rope, batch, residual); }));
+  Observe(exec, "embedding", residual.values, residual.rows, residual.cols);
+  return absl::OkStatus();
+}
+
+absl::Status NormQkvRopeStore(Exec& exec, const NormQkvRopeStoreArgs& args, ConstMatrixF32 residual,
+                              const BatchView& batch, const KvLayer& kv, MatrixF32 q_out) {
+  constexpr std::string_view kOp = "NormQkvRopeStore";
+  RETURN_IF_ERROR(ExpectStep(kOp, exec, batch));
+  const WorkspaceShape& shape = exec.workspace_shape();
+  RETURN_IF_ERROR(
+      ExpectShape(kOp, "residual", residual.rows, residual.cols, batch.num_tokens, shape.width));
+  const int64_t query_width = shape.num_heads * shape.head_size;
+  const int64_t kv_width = shape.num_kv_heads * shape.head_size;
+  if (args.head_size != shape.head_size) {
+    return Invalid(kOp, "head size: expected " + std::to_string(shape.head_size) + ", got " +
+                            std::to_string(args.head_size));
+  }
+  RETURN_IF_ERROR(ExpectLinear(kOp, "q", exec, args.q, shape.width, query_width));
+  RETURN_IF_ERROR(ExpectLinear(kOp, "k", exec, args.k, shape.width, kv_width));
+  RETURN_IF_ERROR(ExpectLinear(kOp, "v", exec, args.v, shape.width, kv_width));
+  RETURN_IF_ERROR(ExpectRope(kOp, exec, args.rope));
+  RETURN_IF_ERROR(ExpectKv(kOp, exec, kv));
+  RETURN_IF_ERROR(ExpectRows(kOp, batch, kv.num_pages));
+  RETURN_IF_ERROR(ExpectShape(kOp, "q_out", q_out.rows, q_out.cols, batch.num_tokens, query_width));
+  RETURN_IF_ERROR(OnBackend(
+      kOp, exec, [&] { cpu::NormQkvRopeStore(exec, args, residual, batch, kv, q_out); },
+      [&] { ref::NormQkvRopeStore(exec, args, residual, batch, kv, q_out); }));
+  Observe(exec, "qkv", q_out.values, q_out.rows, q_out.cols);
+  return absl::OkStatus();
+}
+
+absl::Status PagedAttention(Exec& exec, ConstMatrixF32 q, const BatchView& batch, const KvLayer& kv,
+                            float scale, Activation& out) {
+  constexpr std::string_view kOp = "PagedAttention";
+  RETURN_IF_ERROR(ExpectStep(kOp, exec, batch));
+  const WorkspaceShape& shape = exec.workspace_shape();
+  const int64_t width = shape.num_heads * shape.head_size;
+  RETURN_IF_ERROR(ExpectShape(kOp, "q", q.rows, q.cols, batch.num_tokens, width));
+  RETURN_IF_ERROR(ExpectKv(kOp, exec, kv));
+  RETURN_IF_ERROR(ExpectRows(kOp, batch, kv.num_pages));
+  if (out.cols != width || out.max_rows < batch.num_tokens) {
+    return Invalid(kOp, "out: expected room for " + Shape(batch.num_tokens, width) + ", got " +
+                            Shape(out.max_rows, out.cols));
+  }
+  RETURN_IF_ERROR(OnBackend(
+      kOp, exec, [&] { cpu::PagedAttention(exec, q, batch, kv, scale, out); },
+      [&] { ref::PagedAttention(exec, q, batch, kv, scale, out); }));
+  Observe(exec, "attention", out.values, batch.num_tokens, out.cols);
+  return absl::OkStatus();
+}
+
+absl::Status MatMulAddResidual(Exec& exec, const Linear& linear, const Activation& input,
+                               const BatchView& batch, MatrixF32 residual) {
+  const std::string_view op = linear.name.empty() ? "matmul_add_residual" : linear.name;
+  RETURN_IF_ERROR(ExpectStep(op, exec, batch));
+  const int64_t width = exec.workspace_shape().width;
+  RETURN_IF_ERROR(ExpectLinear(op, "weight", exec, &linear, input.cols, width));
+  RETURN_IF_ERROR(
+      ExpectShape(op, "residual", residual.rows, residual.cols, batch.num_tokens, width));
+  if (input.max_rows < batch.num_tokens) {
+    return Invalid(op, "input: expected at least " + std::to_string(batch.num_tokens) +
+                           " rows, got " + std::to_string(input.max_rows));
+  }
+  RETURN_IF_ERROR(OnBackend(
+      op, exec, [&] { cpu::MatMulAddResidual(exec, linear, input, batch, residual); },
+      [&] { ref::MatMulAddResidual(exec, linear, input, batch, residual); }));
+  Observe(exec, op, residual.values, residual.rows, residual.cols);
+  return absl::OkStatus();
+}
+
+absl::Status NormGateUpSwiglu(Exec& exec, const NormGateUpArgs& args, ConstMatrixF32 residual,
+                              const BatchView& batch, Activation& out) {
+  constexpr std::string_view kOp = "NormGateUpSwiglu";
+  RETURN_IF_ERROR(ExpectStep(kOp, exec, batch));
+  const WorkspaceShape& shape = exec.workspace_shape();
+  RETURN_IF_ERROR(
+      ExpectShape(kOp, "residual", residual.rows, residual.cols, batch.num_tokens, shape.width));
+  RETURN_IF_ERROR(ExpectLinear(kOp, "gate", exec, args.gate, shape.width, shape.ffn_width));
+  RETURN_IF_ERROR(ExpectLinear(kOp, "up", exec, args.up, shape.width, shape.ffn_width));
+  if (out.cols != shape.ffn_width || out.max_rows < batch.num_tokens) {
+    return Invalid(kOp, "out: expected room for " + Shape(batch.num_tokens, shape.ffn_width) +
+                            ", got " + Shape(out.max_rows, out.cols));
+  }
+  RETURN_IF_ERROR(OnBackend(
+      kOp, exec, [&] { cpu::NormGateUpSwiglu(exec, args, residual, batch, out); },
+      [&] { ref::NormGateUpSwiglu(exec, args, residual, batch, out); }));
+  Observe(exec, "ffn", out.values, batch.num_tokens, out.cols);
+  return absl::OkStatus();
+}
+
+absl::Status NormLmHead(Exec& exec, const float* norm_weight, float epsilon, const Linear& head,
+                        ConstMatrixF32 residual, const BatchView& batch, int64_t first,
+                        MatrixF32 logits) {
+  constexpr std::string_view kOp = "NormLmHead";
+  RETURN_IF_ERROR(ExpectStep(kOp, exec, batch));
+  const WorkspaceShape& shape = exec.workspace_shape();
+  RETURN_IF_ERROR(
+      ExpectShape(kOp, "residual", residual.rows, residual.cols, batch.num_tokens, shape.width));
+  RETURN_IF_ERROR(ExpectLinear(kOp, "head", exec, &head, shape.width, logits.cols));
+  if (first < 0 || logits.rows > shape.max_logit_rows ||
+      first + logits.rows > batch.num_logit_rows) {
+    return Invalid(kOp, "expected a slab of at most " + std::to_string(shape.max_logit_rows) +
+                            " of " + std::to_string(batch.num_logit_rows) + " logit rows, got [" +
+                            std::to_string(first) + ", " + std::to_string(first + logits.rows) +
+                            ")");
+  }
+  for (int64_t i = first; i < first + logits.rows; ++i) {
+    if (batch.logit_tokens[i] < 0 || batch.logit_tokens[i] >= batch.num_tokens) {
+      return Invalid(kOp, "logit row " + std::to_string(i) + ": expected a token below " +
+                              std::to_string(batch.num_tokens) + ", got " +
+                              std::to_string(batch.logit_tokens[i]));
+    }
+  }
+  RETURN_IF_ERROR(OnBackend(
+      kOp, exec,
+      [&] { cpu::NormLmHead(exec, norm_weight, epsilon, head, residual, batch, first, logits); },
+      [&] { ref::NormLmHead(exec, norm_weight, epsilon, head, residual, batch, first, logits); }));
+  Observe(exec, "logits", logits.values, logits.rows, logits.cols);
+  return absl::OkStatus();
+}
+
+absl::Status Sample(Exec& exec, ConstMatrixF32 logits, const SampleArgs& args, SamplerSlots& slots,
+                    std::span<SampledToken> out, int32_t* previous_tokens) {
+  constexpr std::string_view kOp = "Sample";
+  if (exec.workspace() == nullptr) {
+    return absl::FailedPreconditionError("Sample: ReserveWorkspace must come first");
+  }
+  if (out.size() != args.rows.size()) {
+    return Invalid(kOp, "out: expected " + std::to_string(args.rows.size()) + " entries, got " +
+                            std::to_string(out.size()));
+  }
+  for (const SampleRow& row : args.rows) {
+    if (row.logit_row < 0 || row.logit_row >= logits.rows) {
+      return Invalid(kOp, "expected a logit row below " + std::to_string(logits.rows) + ", got " +
+                              std::to_string(row.logit_row));
+    }
+    if (row.forced_token >= logits.cols) {
+      return Invalid(kOp, "expected a forced token below " + std::to_string(logits.cols) +
+                              ", got " + std::to_string(row.forced_token));
+    }
+    if (row.num_top > kMaxTopLogprobs) {
+      return Invalid(kOp, "expected at most " + std::to_string(kMaxTopLogprobs) +
+                              " log probabilities a token, got " + std::to_string(row.num_top));
+    }
+    if (row.mask_row >= 0 && args.mask == nullptr) {
+      return Invalid(
+          kOp, "a row names mask row " + std::to_string(row.mask_row) + ", but there is no mask");
+    }
+  }
+  RETURN_IF_ERROR(OnBackend(
+      kOp, exec, [&] { cpu::Sample(exec, logits, args, slots.table(), out); },
+      [&] { ref::Sample(exec, logits, args, slots.table(), out); }));
+  if (previous_tokens == nullptr) return absl::OkStatus();
+  for (size_t i = 0; i < args.rows.size(); ++i) {
+    previous_tokens[args.rows[i].logit_row] = out[i].token;
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace sluice::kernels
