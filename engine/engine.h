@@ -103,6 +103,8 @@ class Engine {
   bool up() const { return stats().up.load(std::memory_order_acquire); }
   // Nothing waiting, running or in the mailbox.
   bool idle() const;
+  // Known tokens of all sequences that are in the mailbox, waiting or running.
+  int64_t load_tokens() const;
 
  private:
   class Impl;
@@ -126,6 +128,7 @@ class Dispatcher {
   void Pause(RequestHandle request);
   void Resume(RequestHandle request);
   void Drain();
+  // Shuts every engine down and closes the mailbox of chunks, which can still be emptied.
   void Shutdown();
 
   // A request's route is forgotten when its RequestEnd has been delivered.

@@ -70,7 +70,8 @@ class ChunkMailbox {
 
   int num_lanes() const { return static_cast<int>(lanes_.size()); }
   void Post(std::vector<TokenChunk>&& chunks);
-  // Takes everything of a lane, in order of first posting. Blocks until there is something, `until`
+  // Takes everything of a lane, in order of first posting, except that a request's end comes after
+  // all else of the request. Blocks until there is something, `until`
   // passes or Close was called.
   std::vector<TokenChunk> Take(int lane, std::optional<Time> until = std::nullopt);
   void Close();
@@ -84,6 +85,8 @@ class ChunkMailbox {
     // (request, index) -> place in `chunks`
     std::unordered_map<uint64_t, size_t> places ABSL_GUARDED_BY(mutex);
     bool closed ABSL_GUARDED_BY(mutex) = false;
+
+    void Add(TokenChunk&& chunk) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
   };
   std::vector<std::unique_ptr<Lane>> lanes_;
 };

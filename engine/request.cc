@@ -1,0 +1,50 @@
+#include "engine/request.h"
+
+#include <algorithm>
+#include <iterator>
+#include <string_view>
+#include <utility>
+
+#include "engine/base/check.h"
+
+namespace sluice::engine {
+
+std::string_view Name(FinishReason reason) {
+  switch (reason) {
+    case FinishReason::kNone:
+      return "none";
+    case FinishReason::kEos:
+      return "eos";
+    case FinishReason::kStop:
+      return "stop";
+    case FinishReason::kLength:
+      return "length";
+    case FinishReason::kContext:
+      return "context";
+    case FinishReason::kDeadline:
+      return "deadline";
+    case FinishReason::kConstraintComplete:
+      return "constraint_complete";
+    case FinishReason::kError:
+      return "error";
+  }
+  return "unknown";
+}
+
+void TokenChunk::Merge(TokenChunk&& later) {
+  SLUICE_CHECK(request == later.request && index == later.index,
+               "only chunks of one sequence merge");
+  SLUICE_CHECK(!request_end, "nothing follows the end of a request");
+  if (token_ids.empty()) position = later.position;
+  admitted = admitted || later.admitted;
+  prompt_tokens_done = std::max(prompt_tokens_done, later.prompt_tokens_done);
+  preemptions = std::max(preemptions, later.preemptions);
+  token_ids.insert(token_ids.end(), later.token_ids.begin(), later.token_ids.end());
+  text += later.text;
+  logprobs.insert(logprobs.end(), std::make_move_iterator(later.logprobs.begin()),
+                  std::make_move_iterator(later.logprobs.end()));
+  if (later.sequence_end) sequence_end = std::move(later.sequence_end);
+  if (later.request_end) request_end = std::move(later.request_end);
+}
+
+}  // namespace sluice::engine

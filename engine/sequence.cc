@@ -1,0 +1,150 @@
+#include "engine/sequence.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "engine/base/check.h"
+
+namespace sluice::engine {
+namespace {
+
+// Tokens that would end the sequence, which are not to be drawn before its minimum.
+std::vector<TokenId> EndTokens(const StoppingParams& stopping, const Tokenizer* tokenizer) {
+  std::vector<TokenId> ids = stopping.stop_token_ids;
+  if (!stopping.ignore_eos && tokenizer) {
+    const std::vector<TokenId>& ends = tokenizer->end_of_generation();
+    ids.insert(ids.end(), ends.begin(), ends.end());
+  }
+  std::sort(ids.begin(), ids.end());
+  ids.erase(std::unique(ids.begin(), ids.end()), ids.end());
+  return ids;
+}
+
+}  // namespace
+
+Sequence::Sequence(SequenceId id, LiveRequest* request, int index, int max_context,
+                   PageAllocator* allocator, std::shared_ptr<const Tokenizer> tokenizer)
+    : id_(id),
+      request_(request),
+      index_(index),
+      max_context_(max_context),
+      num_prompt_(static_cast<int>(request->request().prompt.size())),
+      banned_until_min_(EndTokens(request->request().stopping, tokenizer.get())),
+      output_(&request->request(), index, std::move(tokenizer)),
+      pages_(allocator) {}
+
+TokenId Sequence::TokenAt(int position) const {
+  return position < num_prompt_ ? request_->request().prompt[static_cast<size_t>(position)]
+                                : generated_[static_cast<size_t>(position - num_prompt_)];
+}
+
+int Sequence::num_remaining() const {
+  if (samples_in_flight_ == 0) return num_known() - next_position();
+  const int tokens = static_cast<int>(generated_.size()) + samples_in_flight_;
+  const bool ends =
+      tokens >= request_->request().stopping.max_tokens || num_prompt_ + tokens >= max_context_;
+  return ends ? 0 : 1;
+}
+
+void Sequence::Admit(SlotId slot) {
+  SLUICE_CHECK(state_ == State::kWaiting, "only waiting sequences are admitted");
+  state_ = State::kRunning;
+  slot_ = slot;
+}
+
+SlotReset Sequence::MakeSlotReset() const {
+  const Request& request = request_->request();
+  return {.slot = slot_,
+          .sampling = request.sampling,
+          .sequence_index = index_,
+          .min_tokens = request.stopping.min_tokens,
+          .banned_until_min = banned_until_min_,
+          .prompt = request.prompt,
+          .output = generated_};
+}
+
+bool Sequence::TakePages(int positions, Time now) {
+  const int before = pages_.num_pages();
+  if (!pages_.Cover(positions)) return false;
+  if (pages_.num_pages() > before) request_->AddPages(pages_.num_pages() - before, now);
+  return true;
+}
+
+void Sequence::Preempt(Time now) {
+  SLUICE_CHECK(state_ == State::kRunning && rows_in_flight_ == 0,
+               "only running sequences with nothing in flight are preempted");
+  request_->AddPages(-pages_.num_pages(), now);
+  pages_.Clear();
+  state_ = State::kWaiting;
+  slot_ = SlotId{-1};
+  committed_ = 0;
+  ++preemptions;
+  request_->AddPreemption();
+}
+
+void Sequence::End(Time now) {
+  request_->AddPages(-pages_.num_pages(), now);
+  state_ = State::kEnded;
+  request_ = nullptr;
+}
+
+void Sequence::AddRow(int num_tokens, StepPlan& plan) {
+  const int begin = next_position();
+  const int end = begin + num_tokens;
+  SLUICE_CHECK(num_tokens > 0 && num_tokens <= num_remaining(), "a row of tokens that remain");
+  StepRow row;
+  row.sequence = id_;
+  row.first_pos = begin;
+  row.first_token = static_cast<int32_t>(plan.tokens.size());
+  row.num_tokens = num_tokens;
+  if (samples_in_flight_ > 0) {
+    SLUICE_CHECK(begin == num_known() && last_step_ + 1 == plan.step,
+                 "a token in flight comes from the step before");
+    row.from_previous = last_row_;
+    plan.tokens.push_back(-1);
+  } else {
+    for (int position = begin; position < end; ++position) plan.tokens.push_back(TokenAt(position));
+  }
+  const std::span<const PageId> pages = pages_.Pages(end);
+  row.first_page = static_cast<int32_t>(plan.pages.size());
+  row.num_pages = static_cast<int32_t>(pages.size());
+  plan.pages.insert(plan.pages.end(), pages.begin(), pages.end());
+  if (end >= num_known()) {
+    row.sampling = RowSampling{slot_, end, request_->request().output.logprobs};
+    ++samples_in_flight_;
+  }
+  in_flight_ += num_tokens;
+  ++rows_in_flight_;
+  last_row_ = static_cast<int32_t>(plan.rows.size());
+  last_step_ = plan.step;
+  plan.rows.push_back(row);
+}
+
+Sequence::Progress Sequence::CommitRow(const StepRow& row) {
+  SLUICE_CHECK(row.first_pos == committed_ && rows_in_flight_ > 0, "rows are committed in order");
+  --rows_in_flight_;
+  in_flight_ -= row.num_tokens;
+  committed_ += row.num_tokens;
+  if (row.sampling) --samples_in_flight_;
+  Progress progress;
+  progress.recomputed = std::max(0, std::min(committed_, high_water_) - row.first_pos);
+  progress.prompt_tokens =
+      std::max(0, std::min(committed_, num_prompt_) - std::max(row.first_pos, high_water_));
+  high_water_ = std::max(high_water_, committed_);
+  return progress;
+}
+
+std::optional<SequenceEnd> Sequence::Accept(TokenLogprobs&& token, Time now) {
+  generated_.push_back(token.token);
+  since_last_token_.reset();
+  if (last_token_) since_last_token_ = now - *last_token_;
+  last_token_ = now;
+  std::optional<SequenceEnd> end = output_.Append(std::move(token));
+  if (!end && num_known() >= max_context_) {
+    output_.Finish();
+    end = SequenceEnd{FinishReason::kContext, {}, std::nullopt};
+  }
+  return end;
+}
+
+}  // namespace sluice::engine

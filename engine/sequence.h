@@ -1,0 +1,116 @@
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "engine/base/clock.h"
+#include "engine/base/ids.h"
+#include "engine/kv/page_table.h"
+#include "engine/live_request.h"
+#include "engine/request.h"
+#include "engine/sequence_output.h"
+#include "engine/step_plan.h"
+
+namespace sluice::engine {
+
+// One continuation of a prompt, and how far it has been computed. Owned by the scheduler; engine
+// thread only.
+//
+// Positions [0, committed) have their keys and values in the pages; the next `in_flight` ones are
+// being computed by steps whose outcome is not known yet; tokens are known up to `num_known`. What
+// is left to compute, `num_remaining`, is a prompt, a recomputation or the one token of a decode:
+// nothing tells them apart.
+class Sequence {
+ public:
+  enum class State : uint8_t {
+    kWaiting,  // in the queue: never planned, or preempted; holds nothing
+    kRunning,  // has a slot and pages
+    kEnded     // a zombie: holds them until what is in flight has been waited for
+  };
+
+  Sequence(SequenceId id, LiveRequest* request, int index, int max_context,
+           PageAllocator* allocator, std::shared_ptr<const Tokenizer> tokenizer);
+
+  SequenceId id() const { return id_; }
+  int index() const { return index_; }
+  LiveRequest& request() { return *request_; }
+  State state() const { return state_; }
+  bool paused() const { return request_->paused; }
+  SequenceOutput& output() { return output_; }
+  const PageTable& pages() const { return pages_; }
+  SlotId slot() const { return slot_; }
+
+  int num_known() const { return num_prompt_ + static_cast<int>(generated_.size()); }
+  int num_prompt() const { return num_prompt_; }
+  int committed() const { return committed_; }
+  int next_position() const { return committed_ + in_flight_; }
+  int rows_in_flight() const { return rows_in_flight_; }
+  // Tokens that could be planned now; 0 when the token in flight will certainly be the last.
+  int num_remaining() const;
+
+  // Leaves the queue: takes the slot, and is given pages by TakePages.
+  void Admit(SlotId slot);
+  // How the sampler slot must be set with the first row after Admit.
+  SlotReset MakeSlotReset() const;
+  // Pages for positions [0, positions); false when the pool has too few.
+  bool TakePages(int positions, Time now);
+  // Back to the queue: returns pages and forgets what was computed. Nothing may be in flight.
+  void Preempt(Time now);
+  // The sequence is over and its request may be gone; with something in flight it stays, as a
+  // zombie.
+  void End(Time now);
+
+  // Plans the next `num_tokens` positions as a row of `plan`, whose pages must be there.
+  void AddRow(int num_tokens, StepPlan& plan);
+
+  struct Progress {
+    int recomputed = 0;     // positions computed before, lost by preemption
+    int prompt_tokens = 0;  // positions of the prompt computed for the first time
+  };
+  // The step with `row` has been computed.
+  Progress CommitRow(const StepRow& row);
+  // Takes the token sampled for a committed row. Returns the end when the sequence ends with it.
+  std::optional<SequenceEnd> Accept(TokenLogprobs&& token, Time now);
+  // Time from the token before to the one just accepted.
+  std::optional<Duration> since_last_token() const { return since_last_token_; }
+  // Positions of the prompt computed so far; never falls.
+  int prompt_done() const { return std::min(high_water_, num_prompt_); }
+
+  // Not to be planned in `step`, so that it can be preempted when that step has been planned.
+  void HoldIn(uint64_t step) { held_step_ = step; }
+  bool held_in(uint64_t step) const { return held_step_ == step; }
+
+  int preemptions = 0;
+  std::optional<Time> cancel_issued;
+
+ private:
+  TokenId TokenAt(int position) const;
+
+  const SequenceId id_;
+  LiveRequest* request_;
+  const int index_;
+  const int max_context_;
+  const int num_prompt_;
+  std::vector<TokenId> generated_;
+  std::vector<TokenId> banned_until_min_;
+  SequenceOutput output_;
+  PageTable pages_;
+  State state_ = State::kWaiting;
+  SlotId slot_{-1};
+
+  int committed_ = 0;
+  int in_flight_ = 0;
+  int rows_in_flight_ = 0;
+  int samples_in_flight_ = 0;
+  int high_water_ = 0;      // most positions ever committed
+  int32_t last_row_ = 0;    // where its last row is in the plan of
+  uint64_t last_step_ = 0;  // its last step
+  uint64_t held_step_ = 0;
+  std::optional<Time> last_token_;
+  std::optional<Duration> since_last_token_;
+};
+
+}  // namespace sluice::engine
