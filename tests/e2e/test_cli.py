@@ -1,0 +1,215 @@
+"""The commands of the program, run as a person runs them."""
+
+import concurrent.futures
+import json
+import re
+import signal
+import subprocess
+import time
+
+import harness
+import pytest
+
+COUNT = next(prompt for prompt in harness.golden_prompts() if prompt["name"] == "count")
+
+
+def run(binary, *arguments, text=None, timeout=120):
+    return subprocess.run([str(binary), *map(str, arguments)], input=text, capture_output=True, timeout=timeout)
+
+
+def one_line(stderr):
+    lines = stderr.decode().strip().splitlines()
+    assert len(lines) == 1, lines
+    return lines[0]
+
+
+@pytest.mark.parametrize("arguments", [
+    ["serve", "--model", "x", "--no-such-flag"],
+    ["serve", "--model", "x", "--kv-memory", "2X"],
+    ["serve", "--model", "x", "--kv-dtype", "f64"],
+    ["serve", "--model", "x", "--listen", "nowhere"],
+    ["serve"],
+    ["generate", "--model", "x", "--prompt", "a", "--top-p", "nan"],
+    ["generate", "--model", "x"],
+    ["generate", "--model", "x", "--server", "y", "--prompt", "a"],
+    ["generate", "--model", "x", "--token-ids", "1,b"],
+    ["tokenize"],
+    ["inspect"],
+    ["verify", "--model"],
+    ["dance"],
+    [],
+], ids=lambda arguments: " ".join(arguments) or "nothing")
+def test_usage_errors_are_one_line_and_exit_2(sluice, arguments):
+    result = run(sluice, *arguments, timeout=10)
+    assert result.returncode == 2
+    assert one_line(result.stderr).startswith("sluice")
+    assert result.stdout == b""
+
+
+@pytest.mark.parametrize("command", [[], ["serve"], ["generate"], ["inspect"], ["tokenize"], ["verify"]], ids=str)
+def test_help(sluice, command):
+    result = run(sluice, *command, "--help")
+    assert result.returncode == 0 and b"Usage: sluice" in result.stdout and result.stderr == b""
+    assert max(map(len, result.stdout.decode().splitlines())) <= 110
+    assert b"plant" not in result.stdout
+
+
+def test_version(sluice):
+    assert re.fullmatch(r"sluice \d+\.\d+\.\d+\+\w+\n", run(sluice, "--version").stdout.decode())
+
+
+@pytest.fixture(scope="module")
+def bad_files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("bad")
+    with open(harness.MODEL, "rb") as file:
+        head = file.read(4 << 20)
+    contents = {"empty": b"", "text": b"not a model at all\n" * 10, "magic-only": b"GGUF", "cut-metadata": head[:5000],
+                "no-weights": head}
+    for name, content in contents.items():
+        (folder / name).write_bytes(content)
+    return [folder / name for name in contents] + [folder / "absent", folder]
+
+
+def test_bad_files(sluice, bad_files):
+    for file in bad_files:
+        result = run(sluice, "serve", "--listen", "127.0.0.1:0", "--log-level", "off", "--model", file, timeout=10)
+        assert result.returncode == 78, file
+        assert one_line(result.stderr).startswith("sluice serve: ")
+        for arguments in (["generate", "--prompt", "a", "--model", file], ["verify", "--model", file]):
+            result = run(sluice, *arguments, timeout=10)
+            assert result.returncode == 1, (arguments, result.stderr)
+            one_line(result.stderr)
+
+
+def tokenized(sluice, model, text, *flags):
+    result = run(sluice, "tokenize", "--model", model, *flags, text=text.encode())
+    assert result.returncode == 0, result.stderr
+    return [int(word) for word in result.stdout.split()]
+
+
+def test_tokenize_is_the_reference(sluice):
+    with open(harness.GOLDEN / "smollm2/tokenizer.jsonl") as file:
+        rows = [json.loads(line) for line in file]
+
+    def differences(row):
+        return [(row["text"], flags) for flags, key in (((), "ids_special"), (("--no-special",), "ids_plain"))
+                if tokenized(sluice, harness.MODEL, row["text"], *flags) != row[key]]
+
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        assert [d for row in pool.map(differences, rows) for d in row] == []
+    assert len(rows) == 71
+
+
+def test_tokenize_json(sluice):
+    result = run(sluice, "tokenize", "--json", "--model", harness.MODEL, text="Hello 東".encode())
+    value = json.loads(result.stdout)
+    assert value["ids"] == tokenized(sluice, harness.MODEL, "Hello 東") and len(value["pieces"]) == len(value["ids"])
+    bad = run(sluice, "tokenize", "--model", harness.MODEL, text=b"abc\xff")
+    assert bad.returncode == 1 and "3" in one_line(bad.stderr)
+
+
+def test_inspect(sluice):
+    result = run(sluice, "inspect", harness.MODEL)
+    assert result.returncode == 0 and "blk.29.ffn_down.weight" in result.stdout.decode()
+    value = json.loads(run(sluice, "inspect", "--json", harness.MODEL).stdout)
+    for key in ("path", "version", "alignment", "architecture", "facts", "metadata", "tensors", "missing", "unused",
+                "tokenizer", "problems"):
+        assert key in value, key
+    assert value["architecture"] == "llama" and len(value["tensors"]) == 272
+    assert value["missing"] == [] and value["unused"] == [] and value["problems"] == []
+
+
+def generate(sluice, *arguments, **options):
+    result = run(sluice, "generate", *arguments, **options)
+    assert result.returncode == 0, result.stderr
+    return result
+
+
+def test_generate_goes_on_counting(sluice, shared):
+    sampling = ["--prompt", COUNT["text"], "--max-tokens", 20, "--temperature", 0]
+    local = generate(sluice, "--model", harness.MODEL, *sampling)
+    text = local.stdout.decode()
+    assert text.strip() and COUNT["greedy_text"].startswith(text.rstrip("\n"))
+    assert re.search(r"20 tokens \(length\), [\d.]+ tokens/s, first token after [\d.]+ ms", one_line(local.stderr))
+    remote = generate(sluice, "--server", shared.address, *sampling)
+    assert remote.stdout == local.stdout
+    one_line(remote.stderr)
+
+
+def test_generate_forms(sluice, tmp_path):
+    ids = ",".join(map(str, COUNT["prompt_ids"]))
+    expected = [token for token, _ in COUNT["greedy"][:8]]
+    common = ["--model", harness.MODEL, "--max-tokens", 8, "--temperature", 0]
+    from_ids = generate(sluice, *common, "--token-ids", ids, "--print-token-ids").stdout
+    assert [int(word) for word in from_ids.split()] == expected
+    file = tmp_path / "prompt"
+    file.write_text(COUNT["text"])
+    from_file = generate(sluice, *common, "--prompt-file", file).stdout
+    from_stdin = generate(sluice, *common, "--prompt-file", "-", text=COUNT["text"].encode()).stdout
+    assert from_file == from_stdin and from_file.strip()
+    seeded = [generate(sluice, "--model", harness.MODEL, "--prompt", "Once", "--n", 2, "--seed", 3, "--max-tokens", 6).stdout
+              for _ in range(2)]
+    assert seeded[0] == seeded[1] and seeded[0].count(b"--- sequence") == 2
+
+
+def test_generate_remote_error_is_one_line(sluice, shared):
+    result = run(sluice, "generate", "--server", shared.address, "--prompt", "a", "--model-name", "other")
+    assert result.returncode == 1 and "NOT_FOUND" in one_line(result.stderr)
+
+
+@pytest.mark.parametrize("where", ["local", "remote"])
+def test_ctrl_c_cancels(sluice, shared, where):
+    target = ["--model", harness.MODEL] if where == "local" else ["--server", shared.address]
+    process = subprocess.Popen([str(sluice), "generate", *map(str, target), "--prompt", "Once", "--ignore-eos"],
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout.read(20)
+    process.send_signal(signal.SIGINT)
+    start = time.monotonic()
+    process.communicate(timeout=10)
+    assert process.returncode == 130 and time.monotonic() - start < 2
+
+
+def test_verify_passes(sluice):
+    result = run(sluice, "verify", "--model", harness.MODEL)
+    assert result.returncode == 0, result.stdout.decode()[-500:]
+    assert b"passed" in result.stdout
+
+
+PLANTED = {
+    "kv-head0": harness.MODEL,
+    "prefill-stride": harness.MODEL,
+    "ffn-4e": harness.MODEL,
+    "rope-base": harness.MODEL,
+    "vocab-unpadded": harness.MODEL,
+}
+
+
+@pytest.mark.parametrize("bug", PLANTED)
+def test_verify_goes_red_for_planted_bugs(sluice_dev, bug):
+    result = run(sluice_dev, "verify", "--model", PLANTED[bug], "--plant-bug", bug)
+    print((result.stdout + result.stderr).decode().strip().splitlines()[-1])
+    assert result.returncode == 1
+    assert b"FAILED" in result.stdout or one_line(result.stderr).startswith("sluice verify: ")
+
+
+@pytest.mark.parametrize("bug", PLANTED)
+def test_serve_refuses_a_model_that_fails_its_self_check(sluice_dev, bug):
+    result = run(sluice_dev, "serve", "--listen", "127.0.0.1:0", "--log-level", "off", "--model", PLANTED[bug], "--plant-bug",
+                 bug)
+    assert result.returncode == 78
+    one_line(result.stderr)
+
+
+def test_release_holds_no_planted_bugs(sluice):
+    result = run(sluice, "verify", "--model", harness.MODEL, "--plant-bug", "kv-head0")
+    assert result.returncode == 2 and "planted" in one_line(result.stderr)
+
+
+@pytest.mark.long
+def test_verify_kl(sluice):
+    text = harness.GOLDEN / "kl_text.txt"
+    result = run(sluice, "verify", "--model", harness.MODEL, "--kl", text, timeout=1800)
+    print(result.stdout.decode()[-400:])
+    assert result.returncode == 0
+    mean = float(re.search(r"mean ([\d.e+-]+)", result.stdout.decode())[1])
+    assert mean <= 1e-6
