@@ -54,7 +54,9 @@ inline I32x16 LaneMask(int64_t n) {
 // Maximum over the lanes. The order does not matter: a NaN shows through `poison`.
 inline float FastReduceMax(F32x16 a) {
 #ifdef __AVX512F__
-  const __m256 half = _mm256_max_ps(_mm512_castps512_ps256(a.v), _mm512_extractf32x8_ps(a.v, 1));
+  // The zero-masked form: GCC 12 warns about the undefined operand of the plain one.
+  const __m256 half =
+      _mm256_max_ps(_mm512_castps512_ps256(a.v), _mm512_maskz_extractf32x8_ps(0xff, a.v, 1));
 #else
   const __m256 half = _mm256_max_ps(a.lo, a.hi);
 #endif

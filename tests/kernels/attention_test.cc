@@ -1,0 +1,507 @@
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+#include <memory>
+#include <numeric>
+#include <random>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "gtest/gtest.h"
+
+#include "kernels/core/half.h"
+#include "kernels/ops.h"
+
+namespace sluice::kernels {
+namespace {
+
+constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+constexpr float kInf = std::numeric_limits<float>::infinity();
+
+struct Heads {
+  int64_t num_heads = 1;
+  int64_t num_kv_heads = 1;
+  int64_t head_size = 64;
+};
+
+// A run of `count` tokens that follow `before` tokens of the same sequence.
+struct Piece {
+  int sequence = 0;
+  int before = 0;
+  int count = 1;
+};
+
+// A value in [-1, 1) that depends on its arguments alone, so that however a prompt is cut into
+// steps it means the same numbers.
+float Noise(uint32_t kind, int sequence, int position, int64_t index) {
+  uint64_t x = kind;
+  x = x * 0x9E3779B97F4A7C15u + static_cast<uint64_t>(sequence);
+  x = x * 0x9E3779B97F4A7C15u + static_cast<uint64_t>(position);
+  x = x * 0x9E3779B97F4A7C15u + static_cast<uint64_t>(index);
+  x ^= x >> 31;
+  x *= 0xBF58476D1CE4E5B9u;
+  x ^= x >> 29;
+  return static_cast<float>(static_cast<int64_t>(x >> 40)) * 0x1p-23f - 1.0f;
+}
+
+// K and V of some sequences in randomly chosen pages. Whatever no token wrote, page 0 included, is
+// NaN: a kernel that looks at it gives itself away.
+class Cache {
+ public:
+  Cache(Heads heads, DType type, const std::vector<int>& lengths, uint32_t page_seed)
+      : heads_(heads) {
+    int64_t num_pages = 1;
+    for (const int length : lengths) num_pages += (length + kPageTokens - 1) / kPageTokens;
+    layer_.type = type;
+    layer_.num_pages = num_pages + 3;
+    layer_.num_kv_heads = heads.num_kv_heads;
+    layer_.head_size = heads.head_size;
+    const int64_t bytes = KvPageBytes(type, heads.num_kv_heads, heads.head_size) / 2;
+    k_.resize(static_cast<size_t>(bytes * layer_.num_pages));
+    v_.resize(k_.size());
+    layer_.k = k_.data();
+    layer_.v = v_.data();
+    const int64_t values = layer_.num_pages * kPageTokens * heads.num_kv_heads * heads.head_size;
+    for (int64_t i = 0; i < values; ++i) {
+      Set(layer_.k, i, kNan);
+      Set(layer_.v, i, kNan);
+    }
+    std::vector<int32_t> order(static_cast<size_t>(layer_.num_pages - 1));
+    std::iota(order.begin(), order.end(), 1);
+    std::shuffle(order.begin(), order.end(), std::mt19937(page_seed));
+    size_t next = 0;
+    for (size_t s = 0; s < lengths.size(); ++s) {
+      std::vector<int32_t> table;
+      for (int i = 0; i < lengths[s]; i += kPageTokens) table.push_back(order[next++]);
+      tables_.push_back(table);
+      for (int position = 0; position < lengths[s]; ++position) Fill(static_cast<int>(s), position);
+    }
+  }
+
+  void Put(int sequence, int position, int64_t kv_head, int64_t d, bool value, float x) {
+    const int64_t page = tables_[static_cast<size_t>(sequence)][static_cast<size_t>(position / 16)];
+    const int64_t begin = (page * heads_.num_kv_heads + kv_head) * heads_.head_size * 16;
+    const int64_t slot = position % 16;
+    Set(value ? layer_.v : layer_.k, begin + (value ? slot * heads_.head_size + d : d * 16 + slot),
+        x);
+  }
+
+  const KvLayer& layer() const { return layer_; }
+  const std::vector<int32_t>& pages(int sequence) const {
+    return tables_[static_cast<size_t>(sequence)];
+  }
+
+ private:
+  void Set(std::byte* array, int64_t index, float x) {
+    if (layer_.type == DType::kF32) {
+      reinterpret_cast<float*>(array)[index] = x;
+    } else {
+      reinterpret_cast<uint16_t*>(array)[index] = FloatToHalf(x);
+    }
+  }
+  void Fill(int sequence, int position) {
+    for (int64_t g = 0; g < heads_.num_kv_heads; ++g) {
+      for (int64_t d = 0; d < heads_.head_size; ++d) {
+        const int64_t index = g * heads_.head_size + d;
+        Put(sequence, position, g, d, false, Noise(1, sequence, position, index));
+        Put(sequence, position, g, d, true, Noise(2, sequence, position, index));
+      }
+    }
+  }
+
+  Heads heads_;
+  KvLayer layer_;
+  std::vector<std::byte> k_, v_;
+  std::vector<std::vector<int32_t>> tables_;
+};
+
+struct Machine {
+  Backend backend = Backend::kCpu;
+  CpuIsa isa = CpuIsa::kAvx2;
+  int num_threads = 1;
+};
+
+struct Poke {
+  int sequence = 0;
+  int position = 0;
+  int64_t index = 0;  // in [0, H * D)
+  float value = 0.0f;
+};
+
+// What came out, by token of the step.
+struct Outcome {
+  int64_t cols = 0;
+  std::vector<float> values;
+  std::vector<int16_t> quants;
+  std::vector<float> scales, sums;
+
+  const float* row(int64_t t) const { return values.data() + t * cols; }
+};
+
+Outcome Attend(const Machine& machine, Heads heads, const Cache& cache,
+               const std::vector<Piece>& pieces, const std::vector<Poke>& pokes = {}) {
+  std::vector<int32_t> positions, row_begins = {0}, page_begins = {0}, pages;
+  std::vector<float> q;
+  const int64_t cols = heads.num_heads * heads.head_size;
+  size_t max_pages = 0;
+  for (const Piece& piece : pieces) {
+    for (int position = piece.before; position < piece.before + piece.count; ++position) {
+      positions.push_back(position);
+      for (int64_t i = 0; i < cols; ++i) {
+        q.push_back(4.0f * Noise(3, piece.sequence, position, i));
+        for (const Poke& poke : pokes) {
+          if (poke.sequence == piece.sequence && poke.position == position && poke.index == i) {
+            q.back() = poke.value;
+          }
+        }
+      }
+    }
+    const std::vector<int32_t>& table = cache.pages(piece.sequence);
+    pages.insert(pages.end(), table.begin(), table.end());
+    max_pages = std::max(max_pages, table.size());
+    row_begins.push_back(static_cast<int32_t>(positions.size()));
+    page_begins.push_back(static_cast<int32_t>(pages.size()));
+  }
+  BatchView batch;
+  batch.num_tokens = static_cast<int64_t>(positions.size());
+  batch.num_rows = static_cast<int64_t>(pieces.size());
+  batch.positions = positions.data();
+  batch.row_begins = row_begins.data();
+  batch.page_begins = page_begins.data();
+  batch.pages = pages.data();
+
+  Exec::Options options;
+  options.backend = machine.backend;
+  options.isa = machine.isa;
+  options.num_threads = machine.num_threads;
+  Exec exec(options);
+  WorkspaceShape shape;
+  shape.max_tokens = batch.num_tokens;
+  shape.max_logit_rows = 1;
+  shape.max_rows = batch.num_rows;
+  shape.max_pages = static_cast<int64_t>(max_pages);
+  shape.width = cols;
+  shape.num_heads = heads.num_heads;
+  shape.num_kv_heads = heads.num_kv_heads;
+  shape.head_size = heads.head_size;
+  shape.ffn_width = 32;
+  shape.vocab_size = 32;
+  absl::Status status = ReserveWorkspace(exec, shape);
+  EXPECT_TRUE(status.ok()) << status;
+  auto out = Activation::Allocate(machine.backend, batch.num_tokens, cols);
+  EXPECT_TRUE(out.ok()) << out.status();
+  const float scale = 1.0f / std::sqrt(static_cast<float>(heads.head_size));
+  status =
+      PagedAttention(exec, {q.data(), batch.num_tokens, cols}, batch, cache.layer(), scale, *out);
+  EXPECT_TRUE(status.ok()) << status;
+
+  Outcome outcome;
+  outcome.cols = cols;
+  const int64_t count = batch.num_tokens * cols;
+  outcome.values.assign(out->values, out->values + count);
+  if (out->quants != nullptr) {
+    outcome.quants.assign(out->quants, out->quants + count);
+    outcome.scales.assign(out->scales, out->scales + count / 32);
+    outcome.sums.assign(out->sums, out->sums + count / 32);
+  }
+  return outcome;
+}
+
+std::vector<Machine> CpuMachines() {
+  std::vector<Machine> machines;
+  for (const int num_threads : {1, 2, 3}) {
+    machines.push_back({Backend::kCpu, CpuIsa::kAvx2, num_threads});
+    const auto best = DetectCpuIsa();
+    if (best.ok() && *best == CpuIsa::kAvx512) {
+      machines.push_back({Backend::kCpu, CpuIsa::kAvx512, num_threads});
+    }
+  }
+  return machines;
+}
+
+std::string Name(const Machine& machine) {
+  return std::string(Name(machine.isa)) + ", threads " + std::to_string(machine.num_threads);
+}
+
+// Bitwise, so that -0 differs from 0.
+::testing::AssertionResult SameBits(const std::vector<float>& a, const std::vector<float>& b) {
+  if (a.size() != b.size()) return ::testing::AssertionFailure() << "sizes differ";
+  for (size_t i = 0; i < a.size(); ++i) {
+    if (std::memcmp(&a[i], &b[i], sizeof(float)) != 0) {
+      return ::testing::AssertionFailure() << "at " << i << ": " << a[i] << " and " << b[i];
+    }
+  }
+  return ::testing::AssertionSuccess();
+}
+
+// Error of a softmax average in f32: each score is off by some ulps of the sum of |q k|, which
+// tilts the weights; the chains over keys add ulps of the largest V, here 1.
+double Tolerance(Heads heads) {
+  const double epsilon = 0x1p-24;
+  const double largest_score = 4.0 * std::sqrt(static_cast<double>(heads.head_size));
+  return epsilon * (32.0 + 4.0 * largest_score);
+}
+
+void ExpectClose(const Outcome& got, const Outcome& want, double tolerance) {
+  ASSERT_EQ(got.values.size(), want.values.size());
+  double worst = -1.0;
+  size_t at = 0;
+  for (size_t i = 0; i < got.values.size(); ++i) {
+    const double error = std::abs(static_cast<double>(got.values[i]) - want.values[i]);
+    if (!(error <= worst)) {
+      worst = error;
+      at = i;
+    }
+  }
+  EXPECT_LE(worst, tolerance) << "token " << static_cast<int64_t>(at) / got.cols << " column "
+                              << static_cast<int64_t>(at) % got.cols << ": got " << got.values[at]
+                              << ", expected " << want.values[at];
+}
+
+// Decode rows at lengths around every border, and pieces of prefill that cross tiles and splits.
+const std::vector<Piece> kRagged = {
+    {0, 0, 1},   {1, 14, 1},  {2, 15, 1},    {3, 16, 1},    {4, 62, 1},   {5, 63, 1},
+    {6, 64, 1},  {7, 254, 1}, {8, 255, 1},   {9, 256, 1},   {10, 511, 1}, {11, 1099, 1},
+    {12, 0, 19}, {13, 57, 9}, {14, 250, 13}, {15, 505, 21}, {16, 767, 2},
+};
+
+std::vector<int> LengthsOf(const std::vector<Piece>& pieces) {
+  std::vector<int> lengths;
+  for (const Piece& piece : pieces) {
+    lengths.resize(std::max(lengths.size(), static_cast<size_t>(piece.sequence) + 1));
+    int& length = lengths[static_cast<size_t>(piece.sequence)];
+    length = std::max(length, piece.before + piece.count);
+  }
+  return lengths;
+}
+
+class AttentionShapeTest : public ::testing::TestWithParam<std::tuple<int64_t, int64_t, DType>> {};
+
+TEST_P(AttentionShapeTest, AgreesWithStrictPathOnRaggedBatches) {
+  const auto [head_size, ratio, type] = GetParam();
+  const int64_t num_kv_heads = head_size <= 64 ? 2 : 1;
+  const Heads heads = {num_kv_heads * ratio, num_kv_heads, head_size};
+  const Cache cache(heads, type, LengthsOf(kRagged), 7);
+  const Outcome strict = Attend({Backend::kRef}, heads, cache, kRagged);
+  Outcome first;
+  for (const Machine& machine : CpuMachines()) {
+    SCOPED_TRACE(Name(machine));
+    const Outcome outcome = Attend(machine, heads, cache, kRagged);
+    ExpectClose(outcome, strict, Tolerance(heads));
+    if (first.values.empty()) first = outcome;
+    ASSERT_TRUE(SameBits(outcome.values, first.values));
+    ASSERT_EQ(outcome.quants, first.quants);
+    ASSERT_TRUE(SameBits(outcome.scales, first.scales));
+    ASSERT_TRUE(SameBits(outcome.sums, first.sums));
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Shapes, AttentionShapeTest,
+                         ::testing::Combine(::testing::Values(2, 6, 16, 32, 64, 80, 100, 128, 256),
+                                            ::testing::Values(1, 3, 7, 40),
+                                            ::testing::Values(DType::kF16, DType::kF32)),
+                         [](const auto& param) {
+                           return "D" + std::to_string(std::get<0>(param.param)) + "_Ratio" +
+                                  std::to_string(std::get<1>(param.param)) + "_" +
+                                  std::string(kernels::Name(std::get<2>(param.param)));
+                         });
+
+TEST(AttentionTest, BatchedEqualsAlone) {
+  const Heads heads = {9, 3, 64};
+  const Cache cache(heads, DType::kF16, LengthsOf(kRagged), 11);
+  for (const Machine& machine : CpuMachines()) {
+    SCOPED_TRACE(Name(machine));
+    const Outcome together = Attend(machine, heads, cache, kRagged);
+    int64_t token = 0;
+    for (const Piece& piece : kRagged) {
+      SCOPED_TRACE("sequence " + std::to_string(piece.sequence));
+      const Outcome alone = Attend(machine, heads, cache, {piece});
+      const std::vector<float> part(together.row(token), together.row(token + piece.count));
+      ASSERT_TRUE(SameBits(part, alone.values));
+      token += piece.count;
+    }
+  }
+}
+
+TEST(AttentionTest, ChunkedPrefillEqualsWhole) {
+  const int length = 700;
+  const Heads heads = {6, 2, 64};
+  const Cache cache(heads, DType::kF16, {length}, 13);
+  const Outcome whole = Attend({}, heads, cache, {{0, 0, length}});
+  const uint32_t seed = 20240917;
+  SCOPED_TRACE("seed " + std::to_string(seed));
+  std::mt19937 random(seed);
+  for (const Machine& machine : CpuMachines()) {
+    SCOPED_TRACE(Name(machine));
+    for (int before = 0; before < length;) {
+      const int count = std::min<int>(length - before, 1 + static_cast<int>(random() % 90));
+      const Outcome chunk = Attend(machine, heads, cache, {{0, before, count}});
+      const std::vector<float> part(whole.row(before), whole.row(before + count));
+      ASSERT_TRUE(SameBits(chunk.values, part)) << "chunk of " << count << " at " << before;
+      before += count;
+    }
+  }
+}
+
+TEST(AttentionTest, PagesMayLieAnywhere) {
+  const Heads heads = {4, 2, 80};
+  const std::vector<Piece> pieces = {{0, 599, 1}, {1, 40, 30}};
+  const Cache cache(heads, DType::kF16, LengthsOf(pieces), 1);
+  const Outcome first = Attend({}, heads, cache, pieces);
+  for (uint32_t page_seed = 2; page_seed < 6; ++page_seed) {
+    const Cache moved(heads, DType::kF16, LengthsOf(pieces), page_seed);
+    ASSERT_NE(cache.pages(0), moved.pages(0));
+    EXPECT_TRUE(SameBits(Attend({}, heads, moved, pieces).values, first.values));
+  }
+}
+
+TEST(AttentionTest, NonFiniteValuesShowInTheRowThatSeesThem) {
+  const Heads heads = {3, 1, 64};
+  const std::vector<Piece> pieces = {{0, 299, 1}, {1, 90, 40}};
+  const int64_t num_tokens = 41;
+  struct Place {
+    char array;
+    int position;  // of sequence 1
+    float value;
+  };
+  std::vector<Place> places;
+  for (const float value : {kNan, kInf, -kInf}) {
+    places.push_back({'q', 100, value});
+    for (const int position : {0, 63, 64, 95, 129}) {
+      places.push_back({'k', position, value});
+      places.push_back({'v', position, value});
+    }
+  }
+  for (const Machine& machine : CpuMachines()) {
+    SCOPED_TRACE(Name(machine));
+    const Cache clean(heads, DType::kF16, LengthsOf(pieces), 3);
+    const Outcome untouched = Attend(machine, heads, clean, pieces);
+    for (const Place& place : places) {
+      SCOPED_TRACE(std::string(1, place.array) + " " + std::to_string(place.position) + " " +
+                   std::to_string(place.value));
+      Cache cache(heads, DType::kF16, LengthsOf(pieces), 3);
+      std::vector<Poke> pokes;
+      if (place.array == 'q') {
+        pokes.push_back({1, place.position, 64 + 5, place.value});
+      } else {
+        cache.Put(1, place.position, 0, 5, place.array == 'v', place.value);
+      }
+      const Outcome outcome = Attend(machine, heads, cache, pieces, pokes);
+      for (int64_t t = 0; t < num_tokens; ++t) {
+        const int position = t == 0 ? -1 : static_cast<int>(t) - 1 + 90;
+        const bool sees =
+            place.array == 'q' ? position == place.position : position >= place.position;
+        const bool finite = std::all_of(outcome.row(t), outcome.row(t + 1),
+                                        [](float x) { return std::isfinite(x); });
+        ASSERT_EQ(finite, t == 0 || !sees) << "token " << t;
+        if (finite) {
+          ASSERT_EQ(0, std::memcmp(outcome.row(t), untouched.row(t),
+                                   static_cast<size_t>(outcome.cols) * sizeof(float)));
+          continue;
+        }
+        const bool shown = std::any_of(outcome.scales.begin() + t * outcome.cols / 32,
+                                       outcome.scales.begin() + (t + 1) * outcome.cols / 32,
+                                       [](float x) { return std::isnan(x); });
+        ASSERT_TRUE(shown) << "the quantised form of token " << t << " hides it";
+      }
+    }
+  }
+}
+
+TEST(AttentionTest, LargeScoresStayExact) {
+  // Scores of many thousands: without the maximum taken out exp would overflow; with one it must
+  // pick the V of the largest score.
+  const Heads heads = {1, 1, 32};
+  const std::vector<Piece> pieces = {{0, 300, 1}};
+  Cache cache(heads, DType::kF32, LengthsOf(pieces), 3);
+  std::vector<Poke> pokes;
+  for (int64_t d = 0; d < 32; ++d) {
+    pokes.push_back({0, 300, d, 1000.0f});
+    cache.Put(0, 270, 0, d, false, 50.0f);
+  }
+  for (const Machine& machine : CpuMachines()) {
+    const Outcome outcome = Attend(machine, heads, cache, pieces, pokes);
+    for (int64_t d = 0; d < 32; ++d)
+      EXPECT_FLOAT_EQ(outcome.values[static_cast<size_t>(d)], Noise(2, 0, 270, d));
+  }
+}
+
+TEST(AttentionTest, WritesTheQuantisedFormOfItsValues) {
+  const Heads heads = {3, 1, 32};
+  const std::vector<Piece> pieces = {{0, 30, 12}};
+  const Cache cache(heads, DType::kF16, LengthsOf(pieces), 3);
+  const Outcome outcome = Attend({}, heads, cache, pieces);
+  ASSERT_EQ(outcome.quants.size(), outcome.values.size());
+  for (size_t block = 0; block < outcome.scales.size(); ++block) {
+    const float* values = outcome.values.data() + block * 32;
+    float most = 0.0f;
+    for (int i = 0; i < 32; ++i) most = std::max(most, std::abs(values[i]));
+    ASSERT_EQ(outcome.scales[block], most / 32767.0f);
+    int32_t sum = 0;
+    for (int i = 0; i < 32; ++i) {
+      const int quant = outcome.quants[block * 32 + static_cast<size_t>(i)];
+      ASSERT_EQ(quant, static_cast<int>(std::nearbyint(values[i] * (32767.0f / most))));
+      sum += quant;
+    }
+    ASSERT_EQ(outcome.sums[block], outcome.scales[block] * static_cast<float>(sum));
+  }
+}
+
+TEST(KvTest, ReadsBackWhatPagesHold) {
+  for (const DType type : {DType::kF16, DType::kF32}) {
+    const Heads heads = {2, 2, 20};
+    const Cache cache(heads, type, {40, 37}, 5);
+    const std::vector<int32_t> positions = {36, 0, 16, 15};
+    for (const bool value : {false, true}) {
+      std::vector<float> out(positions.size() * 40);
+      ReadKv(cache.layer(), cache.pages(1), positions, value, out.data());
+      size_t at = 0;
+      for (const int32_t position : positions) {
+        for (int64_t i = 0; i < 40; ++i, ++at) {
+          const float x = Noise(value ? 2 : 1, 1, position, i);
+          EXPECT_EQ(out[at], type == DType::kF32 ? x : HalfToFloat(FloatToHalf(x)));
+        }
+      }
+    }
+  }
+}
+
+TEST(KvTest, CopiesPagesInEveryLayer) {
+  const Heads heads = {2, 2, 20};
+  const Cache a(heads, DType::kF16, {16, 16}, 5);
+  const Cache b(heads, DType::kF16, {16, 16}, 5);
+  Exec exec({});
+  const int32_t from = a.pages(0)[0];
+  const int32_t to = a.pages(1)[0];
+  const KvLayer layers[2] = {a.layer(), b.layer()};
+  ASSERT_TRUE(CopyPages(exec, layers, {{from}}, {{to}}).ok());
+  const std::vector<int32_t> positions = {0, 7, 15};
+  for (const KvLayer& layer : layers) {
+    for (const bool value : {false, true}) {
+      std::vector<float> source(3 * 40), copy(3 * 40);
+      ReadKv(layer, {&from, 1}, positions, value, source.data());
+      ReadKv(layer, {&to, 1}, positions, value, copy.data());
+      EXPECT_EQ(copy, source);
+      EXPECT_EQ(copy[0], HalfToFloat(FloatToHalf(Noise(value ? 2 : 1, 0, 0, 0))));
+    }
+  }
+}
+
+TEST(KvTest, RefusesPagesThatDoNotExist) {
+  const Heads heads = {2, 2, 20};
+  const Cache cache(heads, DType::kF16, {16}, 5);
+  Exec exec({});
+  const KvLayer layers[1] = {cache.layer()};
+  const int32_t beyond = static_cast<int32_t>(cache.layer().num_pages);
+  const std::vector<int32_t> good = {1}, negative = {-1}, large = {beyond}, two = {1, 2};
+  EXPECT_EQ(CopyPages(exec, layers, negative, good).code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(CopyPages(exec, layers, good, large).code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(CopyPages(exec, layers, two, good).code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_TRUE(CopyPages(exec, layers, good, good).ok());
+}
+
+}  // namespace
+}  // namespace sluice::kernels
