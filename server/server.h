@@ -23,6 +23,8 @@ struct ServerOptions {
   std::chrono::milliseconds lame_duck{
       0};  // after a drain began, new calls are still taken for so long
   std::chrono::milliseconds drain_timeout{30'000};
+  // A stream whose reader takes nothing for so long ends ABORTED (SLOW_READER).
+  std::chrono::milliseconds stall_timeout{30'000};
   std::string build;  // provenance: version and commit
 };
 

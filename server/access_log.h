@@ -1,0 +1,49 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+
+#include "absl/status/status.h"
+
+#include "engine/request.h"
+
+namespace spdlog {
+class logger;
+namespace details {
+class thread_pool;
+}
+}  // namespace spdlog
+
+namespace sluice::server {
+
+// One line a Generate call: what it was and how it went, never what was said in it. Lines go
+// through a bounded queue to a thread of its own; when the sink is blocked the oldest are dropped.
+// Thread-safe.
+class AccessLog {
+ public:
+  // Writes where the default logger writes, at its level.
+  AccessLog();
+  ~AccessLog();  // writes what waits
+
+  struct Record {
+    std::string request_id;
+    std::string peer;
+    absl::StatusCode code = absl::StatusCode::kOk;
+    std::string reason;  // of ErrorInfo
+    engine::FinishReason finish_reason = engine::FinishReason::kNone;
+    int64_t prompt_tokens = 0;
+    int64_t tokens_sent = 0;
+    engine::Usage usage;
+    engine::Timing timing;
+    double seconds = 0;  // from arrival to the end
+  };
+  void Write(const Record& record);
+
+ private:
+  std::shared_ptr<spdlog::details::thread_pool> thread_;
+  std::shared_ptr<spdlog::logger> logger_;
+};
+
+}  // namespace sluice::server

@@ -1,0 +1,124 @@
+#include "server/event_queue.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "server/messages.h"
+
+namespace sluice::server {
+namespace {
+
+size_t BytesOf(const engine::TokenChunk& chunk) {
+  size_t bytes = chunk.text.size() + chunk.token_ids.size() * sizeof(engine::TokenId);
+  for (const engine::TokenLogprobs& token : chunk.logprobs) {
+    bytes += sizeof(token) + token.top.size() * sizeof(engine::TopLogprob);
+  }
+  return bytes;
+}
+
+}  // namespace
+
+EventQueue::EventQueue(v1::Accepted accepted, engine::OutputParams output, int num_sequences)
+    : accepted_(std::move(accepted)),
+      output_(output),
+      sequences_(static_cast<size_t>(num_sequences)) {}
+
+void EventQueue::Add(engine::TokenChunk&& chunk) {
+  if (chunk.request_end) {
+    end_ = std::move(chunk.request_end);
+    chunk.request_end.reset();
+  }
+  if (chunk.sequence_end && chunk.index == 0) finish_reason_ = chunk.sequence_end->reason;
+  if (abandoned_ || chunk.index < 0 || static_cast<size_t>(chunk.index) >= sequences_.size()) {
+    return;
+  }
+  Sequence& sequence = sequences_[static_cast<size_t>(chunk.index)];
+  if (output_.report_progress) {
+    const bool news = chunk.admitted || chunk.prompt_tokens_done > sequence.prompt_tokens_done ||
+                      chunk.preemptions > sequence.preemptions;
+    sequence.progress_due = sequence.progress_due || news;
+    sequence.prompt_tokens_done = std::max(sequence.prompt_tokens_done, chunk.prompt_tokens_done);
+    sequence.preemptions = std::max(sequence.preemptions, chunk.preemptions);
+  }
+  waiting_bytes_ += BytesOf(chunk);
+  if (sequence.waiting) {
+    sequence.waiting->Merge(std::move(chunk));
+  } else {
+    sequence.waiting = std::move(chunk);
+  }
+}
+
+// Tokens of which nothing is to be seen yet (their text is held back) wait for the next ones.
+bool EventQueue::HasDelta(const engine::TokenChunk& chunk) const {
+  return (output_.return_text && !chunk.text.empty()) ||
+         (output_.return_token_ids && !chunk.token_ids.empty()) || !chunk.logprobs.empty();
+}
+
+bool EventQueue::HasEvent(const Sequence& sequence) const {
+  return sequence.progress_due ||
+         (sequence.waiting && (HasDelta(*sequence.waiting) || sequence.waiting->sequence_end));
+}
+
+bool EventQueue::HasEvent() const {
+  return std::any_of(sequences_.begin(), sequences_.end(),
+                     [this](const Sequence& sequence) { return HasEvent(sequence); });
+}
+
+bool EventQueue::ready() const {
+  if (finished_ || abandoned_) return false;
+  if (!accepted_sent_ && output_.report_progress) return true;
+  return HasEvent() || (end_ && end_->status.ok());
+}
+
+std::optional<v1::GenerateResponse> EventQueue::Next() {
+  if (!ready()) return std::nullopt;
+  v1::GenerateResponse out;
+  out.set_event_seq(next_event_seq_++);
+  if (!accepted_sent_) {
+    accepted_sent_ = true;
+    *out.mutable_accepted() = std::move(accepted_);
+    return out;
+  }
+  for (Sequence& sequence : sequences_) {
+    if (!HasEvent(sequence)) continue;
+    NextOf(sequence, &out);
+    return out;
+  }
+  *out.mutable_request_finished() = ToProto(*end_);
+  finished_ = true;
+  return out;
+}
+
+void EventQueue::NextOf(Sequence& sequence, v1::GenerateResponse* out) {
+  if (sequence.progress_due) {
+    sequence.progress_due = false;
+    out->mutable_progress()->set_prompt_tokens_done(sequence.prompt_tokens_done);
+    out->mutable_progress()->set_preemptions(sequence.preemptions);
+    return;
+  }
+  engine::TokenChunk& chunk = *sequence.waiting;
+  if (HasDelta(chunk)) {
+    waiting_bytes_ -= BytesOf(chunk);
+    tokens_sent_ += static_cast<int64_t>(chunk.token_ids.size());
+    *out->mutable_delta() = ToDelta(chunk, output_);
+    if (!chunk.sequence_end) {
+      sequence.waiting.reset();
+      return;
+    }
+    chunk.text.clear();
+    chunk.token_ids.clear();
+    chunk.logprobs.clear();
+    return;
+  }
+  waiting_bytes_ -= BytesOf(chunk);
+  *out->mutable_sequence_finished() = ToProto(chunk.index, *chunk.sequence_end);
+  sequence.waiting.reset();
+}
+
+void EventQueue::Abandon() {
+  abandoned_ = true;
+  for (Sequence& sequence : sequences_) sequence = Sequence{};
+  waiting_bytes_ = 0;
+}
+
+}  // namespace sluice::server

@@ -1,0 +1,58 @@
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <optional>
+#include <random>
+
+#include "server/access_log.h"
+#include "server/call_registry.h"
+#include "server/counters.h"
+#include "server/rpc_error.h"
+#include "server/served_model.h"
+#include "server/server.h"
+#include "server/text_pool.h"
+
+namespace sluice::server {
+
+// Seeds for requests that bring none: a random start and a counter, mixed, so that no two requests
+// of a process share one. Thread-safe.
+class SeedSource {
+ public:
+  SeedSource()
+      : next_((static_cast<uint64_t>(std::random_device{}()) << 32) | std::random_device{}()) {}
+  uint64_t Next() {
+    // splitmix64 (Steele, Lea, Flood 2014).
+    uint64_t z = next_.fetch_add(0x9e3779b97f4a7c15, std::memory_order_relaxed);
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111eb;
+    return z ^ (z >> 31);
+  }
+
+ private:
+  std::atomic<uint64_t> next_;
+};
+
+// What the methods share. Owned by the server, outlives every call. Thread-safe.
+struct Frontend {
+  Frontend(const ServerOptions& server_options, int num_text_threads)
+      : options(server_options),
+        calls(server_options.max_open_streams, kMaxCallsOfPeer),
+        text_pool(num_text_threads) {}
+
+  static constexpr int kMaxCallsOfPeer = 256;
+  // Texts above this are tokenised off gRPC's threads.
+  static constexpr size_t kInlineTextBytes = 4096;
+
+  const ServerOptions options;
+  CallRegistry calls;
+  Counters counters;
+  AccessLog access_log;
+  SeedSource seeds;
+  TextPool text_pool;
+  std::atomic<const ServedModel*> model{nullptr};  // null while loading
+  std::atomic<bool> draining{false};               // health is NOT_SERVING
+  std::atomic<bool> refusing{false};               // new Generate calls get UNAVAILABLE
+};
+
+}  // namespace sluice::server

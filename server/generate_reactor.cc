@@ -1,0 +1,392 @@
+#include "server/generate_reactor.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "engine/base/status.h"
+#include "server/byte_buffers.h"
+#include "server/messages.h"
+
+namespace sluice::server {
+namespace {
+
+// Above this the sequence is paused; it goes on when a quarter is left.
+constexpr size_t kMaxWaitingBytes = 64 * 1024;
+constexpr size_t kResumeBelowBytes = kMaxWaitingBytes / 4;
+
+RpcError MakeError(absl::StatusCode code, std::string message, std::string reason) {
+  RpcError error;
+  error.code = code;
+  error.message = std::move(message);
+  error.reason = std::move(reason);
+  return error;
+}
+
+RpcError DeadlineError(std::string message) {
+  return MakeError(absl::StatusCode::kDeadlineExceeded, std::move(message), "DEADLINE_EXCEEDED");
+}
+
+}  // namespace
+
+GenerateReactor* GenerateReactor::Start(Frontend& frontend, grpc::CallbackServerContext* context,
+                                        const grpc::ByteBuffer* body) {
+  auto call = std::make_shared<GenerateReactor>(frontend, context);
+  {
+    engine::MutexLock lock(call->mutex_);
+    call->self_ = call;
+  }
+  call->Begin(body);
+  return call.get();  // OnDone comes only after gRPC has it
+}
+
+GenerateReactor::GenerateReactor(Frontend& frontend, grpc::CallbackServerContext* context)
+    : frontend_(frontend),
+      context_(context),
+      arrival_(std::chrono::steady_clock::now()),
+      deadline_(DeadlineOf(*context)),
+      peer_(context->peer()) {}
+
+std::optional<RpcError> GenerateReactor::Refusal() const {
+  if (deadline_ && *deadline_ <= arrival_) {
+    return DeadlineError("the deadline had passed when the call arrived");
+  }
+  if (frontend_.refusing.load()) {
+    return MakeError(absl::StatusCode::kUnavailable, "the server is draining", "DRAINING");
+  }
+  const ServedModel* model = frontend_.model.load();
+  if (model == nullptr) return StillLoading();
+  if (!model->dispatcher().any_up()) {
+    return MakeError(absl::StatusCode::kUnavailable, "no engine is up", "ENGINE_DOWN");
+  }
+  return std::nullopt;
+}
+
+void GenerateReactor::Begin(const grpc::ByteBuffer* body) {
+  // Opened before it looks whether the server drains: a drain that begins now waits for this call.
+  const auto handle = frontend_.calls.Open(shared_from_this(), peer_);
+  if (!handle) {
+    return Reject(QueueFull("too many open calls: at most " +
+                                std::to_string(Frontend::kMaxCallsOfPeer) + " a connection and " +
+                                std::to_string(frontend_.options.max_open_streams) + " in all",
+                            frontend_.counters.RetryDelay()));
+  }
+  const ServedModel* model = frontend_.model.load();
+  {
+    engine::MutexLock lock(mutex_);
+    handle_ = *handle;
+    model_ = model;
+  }
+  if (const auto refusal = Refusal()) return Reject(*refusal);
+  GenerateDraft draft;
+  {
+    v1::GenerateRequest request;
+    if (const auto error = ParseGenerate(Flatten(*body), &request)) return Reject(*error);
+    if (const auto error =
+            ValidateGenerate(request, *model, frontend_.seeds.Next(), arrival_, &draft)) {
+      return Reject(*error);
+    }
+  }
+  draft.request.handle = *handle;
+  draft.request.deadline = deadline_;
+  std::string name = draft.request.id;
+  if (!frontend_.calls.TakeName(&name)) {
+    return Reject(MakeError(absl::StatusCode::kAlreadyExists,
+                            "request_id " + Quote(name) + " belongs to a call that is running",
+                            "DUPLICATE_REQUEST"));
+  }
+  draft.request.id = name;
+  draft.accepted.set_request_id(name);
+  {
+    engine::MutexLock lock(mutex_);
+    name_ = request_id_ = std::move(name);
+  }
+  if (draft.text.size() <= Frontend::kInlineTextBytes) return Submit(*model, std::move(draft));
+  frontend_.text_pool.Run([self = shared_from_this(), model, draft = std::move(draft)]() mutable {
+    self->Submit(*model, std::move(draft));
+  });
+}
+
+void GenerateReactor::Submit(const ServedModel& model, GenerateDraft draft) {
+  {
+    engine::MutexLock lock(mutex_);
+    if (finishing_) return;  // cancelled or cut while it waited for a thread
+  }
+  if (const auto error = EncodePrompt(model, &draft)) return Reject(*error);
+  if (const auto error = ResolveLengths(model, &draft)) return Reject(*error);
+  Dispatch(model, std::move(draft));
+}
+
+void GenerateReactor::Dispatch(const ServedModel& model, GenerateDraft draft) {
+  int64_t ahead = -1;
+  for (const auto& engine : model.dispatcher().engines()) {
+    const int64_t waiting = engine->stats().requests_waiting.load(std::memory_order_relaxed);
+    if (engine->up() && (ahead < 0 || waiting < ahead)) ahead = waiting;
+  }
+  draft.accepted.set_queue_position(static_cast<int32_t>(std::max<int64_t>(0, ahead)));
+  absl::Status status;
+  {
+    // Held over the dispatch so that a cancel comes either before it (nothing is dispatched) or
+    // after it (the engine knows whom to cancel).
+    engine::MutexLock lock(mutex_);
+    if (finishing_) return;
+    prompt_tokens_ = static_cast<int64_t>(draft.request.prompt.size());
+    events_.emplace(std::move(draft.accepted), draft.request.output, draft.request.sampling.n);
+    dispatched_ = true;
+    status = model.dispatcher().Dispatch(std::move(draft.request));
+    if (!status.ok()) dispatched_ = false;
+  }
+  if (status.ok()) return Pump();
+  if (absl::IsResourceExhausted(status)) {
+    return Reject(QueueFull(engine::Message(status), frontend_.counters.RetryDelay()));
+  }
+  if (absl::IsInvalidArgument(status)) {
+    return Reject(BadField("sampling.n", engine::Message(status)));
+  }
+  const bool draining = frontend_.refusing.load();
+  Reject(MakeError(status.code(), engine::Message(status), draining ? "DRAINING" : "ENGINE_DOWN"));
+}
+
+void GenerateReactor::Reject(const RpcError& error) {
+  Action action;
+  {
+    engine::MutexLock lock(mutex_);
+    if (!ClaimFinish(error.code, error.reason)) return;
+    action.finish = true;
+    action.error = error;
+  }
+  frontend_.counters.CountRejected(error.reason);
+  Perform(std::move(action));
+}
+
+void GenerateReactor::Add(engine::TokenChunk&& chunk) {
+  bool ended = false;
+  {
+    engine::MutexLock lock(mutex_);
+    if (!events_) return;
+    ended = chunk.request_end.has_value();
+    events_->Add(std::move(chunk));
+    UpdatePause();
+  }
+  if (ended) CloseIfOver();
+}
+
+void GenerateReactor::UpdatePause() {
+  if (finishing_ || events_->end()) return;
+  if (!paused_since_ && events_->waiting_bytes() > kMaxWaitingBytes) {
+    paused_since_ = std::chrono::steady_clock::now();
+    model_->dispatcher().Pause(handle_);
+  } else if (paused_since_ && events_->waiting_bytes() <= kResumeBelowBytes) {
+    paused_since_.reset();
+    model_->dispatcher().Resume(handle_);
+  }
+}
+
+void GenerateReactor::Pump() {
+  Action action;
+  {
+    engine::MutexLock lock(mutex_);
+    action = NextAction();
+  }
+  Perform(std::move(action));
+}
+
+GenerateReactor::Action GenerateReactor::NextAction() {
+  Action action;
+  if (finishing_ || !events_ || writes_begun_ > writes_done_) return action;
+  if (cancelled_) {
+    action.error = CancelError();
+    action.finish = ClaimFinish(action.error.code, action.error.reason);
+    return action;
+  }
+  action.message = events_->Next();
+  if (action.message) {
+    action.write = ++writes_begun_;
+    write_since_ = std::chrono::steady_clock::now();
+    action.more_follows = events_->ready();
+    UpdatePause();
+    if (events_->finished()) {
+      action.finish = ClaimFinish(absl::StatusCode::kOk, "");
+    }
+  } else if (events_->end() && !events_->end()->status.ok()) {
+    action.error = ErrorOf(*events_->end());
+    action.finish = ClaimFinish(action.error.code, action.error.reason);
+  }
+  return action;
+}
+
+void GenerateReactor::Perform(Action action) {
+  const auto self = shared_from_this();  // the write may end the call before it returns
+  if (action.message) {
+    outgoing_ = Serialize(*action.message);
+    grpc::WriteOptions options;
+    if (action.finish) return StartWriteAndFinish(&outgoing_, options, grpc::Status::OK);
+    // Travels with the message that follows; the next write comes from OnWriteDone at once.
+    if (action.more_follows) options.set_buffer_hint();
+    StartWrite(&outgoing_, options);
+    engine::MutexLock lock(mutex_);
+    writes_called_ = std::max(writes_called_, action.write);
+  } else if (action.finish) {
+    Finish(ToGrpcStatus(action.error, *context_));
+  }
+}
+
+RpcError GenerateReactor::ErrorOf(const engine::RequestEnd& end) const {
+  RpcError error = MakeError(end.status.code(), engine::Message(end.status), end.error_reason);
+  if (error.code == absl::StatusCode::kResourceExhausted) {
+    return QueueFull(std::move(error.message), frontend_.counters.RetryDelay());
+  }
+  if (error.reason.empty() && error.code == absl::StatusCode::kDeadlineExceeded) {
+    error.reason = "DEADLINE_EXCEEDED";
+  }
+  if (error.reason.empty()) error.reason = cut_reason_;
+  if (!error.reason.empty()) {
+    error.metadata.emplace_back("tokens_sent", std::to_string(events_->tokens_sent()));
+  }
+  return error;
+}
+
+bool GenerateReactor::ClaimFinish(absl::StatusCode code, const std::string& reason) {
+  if (finishing_) return false;
+  finishing_ = true;
+  finished_at_ = std::chrono::steady_clock::now();
+  code_ = code;
+  reason_ = reason;
+  // Before the client can know that the call is over, so that it can use the id again.
+  if (!name_.empty()) frontend_.calls.ReleaseName(name_);
+  name_.clear();
+  return true;
+}
+
+void GenerateReactor::OnWriteDone(bool ok) {
+  Action action;
+  {
+    engine::MutexLock lock(mutex_);
+    ++writes_done_;
+    writes_called_ = std::max(writes_called_, writes_done_);
+    if (!ok) cancelled_ = true;  // OnCancel comes too, and tells the engine
+    action = NextAction();
+  }
+  Perform(std::move(action));
+}
+
+RpcError GenerateReactor::CancelError() const {
+  if (deadline_ && *deadline_ <= std::chrono::steady_clock::now()) {
+    return DeadlineError("the deadline passed");
+  }
+  return MakeError(absl::StatusCode::kCancelled, "the client cancelled the call", "");
+}
+
+void GenerateReactor::OnCancel() {
+  Action action;
+  {
+    engine::MutexLock lock(mutex_);
+    cancelled_ = true;
+    const RpcError error = CancelError();
+    if (dispatched_ && !events_->end()) {
+      model_->dispatcher().Cancel(handle_, engine::MakeStatus(error.code, error.message));
+    }
+    if (events_) events_->Abandon();
+    // With a write in flight its OnWriteDone ends the call: Finish must not overtake StartWrite.
+    if (writes_begun_ > writes_done_) return;
+    action.error = error;
+    action.finish = ClaimFinish(error.code, error.reason);
+  }
+  Perform(std::move(action));
+}
+
+void GenerateReactor::CheckStall(engine::Time now) {
+  Action action;
+  {
+    engine::MutexLock lock(mutex_);
+    const engine::Duration patience = frontend_.options.stall_timeout;
+    if (done_ || !self_) return;
+    if (finishing_) {
+      // The status waits behind bytes that the reader never takes: tear the stream down.
+      if (!torn_down_ && now - finished_at_ > patience) {
+        torn_down_ = true;
+        context_->TryCancel();
+      }
+      return;
+    }
+    const bool writing = writes_begun_ > writes_done_ && writes_called_ == writes_begun_;
+    const bool stalled = writing && now - write_since_ > patience;
+    const bool paused = writing && paused_since_ && now - *paused_since_ > patience;
+    if (!stalled && !paused) return;
+    const std::string message =
+        "the reader took nothing for " + FormatNumber(engine::Seconds(patience)) + " seconds";
+    if (dispatched_ && !events_->end()) {
+      model_->dispatcher().Cancel(handle_, engine::MakeStatus(absl::StatusCode::kAborted, message));
+    }
+    action.error = MakeError(absl::StatusCode::kAborted, message, "SLOW_READER");
+    action.error.metadata.emplace_back("tokens_sent", std::to_string(events_->tokens_sent()));
+    events_->Abandon();
+    action.finish = ClaimFinish(action.error.code, action.error.reason);
+  }
+  Perform(std::move(action));
+}
+
+void GenerateReactor::Cut(const std::string& reason, const std::string& message) {
+  Action action;
+  {
+    engine::MutexLock lock(mutex_);
+    if (finishing_) return;
+    if (dispatched_) {
+      cut_reason_ = reason;
+      if (!events_->end()) {
+        model_->dispatcher().Cancel(handle_, engine::Unavailable(message));
+      }
+      return;  // ends when the engine has
+    }
+    action.error = MakeError(absl::StatusCode::kUnavailable, message, reason);
+    action.finish = ClaimFinish(action.error.code, reason);
+  }
+  Perform(std::move(action));
+}
+
+void GenerateReactor::OnDone() {
+  std::shared_ptr<GenerateReactor> self;
+  {
+    engine::MutexLock lock(mutex_);
+    done_ = true;
+    self = std::move(self_);
+  }
+  CloseIfOver();
+}
+
+void GenerateReactor::CloseIfOver() {
+  engine::RequestHandle handle;
+  {
+    engine::MutexLock lock(mutex_);
+    const bool engine_over = !dispatched_ || events_->end().has_value();
+    if (!done_ || !engine_over || closed_) return;
+    closed_ = true;
+    handle = handle_;
+    if (dispatched_) model_->dispatcher().Forget(handle);
+  }
+  Report();
+  frontend_.calls.Close(handle);
+}
+
+void GenerateReactor::Report() {
+  AccessLog::Record record;
+  {
+    engine::MutexLock lock(mutex_);
+    record.request_id = request_id_;
+    record.peer = peer_;
+    record.code = code_;
+    record.reason = reason_;
+    record.prompt_tokens = prompt_tokens_;
+    if (events_ && dispatched_) {
+      record.finish_reason =
+          code_ == absl::StatusCode::kOk ? events_->finish_reason() : engine::FinishReason::kError;
+      record.tokens_sent = events_->tokens_sent();
+      record.usage = events_->end()->usage;
+      record.timing = events_->end()->timing;
+    }
+    record.seconds = engine::Seconds(finished_at_ - arrival_);
+  }
+  frontend_.counters.CountRequest("Generate", record.code, record.finish_reason, record.seconds);
+  frontend_.access_log.Write(record);
+}
+
+}  // namespace sluice::server

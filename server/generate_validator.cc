@@ -1,0 +1,361 @@
+#include "server/generate_validator.h"
+
+#include <google/protobuf/io/coded_stream.h>
+#include <google/protobuf/wire_format_lite.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <limits>
+#include <utility>
+#include <vector>
+
+#include "engine/base/status.h"
+#include "server/messages.h"
+
+namespace sluice::server {
+namespace {
+
+using engine::TokenId;
+
+constexpr float kGreedyBelow = 1e-5f;
+
+// The parts of a request that go through the field table, gathering what is wrong.
+class FieldChecker {
+ public:
+  FieldChecker(const FieldTable& limits, std::vector<FieldViolation>* violations)
+      : limits_(limits), violations_(violations) {}
+
+  void Check(Field field, double value) { Check(field, value, limits_[field].field); }
+  void Check(Field field, double value, const std::string& path) {
+    if (auto what = limits_.Violation(field, value)) Fail(path, std::move(*what));
+  }
+  // Takes the given value, or the table's default.
+  template <typename T>
+  T Resolve(Field field, bool given, T value) {
+    if (!given) return static_cast<T>(*limits_[field].default_value);
+    Check(field, static_cast<double>(value));
+    return value;
+  }
+  void Fail(std::string path, std::string what) {
+    // Some requests repeat one mistake a million times.
+    if (violations_->size() < 64) violations_->push_back({std::move(path), std::move(what)});
+  }
+  bool full() const { return violations_->size() >= 64; }
+
+ private:
+  const FieldTable& limits_;
+  std::vector<FieldViolation>* violations_;
+};
+
+bool IsPrintableAscii(const std::string& text) {
+  return std::all_of(text.begin(), text.end(), [](char c) { return c >= 0x20 && c < 0x7f; });
+}
+
+std::string Indexed(const char* field, size_t index) {
+  return std::string(field) + "[" + std::to_string(index) + "]";
+}
+
+void CheckTokenIds(const google::protobuf::RepeatedField<int32_t>& ids, const char* path,
+                   FieldChecker* check) {
+  for (int i = 0; i < ids.size() && !check->full(); ++i) {
+    check->Check(Field::kTokenId, ids[i], Indexed(path, static_cast<size_t>(i)));
+  }
+}
+
+void ValidateInput(const v1::GenerateRequest& in, const ServedModel& model, FieldChecker* check,
+                   GenerateDraft* draft) {
+  draft->encode.add_special = !in.has_add_special() || in.add_special();
+  draft->encode.parse_special = !in.has_parse_special() || in.parse_special();
+  draft->accepted.set_add_special(draft->encode.add_special);
+  draft->accepted.set_parse_special(draft->encode.parse_special);
+  switch (in.input_case()) {
+    case v1::GenerateRequest::kText:
+      if (!model.has_vocabulary()) {
+        check->Fail("text", "the model has no vocabulary: send token_ids");
+      } else if (in.text().empty()) {
+        check->Fail("text", "must not be empty");
+      }
+      draft->text = in.text();
+      break;
+    case v1::GenerateRequest::kTokenIds:
+      draft->input = "token_ids.ids";
+      if (in.token_ids().ids().empty()) check->Fail("token_ids.ids", "must not be empty");
+      CheckTokenIds(in.token_ids().ids(), "token_ids.ids", check);
+      draft->request.prompt.assign(in.token_ids().ids().begin(), in.token_ids().ids().end());
+      break;
+    case v1::GenerateRequest::kChat:
+      break;  // UNIMPLEMENTED, answered later
+    case v1::GenerateRequest::INPUT_NOT_SET:
+      check->Fail("text", "one of text and token_ids is required");
+  }
+}
+
+void ValidateLogitBias(const v1::Sampling& in, const ServedModel& model, FieldChecker* check,
+                       engine::SamplingParams* out) {
+  check->Check(Field::kLogitBiasEntries, static_cast<double>(in.logit_bias().size()));
+  size_t num_forbidden = 0;
+  for (const auto& [id, bias] : in.logit_bias()) {
+    if (check->full()) return;
+    const std::string path = "sampling.logit_bias[" + std::to_string(id) + "]";
+    if (model.limits.Violation(Field::kTokenId, id)) {
+      check->Fail(path, "no such token id: the vocabulary has " +
+                            std::to_string(model.limits.bounds().vocab_size));
+    }
+    if (bias == -std::numeric_limits<float>::infinity()) {
+      ++num_forbidden;
+    } else {
+      check->Check(Field::kLogitBias, bias, path);
+    }
+    out->logit_bias.emplace_back(id, bias);
+  }
+  if (num_forbidden >= static_cast<size_t>(std::max(1, model.limits.bounds().vocab_size))) {
+    check->Fail("sampling.logit_bias", "forbids every token");
+  }
+  std::sort(out->logit_bias.begin(), out->logit_bias.end());
+}
+
+void ValidateSampling(const v1::Sampling& in, const ServedModel& model, uint64_t seed,
+                      FieldChecker* check, GenerateDraft* draft) {
+  engine::SamplingParams& out = draft->request.sampling;
+  const float temperature =
+      check->Resolve(Field::kTemperature, in.has_temperature(), in.temperature());
+  out.temperature = temperature < kGreedyBelow ? 0.0f : temperature;
+  out.top_k = check->Resolve(Field::kTopK, in.has_top_k(), in.top_k());
+  out.top_p = check->Resolve(Field::kTopP, in.has_top_p(), in.top_p());
+  out.min_p = check->Resolve(Field::kMinP, in.has_min_p(), in.min_p());
+  const float typical_p = check->Resolve(Field::kTypicalP, in.has_typical_p(), in.typical_p());
+  out.repetition_penalty = check->Resolve(Field::kRepetitionPenalty, in.has_repetition_penalty(),
+                                          in.repetition_penalty());
+  out.presence_penalty =
+      check->Resolve(Field::kPresencePenalty, in.has_presence_penalty(), in.presence_penalty());
+  out.frequency_penalty =
+      check->Resolve(Field::kFrequencyPenalty, in.has_frequency_penalty(), in.frequency_penalty());
+  out.penalty_last_n =
+      check->Resolve(Field::kPenaltyLastN, in.has_penalty_last_n(), in.penalty_last_n());
+  out.seed = in.has_seed() ? in.seed() : seed;
+  out.n = check->Resolve(Field::kN, in.has_n(), in.n());
+  ValidateLogitBias(in, model, check, &out);
+
+  v1::Sampling& echo = *draft->accepted.mutable_sampling();
+  echo.set_temperature(temperature);
+  echo.set_top_k(out.top_k);
+  echo.set_top_p(out.top_p);
+  echo.set_min_p(out.min_p);
+  echo.set_typical_p(typical_p);
+  echo.set_repetition_penalty(out.repetition_penalty);
+  echo.set_presence_penalty(out.presence_penalty);
+  echo.set_frequency_penalty(out.frequency_penalty);
+  echo.set_penalty_last_n(out.penalty_last_n);
+  echo.set_seed(out.seed);
+  for (const auto& [id, bias] : out.logit_bias) (*echo.mutable_logit_bias())[id] = bias;
+  echo.set_n(out.n);
+}
+
+// The time at which `duration` after `from` passes; nothing when the field is absent or bad.
+std::optional<engine::Time> TimeAfter(bool given, const google::protobuf::Duration& duration,
+                                      Field field, engine::Time from, FieldChecker* check,
+                                      const FieldTable& limits) {
+  if (!given) return std::nullopt;
+  const double seconds =
+      static_cast<double>(duration.seconds()) + static_cast<double>(duration.nanos()) * 1e-9;
+  if (std::abs(static_cast<int64_t>(duration.nanos())) >= 1'000'000'000) {
+    check->Fail(limits[field].field, "nanos must be in [-999999999, 999999999]");
+    return std::nullopt;
+  }
+  check->Check(field, seconds);
+  if (limits.Violation(field, seconds)) return std::nullopt;
+  return from + std::chrono::seconds(duration.seconds()) +
+         std::chrono::nanoseconds(duration.nanos());
+}
+
+void ValidateStopping(const v1::Stopping& in, const ServedModel& model, engine::Time arrival,
+                      FieldChecker* check, GenerateDraft* draft) {
+  engine::StoppingParams& out = draft->request.stopping;
+  if (in.has_max_tokens()) {
+    check->Check(Field::kMaxTokens, in.max_tokens());
+    out.max_tokens = in.max_tokens();
+  }
+  out.min_tokens = check->Resolve(Field::kMinTokens, in.has_min_tokens(), in.min_tokens());
+  if (in.has_max_tokens() && out.min_tokens > out.max_tokens) {
+    check->Fail("stopping.min_tokens", "must not be above max_tokens " +
+                                           std::to_string(out.max_tokens) + ", is " +
+                                           std::to_string(out.min_tokens));
+  }
+  check->Check(Field::kStopCount, in.stop().size());
+  if (!in.stop().empty() && !model.has_vocabulary()) {
+    check->Fail("stopping.stop", "the model has no vocabulary: use stop_token_ids");
+  }
+  for (int i = 0; i < in.stop().size() && !check->full(); ++i) {
+    check->Check(Field::kStopBytes, static_cast<double>(in.stop(i).size()),
+                 Indexed("stopping.stop", static_cast<size_t>(i)));
+  }
+  out.stop.assign(in.stop().begin(), in.stop().end());
+  check->Check(Field::kStopTokenIdCount, in.stop_token_ids().size());
+  CheckTokenIds(in.stop_token_ids(), "stopping.stop_token_ids", check);
+  out.stop_token_ids.assign(in.stop_token_ids().begin(), in.stop_token_ids().end());
+  out.ignore_eos = in.ignore_eos();
+  out.include_stop_str_in_output = in.include_stop_str_in_output();
+  draft->request.max_time =
+      TimeAfter(in.has_max_time(), in.max_time(), Field::kMaxTime, arrival, check, model.limits);
+
+  v1::Stopping& echo = *draft->accepted.mutable_stopping();
+  echo = in;
+  echo.set_min_tokens(out.min_tokens);
+  echo.set_ignore_eos(out.ignore_eos);
+  echo.set_include_stop_str_in_output(out.include_stop_str_in_output);
+}
+
+void ValidateOutput(const v1::Output& in, const ServedModel& model, FieldChecker* check,
+                    GenerateDraft* draft) {
+  engine::OutputParams& out = draft->request.output;
+  out.return_text = in.has_return_text() ? in.return_text() : model.has_vocabulary();
+  if (out.return_text && !model.has_vocabulary()) {
+    check->Fail("output.return_text", "the model has no vocabulary: use return_token_ids");
+  }
+  out.return_token_ids = in.return_token_ids();
+  if (in.has_logprobs()) {
+    check->Check(Field::kLogprobs, in.logprobs());
+    out.logprobs = in.logprobs();
+  }
+  out.skip_special_tokens = !in.has_skip_special_tokens() || in.skip_special_tokens();
+  out.stream_interval =
+      check->Resolve(Field::kStreamInterval, in.has_stream_interval(), in.stream_interval());
+  out.report_progress = in.report_progress();
+
+  v1::Output& echo = *draft->accepted.mutable_output();
+  echo.set_return_text(out.return_text);
+  echo.set_return_token_ids(out.return_token_ids);
+  if (in.has_logprobs()) echo.set_logprobs(out.logprobs);
+  echo.set_skip_special_tokens(out.skip_special_tokens);
+  echo.set_stream_interval(out.stream_interval);
+  echo.set_report_progress(out.report_progress);
+}
+
+// The first field of the request that this version does not serve.
+std::optional<std::string> UnimplementedField(const v1::GenerateRequest& in) {
+  if (in.input_case() == v1::GenerateRequest::kChat) return "chat";
+  if (in.has_constraint()) return "constraint";
+  if (in.has_resume()) return "resume";
+  if (in.output().has_prompt_logprobs()) return "output.prompt_logprobs";
+  if (in.sampling().has_typical_p() && in.sampling().typical_p() != 1.0f) {
+    return "sampling.typical_p";
+  }
+  if (in.scheduling().priority() != 0) return "scheduling.priority";
+  return std::nullopt;
+}
+
+RpcError NotImplemented(const std::string& field) {
+  RpcError error;
+  error.code = absl::StatusCode::kUnimplemented;
+  error.message = field + " is not implemented in this version";
+  error.reason = "FEATURE";
+  error.metadata.emplace_back("field", field);
+  return error;
+}
+
+// The parser keeps the last of several inputs without a word, so the bytes are asked.
+bool HasSeveralInputs(const std::string& body) {
+  using google::protobuf::internal::WireFormatLite;
+  google::protobuf::io::CodedInputStream in(reinterpret_cast<const uint8_t*>(body.data()),
+                                            static_cast<int>(body.size()));
+  int first_input = 0;
+  while (const uint32_t tag = in.ReadTag()) {
+    const int number = WireFormatLite::GetTagFieldNumber(tag);
+    const bool is_input = number == v1::GenerateRequest::kTextFieldNumber ||
+                          number == v1::GenerateRequest::kTokenIdsFieldNumber ||
+                          number == v1::GenerateRequest::kChatFieldNumber;
+    if (is_input && first_input != 0 && number != first_input) return true;
+    if (is_input) first_input = number;
+    if (!WireFormatLite::SkipField(&in, tag)) return false;
+  }
+  return false;
+}
+
+}  // namespace
+
+std::optional<RpcError> ParseGenerate(const std::string& body, v1::GenerateRequest* request) {
+  if (auto error = ParseBody(body, request)) return error;
+  if (HasSeveralInputs(body)) {
+    return BadField("text", "only one of text, token_ids and chat may be set");
+  }
+  return std::nullopt;
+}
+
+std::optional<RpcError> ValidateGenerate(const v1::GenerateRequest& in, const ServedModel& model,
+                                         uint64_t seed, engine::Time arrival,
+                                         GenerateDraft* draft) {
+  if (auto error = CheckModelName(in.model(), model.name)) return error;
+  std::vector<FieldViolation> violations;
+  FieldChecker check(model.limits, &violations);
+  check.Check(Field::kRequestIdBytes, static_cast<double>(in.request_id().size()), "request_id");
+  if (!IsPrintableAscii(in.request_id())) {
+    check.Fail("request_id", "must be printable ASCII, is " + Quote(in.request_id()));
+  }
+  ValidateInput(in, model, &check, draft);
+  ValidateSampling(in.sampling(), model, seed, &check, draft);
+  ValidateStopping(in.stopping(), model, arrival, &check, draft);
+  ValidateOutput(in.output(), model, &check, draft);
+  check.Check(Field::kCacheSaltBytes, static_cast<double>(in.cache().cache_salt().size()),
+              "cache.cache_salt");
+  check.Check(Field::kPriority, in.scheduling().priority());
+  draft->request.queue_deadline =
+      TimeAfter(in.scheduling().has_queue_timeout(), in.scheduling().queue_timeout(),
+                Field::kQueueTimeout, arrival, &check, model.limits);
+  if (!violations.empty()) return BadFields(std::move(violations));
+  if (const auto field = UnimplementedField(in)) return NotImplemented(*field);
+  draft->request.id = in.request_id();
+  draft->request.arrival = arrival;
+  draft->accepted.set_request_id(in.request_id());
+  draft->accepted.set_model(model.name);
+  *draft->accepted.mutable_provenance() = ProvenanceOf(model);
+  return std::nullopt;
+}
+
+std::optional<RpcError> EncodePrompt(const ServedModel& model, GenerateDraft* draft) {
+  if (draft->text.empty()) return std::nullopt;
+  auto ids = model.loaded.tokenizer->Encode(draft->text, draft->encode);
+  if (!ids.ok()) return BadField("text", engine::Message(ids.status()));
+  if (ids->empty()) return BadField("text", "gives no tokens");
+  draft->request.prompt = std::move(*ids);
+  draft->text = std::string();
+  return std::nullopt;
+}
+
+std::optional<RpcError> ResolveLengths(const ServedModel& model, GenerateDraft* draft) {
+  const ModelBounds& bounds = model.limits.bounds();
+  const auto num_prompt = static_cast<int64_t>(draft->request.prompt.size());
+  const char* input = draft->input;
+  const std::string prompt = "the prompt of " + std::to_string(num_prompt) + " tokens";
+  if (num_prompt >= bounds.max_context) {
+    return BadField(input, prompt + " leaves no room in the context of " +
+                               std::to_string(bounds.max_context) + " positions");
+  }
+  if (num_prompt >= bounds.pool_positions) {
+    return BadField(input, prompt + " does not fit the KV pool of " +
+                               std::to_string(bounds.pool_positions) + " positions");
+  }
+  engine::StoppingParams& stopping = draft->request.stopping;
+  const int64_t room = bounds.MaxPositions() - num_prompt;
+  if (stopping.max_tokens == 0) {
+    const int64_t cap = bounds.max_tokens_cap > 0 ? bounds.max_tokens_cap : room;
+    stopping.max_tokens = static_cast<int32_t>(std::min(room, cap));
+    if (stopping.min_tokens > stopping.max_tokens) {
+      return BadField("stopping.min_tokens",
+                      "must be at most " + std::to_string(stopping.max_tokens) +
+                          " after this prompt, is " + std::to_string(stopping.min_tokens));
+    }
+  } else if (stopping.max_tokens > room) {
+    const bool pool = bounds.pool_positions < bounds.max_context;
+    return BadField("stopping.max_tokens",
+                    "must be at most " + std::to_string(room) + " after " + prompt + " in " +
+                        (pool ? "a KV pool" : "a context") + " of " +
+                        std::to_string(bounds.MaxPositions()) + " positions, is " +
+                        std::to_string(stopping.max_tokens));
+  }
+  draft->accepted.mutable_stopping()->set_max_tokens(stopping.max_tokens);
+  draft->accepted.set_prompt_tokens(static_cast<int32_t>(num_prompt));
+  return std::nullopt;
+}
+
+}  // namespace sluice::server

@@ -1,0 +1,111 @@
+#include "server/listener.h"
+
+#include <grpcpp/ext/proto_server_reflection_plugin.h>
+#include <grpcpp/health_check_service_interface.h>
+#include <grpcpp/impl/server_builder_option.h>
+#include <grpcpp/resource_quota.h>
+#include <grpcpp/server.h>
+#include <grpcpp/server_builder.h>
+
+#include <algorithm>
+
+#include "engine/base/status.h"
+
+namespace sluice::server {
+namespace {
+
+constexpr size_t kQuotaBytes = 256 << 20;
+
+struct Argument {
+  const char* name;
+  int value;
+};
+constexpr Argument kArguments[] = {
+    // Advisory: a client may ignore it until it has acknowledged SETTINGS; the registry counts too.
+    {GRPC_ARG_MAX_CONCURRENT_STREAMS, 256},
+    {GRPC_ARG_MAX_RECEIVE_MESSAGE_LENGTH, 4 << 20},
+    {GRPC_ARG_MAX_METADATA_SIZE, 8 << 10},
+    // Compressed messages are bounded before inflation only, so none is inflated.
+    {GRPC_ARG_ENABLE_PER_MESSAGE_DECOMPRESSION, 0},
+    {GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS, 10'000},
+    // A client that vanished gives its pages back within 30 s, even during a long prefill.
+    {GRPC_ARG_KEEPALIVE_TIME_MS, 20'000},
+    {GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 10'000},
+    {GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1},
+    {GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0},
+    {GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 10'000},
+    {GRPC_ARG_HTTP2_MAX_PING_STRIKES, 2},
+    {GRPC_ARG_MAX_CONNECTION_IDLE_MS, 300'000},
+    // Rebalances behind a headless service. The grace stays infinite: a stream is never cut for it.
+    {GRPC_ARG_MAX_CONNECTION_AGE_MS, 1'800'000},
+    // A second server on the port must fail to start, not take half of the calls.
+    {GRPC_ARG_ALLOW_REUSEPORT, 0},
+    {GRPC_ARG_ENABLE_CHANNELZ, 0},
+    // With bandwidth probing on, windows grow to megabytes a call.
+    {GRPC_ARG_HTTP2_BDP_PROBE, 0},
+    {GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, 64 << 10},
+    {GRPC_ARG_TCP_TX_ZEROCOPY_ENABLED, 0},
+};
+
+// Linking the reflection library installs its plugin in every server of the process; this takes it
+// out again unless it is wanted.
+class ReflectionOption final : public grpc::ServerBuilderOption {
+ public:
+  explicit ReflectionOption(bool wanted) : wanted_(wanted) {}
+
+  void UpdateArguments(grpc::ChannelArguments*) override {}
+  void UpdatePlugins(std::vector<std::unique_ptr<grpc::ServerBuilderPlugin>>* plugins) override {
+    const std::string name = grpc::reflection::ProtoServerReflectionPlugin().name();
+    plugins->erase(std::remove_if(plugins->begin(), plugins->end(),
+                                  [&](const auto& plugin) { return plugin->name() == name; }),
+                   plugins->end());
+    if (wanted_) {
+      plugins->push_back(std::make_unique<grpc::reflection::ProtoServerReflectionPlugin>());
+    }
+  }
+
+ private:
+  const bool wanted_;
+};
+
+}  // namespace
+
+absl::Status CheckAddress(const char* what, const std::string& address) {
+  const size_t colon = address.rfind(':');
+  const std::string port = colon == std::string::npos ? "" : address.substr(colon + 1);
+  const bool digits =
+      !port.empty() && port.size() <= 5 &&
+      std::all_of(port.begin(), port.end(), [](char c) { return c >= '0' && c <= '9'; });
+  if (!digits || colon == 0 || std::stoi(port) > 65'535) {
+    return engine::InvalidArgument(std::string(what) +
+                                   ": expected ADDRESS:PORT with a port of 0 to 65535, got \"" +
+                                   address + "\"");
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<Listener> Listen(const std::string& address, bool reflection,
+                                const std::vector<grpc::Service*>& services) {
+  RETURN_IF_ERROR(CheckAddress("listen", address));
+  // The library's own health service says SERVING from the start; ours waits for the model.
+  grpc::EnableDefaultHealthCheckService(false);
+  grpc::ServerBuilder builder;
+  builder.SetOption(std::make_unique<ReflectionOption>(reflection));
+  for (const Argument& argument : kArguments) {
+    builder.AddChannelArgument(argument.name, argument.value);
+  }
+  grpc::ResourceQuota quota("sluice");
+  quota.Resize(kQuotaBytes);
+  builder.SetResourceQuota(quota);
+  for (grpc::Service* service : services) builder.RegisterService(service);
+  Listener listener;
+  builder.AddListeningPort(address, grpc::InsecureServerCredentials(), &listener.port);
+  listener.server = builder.BuildAndStart();
+  if (listener.server == nullptr || listener.port == 0) {
+    return engine::Unavailable("cannot listen on " + address +
+                               ": the port is taken or the address is not one of this machine's");
+  }
+  return listener;
+}
+
+}  // namespace sluice::server

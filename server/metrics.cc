@@ -1,0 +1,235 @@
+#include "server/metrics.h"
+
+#include <algorithm>
+#include <exception>
+#include <utility>
+#include <vector>
+
+#include "prometheus/collectable.h"
+#include "prometheus/exposer.h"
+
+#include "engine/base/status.h"
+#include "server/metric_families.h"
+
+namespace sluice::server {
+namespace {
+
+double Load(const std::atomic<int64_t>& value) { return static_cast<double>(value.load()); }
+double Load(const std::atomic<uint64_t>& value) { return static_cast<double>(value.load()); }
+
+// Seconds since the last step while there is work; 0 when there is none.
+double StepAge(const engine::EngineStats& stats) {
+  const int64_t last = stats.last_step_nanos.load();
+  if (last == 0 || (stats.requests_running.load() == 0 && stats.requests_waiting.load() == 0)) {
+    return 0;
+  }
+  const auto now = std::chrono::steady_clock::now().time_since_epoch();
+  const int64_t nanos = std::chrono::duration_cast<std::chrono::nanoseconds>(now).count();
+  return std::max<double>(0, static_cast<double>(nanos - last) * 1e-9);
+}
+
+double KvUsage(const engine::EngineStats& stats) {
+  const double total = Load(stats.kv_pages_total);
+  return total == 0 ? 0 : (total - Load(stats.kv_pages_free)) / total;
+}
+
+void AddEngineGauges(const engine::EngineStats& stats, const Labels& labels, MetricFamilies* out) {
+  const auto with = [&labels](const char* name, const char* value) {
+    Labels more = labels;
+    more.emplace_back(name, value);
+    return more;
+  };
+  out->Gauge("sluice_requests_running", "Sequences that hold KV pages.", labels,
+             Load(stats.requests_running));
+  out->Gauge("sluice_requests_waiting", "Sequences in the queue, preempted ones included.", labels,
+             Load(stats.requests_waiting));
+  const double free = Load(stats.kv_pages_free);
+  out->Gauge("sluice_kv_pages", "Pages of the KV pool by state.", with("state", "free"), free);
+  out->Gauge("sluice_kv_pages", "", with("state", "used"), Load(stats.kv_pages_total) - free);
+  out->Gauge("sluice_kv_usage_ratio", "Share of the KV pool in use, 0 to 1.", labels,
+             KvUsage(stats));
+  out->Gauge("sluice_engine_up", "1 while the engine serves, 0 for ever after a fault.", labels,
+             stats.up.load() ? 1 : 0);
+  out->Gauge("sluice_engine_last_step_age_seconds",
+             "Time since the engine's last step while it has work; 0 when it has none.", labels,
+             StepAge(stats));
+  out->Gauge("sluice_leaked_pages", "Pages that an idle engine misses; must be 0.", labels,
+             Load(stats.leaked_pages));
+  out->Gauge("sluice_tokens_per_second", "Tokens generated over about the last second.", labels,
+             stats.tokens_per_second.load());
+}
+
+void AddEngineCounters(const engine::EngineStats& stats, const Labels& labels,
+                       MetricFamilies* out) {
+  const auto cancelled = [&](const char* phase, double count) {
+    Labels more = labels;
+    more.emplace_back("phase", phase);
+    out->Counter("sluice_cancelled_total", "Sequences cancelled, by where they were.", more, count);
+  };
+  cancelled("waiting", Load(stats.cancelled_waiting));
+  cancelled("running", Load(stats.cancelled_running));
+  out->Counter("sluice_prompt_tokens_total", "Prompt tokens prefilled.", labels,
+               Load(stats.prompt_tokens));
+  out->Counter("sluice_generation_tokens_total", "Tokens generated.", labels,
+               Load(stats.generation_tokens));
+  out->Counter("sluice_preemptions_total", "Sequences that gave their pages back to wait.", labels,
+               Load(stats.preemptions));
+  out->Counter("sluice_recomputed_tokens_total", "Tokens computed again after preemption.", labels,
+               Load(stats.recomputed_tokens));
+  out->Counter("sluice_nonfinite_logits_total", "Rows whose logits were not finite.", labels,
+               Load(stats.nonfinite_logits));
+  out->Counter("sluice_steps_total", "Steps run.", labels, Load(stats.steps));
+}
+
+void AddEngineHistograms(const engine::EngineStats& stats, const Labels& labels,
+                         MetricFamilies* out) {
+  out->Histogram("sluice_time_to_first_token_seconds", "From arrival to the first token.", labels,
+                 stats.time_to_first_token.Read());
+  out->Histogram("sluice_inter_token_latency_seconds", "Between two tokens of a sequence.", labels,
+                 stats.inter_token_latency.Read());
+  out->Histogram("sluice_queue_time_seconds", "From arrival to the first planned step.", labels,
+                 stats.queue_time.Read());
+  out->Histogram("sluice_step_duration_seconds", "Duration of a step.", labels,
+                 stats.step_duration.Read());
+  out->Histogram("sluice_step_host_gap_seconds",
+                 "Between the end of a step and the launch of the next, when there was work.",
+                 labels, stats.step_host_gap.Read());
+  out->Histogram("sluice_step_tokens", "Tokens a step.", labels, stats.step_tokens.Read());
+  out->Histogram("sluice_batch_rows", "Rows a step.", labels, stats.batch_rows.Read());
+  out->Histogram("sluice_cancel_to_free_seconds", "From a cancel to the return of the pages.",
+                 labels, stats.cancel_to_free.Read());
+}
+
+// The names that endpoint pickers, autoscalers and stock dashboards read.
+void AddVllmNames(const engine::EngineStats& stats, const Labels& labels, MetricFamilies* out) {
+  out->Gauge("vllm:num_requests_running", "Sequences that hold KV pages.", labels,
+             Load(stats.requests_running));
+  out->Gauge("vllm:num_requests_waiting", "Sequences in the queue.", labels,
+             Load(stats.requests_waiting));
+  out->Gauge("vllm:kv_cache_usage_perc", "Share of the KV pool in use, 0 to 1.", labels,
+             KvUsage(stats));
+  out->Counter("vllm:prompt_tokens_total", "Prompt tokens prefilled.", labels,
+               Load(stats.prompt_tokens));
+  out->Counter("vllm:generation_tokens_total", "Tokens generated.", labels,
+               Load(stats.generation_tokens));
+  out->Counter("vllm:num_preemptions_total", "Preemptions.", labels, Load(stats.preemptions));
+  out->Histogram("vllm:time_to_first_token_seconds", "From arrival to the first token.", labels,
+                 stats.time_to_first_token.Read());
+  out->Histogram("vllm:inter_token_latency_seconds", "Between two tokens of a sequence.", labels,
+                 stats.inter_token_latency.Read());
+}
+
+const char* VllmReason(const std::string& finish_reason) {
+  if (finish_reason == "length" || finish_reason == "context") return "length";
+  if (finish_reason == "error" || finish_reason == "deadline") return "abort";
+  return "stop";
+}
+
+void AddServer(const Counters::Snapshot& counters, const std::string& model, MetricFamilies* out) {
+  std::map<std::string, uint64_t> by_vllm_reason = {{"stop", 0}, {"length", 0}, {"abort", 0}};
+  for (const auto& [key, count] : counters.requests) {
+    out->Counter("sluice_requests_total", "Calls that ended, by method, status and finish reason.",
+                 {{"model", model},
+                  {"method", key.method},
+                  {"code", key.code},
+                  {"finish_reason", key.finish_reason}},
+                 static_cast<double>(count));
+    if (!key.finish_reason.empty()) by_vllm_reason[VllmReason(key.finish_reason)] += count;
+  }
+  for (const auto& [reason, count] : counters.rejected) {
+    out->Counter("sluice_rejected_total", "Calls refused before any work, by reason.",
+                 {{"model", model}, {"reason", reason}}, static_cast<double>(count));
+  }
+  out->Histogram("sluice_request_duration_seconds", "Generate calls from arrival to end.",
+                 {{"model", model}}, counters.generate_duration);
+  if (model.empty()) return;
+  for (const auto& [reason, count] : by_vllm_reason) {
+    out->Counter("vllm:request_success_total", "Generate calls by how they finished.",
+                 {{"model_name", model}, {"finished_reason", reason}}, static_cast<double>(count));
+  }
+  out->Histogram("vllm:e2e_request_latency_seconds", "Generate calls from arrival to end.",
+                 {{"model_name", model}}, counters.generate_duration);
+}
+
+void AddModel(const ServedModel& model, MetricFamilies* out) {
+  for (const auto& engine : model.dispatcher().engines()) {
+    const std::string index = std::to_string(engine->index());
+    const Labels labels = {{"model", model.name}, {"engine", index}};
+    const Labels vllm_labels = {{"model_name", model.name}, {"engine", index}};
+    AddEngineGauges(engine->stats(), labels, out);
+    AddEngineCounters(engine->stats(), labels, out);
+    AddEngineHistograms(engine->stats(), labels, out);
+    AddVllmNames(engine->stats(), vllm_labels, out);
+    out->Gauge("vllm:cache_config_info", "Facts of the KV pool, always 1.",
+               {{"model_name", model.name},
+                {"engine", index},
+                {"block_size", std::to_string(engine::KvAccounting{}.page_tokens)},
+                {"num_gpu_blocks", std::to_string(model.loaded.facts.kv_pages)},
+                {"cache_dtype", model.loaded.facts.kv_dtype}},
+               1);
+  }
+  out->Gauge("sluice_selfcheck_error",
+             "Largest relative error of the canary against the strict path.",
+             {{"model", model.name}}, model.loaded.self_check.max_relative_error);
+}
+
+}  // namespace
+
+// What a scrape reads.
+class Metrics::Source final : public prometheus::Collectable {
+ public:
+  Source(Frontend* frontend, const Startup* startup) : frontend_(frontend), startup_(startup) {}
+
+  std::vector<prometheus::MetricFamily> Collect() const override {
+    MetricFamilies out;
+    const ServedModel* model = frontend_->model.load();
+    if (model != nullptr) AddModel(*model, &out);
+    AddServer(frontend_->counters.Read(), model == nullptr ? "" : model->name, &out);
+    out.Gauge("sluice_draining", "1 from the beginning of a drain.", {},
+              frontend_->draining.load() ? 1 : 0);
+    out.Gauge("sluice_open_streams", "Generate calls that are open.", {},
+              static_cast<double>(frontend_->calls.size()));
+    if (model != nullptr) {
+      const auto startup = [&out](const char* phase, const std::atomic<double>& seconds) {
+        out.Gauge("sluice_startup_seconds", "How long the phases of the start took.",
+                  {{"phase", phase}}, seconds.load());
+      };
+      startup("load", startup_->load_seconds);
+      startup("self_check", startup_->self_check_seconds);
+      startup("ready", startup_->ready_seconds);
+    }
+    return out.Take();
+  }
+
+ private:
+  Frontend* const frontend_;
+  const Startup* const startup_;
+};
+
+class Metrics::Listener {
+ public:
+  explicit Listener(const std::string& address) : exposer(address) {}
+  prometheus::Exposer exposer;
+};
+
+Metrics::Metrics() = default;
+Metrics::~Metrics() = default;
+
+absl::StatusOr<std::unique_ptr<Metrics>> Metrics::Listen(const std::string& address,
+                                                         Frontend* frontend,
+                                                         const Startup* startup) {
+  std::unique_ptr<Metrics> metrics(new Metrics());
+  metrics->source_ = std::make_shared<Source>(frontend, startup);
+  // The library reports a port in use by an exception; it stops here.
+  try {
+    metrics->listener_ = std::make_unique<Listener>(address);
+  } catch (const std::exception& error) {
+    return engine::Unavailable("cannot listen for metrics on " + address + ": " + error.what());
+  }
+  metrics->listener_->exposer.RegisterCollectable(metrics->source_);
+  return metrics;
+}
+
+int Metrics::port() const { return listener_->exposer.GetListeningPorts().front(); }
+
+}  // namespace sluice::server

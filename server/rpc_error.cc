@@ -1,0 +1,133 @@
+#include "server/rpc_error.h"
+
+#include <grpcpp/server_context.h>
+#include <grpcpp/support/status.h>
+
+#include "google/rpc/error_details.pb.h"
+#include "google/rpc/status.pb.h"
+
+namespace sluice::server {
+namespace {
+
+// Trailers must fit a client's default metadata limit of 8 KiB, base64 included.
+constexpr size_t kMaxViolations = 8;
+
+}  // namespace
+
+RpcError BadFields(std::vector<FieldViolation> violations) {
+  RpcError error;
+  error.code = absl::StatusCode::kInvalidArgument;
+  error.message = violations.front().field + ": " + violations.front().description;
+  error.reason = "BAD_FIELD";
+  if (violations.size() > kMaxViolations) violations.resize(kMaxViolations);
+  error.violations = std::move(violations);
+  return error;
+}
+
+RpcError BadField(std::string field, std::string description) {
+  std::vector<FieldViolation> violations;
+  violations.push_back({std::move(field), std::move(description)});
+  return BadFields(std::move(violations));
+}
+
+RpcError ModelNotFound(std::string_view name, std::string_view served) {
+  RpcError error;
+  error.code = absl::StatusCode::kNotFound;
+  error.message = "model " + Quote(name) + " is not served here; " + Quote(served) + " is";
+  error.reason = "MODEL_NOT_FOUND";
+  return error;
+}
+
+RpcError StillLoading() {
+  RpcError error;
+  error.code = absl::StatusCode::kUnavailable;
+  error.message = "the model is still loading";
+  error.reason = "LOADING";
+  error.retry_after = std::chrono::seconds(1);
+  return error;
+}
+
+RpcError QueueFull(std::string message, std::chrono::milliseconds retry_after) {
+  RpcError error;
+  error.code = absl::StatusCode::kResourceExhausted;
+  error.message = std::move(message);
+  error.reason = "QUEUE_FULL";
+  error.retry_after = retry_after;
+  error.pushback = true;
+  return error;
+}
+
+std::string Quote(std::string_view input) {
+  static constexpr char kHex[] = "0123456789abcdef";
+  std::string out = "\"";
+  for (const char c : input.substr(0, kMaxEchoedBytes)) {
+    const auto byte = static_cast<unsigned char>(c);
+    if (byte >= 0x20 && byte < 0x7f && c != '"' && c != '\\') {
+      out.push_back(c);
+    } else {
+      out += {'\\', 'x', kHex[byte >> 4], kHex[byte & 15]};
+    }
+  }
+  out += "\"";
+  if (input.size() > kMaxEchoedBytes) out += "... (" + std::to_string(input.size()) + " bytes)";
+  return out;
+}
+
+grpc::Status ToGrpcStatus(const RpcError& error, grpc::ServerContextBase& context) {
+  google::rpc::Status details;
+  details.set_code(static_cast<int>(error.code));
+  details.set_message(error.message);
+  if (!error.violations.empty()) {
+    google::rpc::BadRequest bad_request;
+    for (const FieldViolation& violation : error.violations) {
+      auto* field = bad_request.add_field_violations();
+      field->set_field(violation.field);
+      field->set_description(violation.description);
+    }
+    details.add_details()->PackFrom(bad_request);
+  }
+  if (!error.reason.empty()) {
+    google::rpc::ErrorInfo facts;
+    facts.set_reason(error.reason);
+    facts.set_domain(std::string(kErrorDomain));
+    for (const auto& [key, value] : error.metadata) (*facts.mutable_metadata())[key] = value;
+    details.add_details()->PackFrom(facts);
+  }
+  if (error.retry_after) {
+    google::rpc::RetryInfo retry;
+    retry.mutable_retry_delay()->set_seconds(error.retry_after->count() / 1000);
+    retry.mutable_retry_delay()->set_nanos(
+        static_cast<int32_t>(error.retry_after->count() % 1000 * 1'000'000));
+    details.add_details()->PackFrom(retry);
+    if (error.pushback) {
+      context.AddTrailingMetadata("grpc-retry-pushback-ms",
+                                  std::to_string(error.retry_after->count()));
+    }
+  }
+  return grpc::Status(static_cast<grpc::StatusCode>(error.code), error.message,
+                      details.SerializeAsString());
+}
+
+std::string_view CodeName(absl::StatusCode code) {
+  static constexpr std::string_view kNames[] = {"OK",
+                                                "CANCELLED",
+                                                "UNKNOWN",
+                                                "INVALID_ARGUMENT",
+                                                "DEADLINE_EXCEEDED",
+                                                "NOT_FOUND",
+                                                "ALREADY_EXISTS",
+                                                "PERMISSION_DENIED",
+                                                "RESOURCE_EXHAUSTED",
+                                                "FAILED_PRECONDITION",
+                                                "ABORTED",
+                                                "OUT_OF_RANGE",
+                                                "UNIMPLEMENTED",
+                                                "INTERNAL",
+                                                "UNAVAILABLE",
+                                                "DATA_LOSS",
+                                                "UNAUTHENTICATED"};
+  const auto index = static_cast<size_t>(code);
+  return index < std::size(kNames) ? kNames[index] : "UNKNOWN";
+}
+
+}  // namespace sluice::server

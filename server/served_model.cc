@@ -1,0 +1,26 @@
+#include "server/served_model.h"
+
+#include <utility>
+
+namespace sluice::server {
+namespace {
+
+ModelBounds BoundsOf(const engine::ModelFacts& facts, int max_tokens_cap) {
+  ModelBounds bounds;
+  bounds.vocab_size = facts.vocab_size;
+  bounds.max_context = facts.max_context > 0 ? facts.max_context : facts.context_length;
+  bounds.pool_positions = facts.kv_pages * engine::KvAccounting{}.page_tokens;
+  bounds.max_tokens_cap = max_tokens_cap;
+  return bounds;
+}
+
+}  // namespace
+
+ServedModel::ServedModel(engine::LoadedModel model, std::string served_name, std::string build_name,
+                         int max_tokens_cap)
+    : loaded(std::move(model)),
+      name(served_name.empty() ? loaded.facts.name : std::move(served_name)),
+      build(std::move(build_name)),
+      limits(BoundsOf(loaded.facts, max_tokens_cap)) {}
+
+}  // namespace sluice::server

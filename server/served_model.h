@@ -1,0 +1,25 @@
+#pragma once
+
+#include <string>
+
+#include "engine/engine.h"
+#include "server/field_limits.h"
+
+namespace sluice::server {
+
+// The model that the server serves, and what follows from it. Owned by the server from Serve on;
+// immutable but for the engines behind `loaded.dispatcher`, which is thread-safe.
+struct ServedModel {
+  // `name` and `build` as in ServerOptions.
+  ServedModel(engine::LoadedModel model, std::string name, std::string build, int max_tokens_cap);
+
+  engine::LoadedModel loaded;
+  std::string name;   // how clients call it
+  std::string build;  // provenance
+  FieldTable limits;
+
+  bool has_vocabulary() const { return loaded.tokenizer != nullptr; }
+  engine::Dispatcher& dispatcher() const { return *loaded.dispatcher; }
+};
+
+}  // namespace sluice::server

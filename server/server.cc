@@ -1,0 +1,232 @@
+#include "server/server.h"
+
+#include <grpcpp/server.h>
+#include <spdlog/spdlog.h>
+
+#include <algorithm>
+#include <atomic>
+#include <thread>
+#include <utility>
+
+#include "engine/base/mutex.h"
+#include "engine/base/status.h"
+#include "server/delivery.h"
+#include "server/frontend.h"
+#include "server/health_service.h"
+#include "server/inference_service.h"
+#include "server/listener.h"
+#include "server/metrics.h"
+
+namespace sluice::server {
+namespace {
+
+using engine::Seconds;
+using engine::Time;
+using std::chrono::milliseconds;
+
+constexpr milliseconds kWatchInterval{50};
+constexpr milliseconds kCutGrace{2000};
+
+Time Now() { return std::chrono::steady_clock::now(); }
+
+int NumCores() { return std::max(1, static_cast<int>(std::thread::hardware_concurrency())); }
+
+}  // namespace
+
+class Server::Impl {
+ public:
+  explicit Impl(const ServerOptions& options)
+      : frontend_(options, std::clamp(NumCores() / 2, 1, 4)), inference_(&frontend_) {}
+  ~Impl() { Shutdown(); }
+
+  absl::Status Start();
+  void Serve(engine::LoadedModel model);
+  void BeginDrain();
+  bool WaitForDrain();
+  void WaitForDrainOrFault();
+  void Shutdown();
+
+  int port() const { return port_; }
+  int metrics_port() const { return metrics_ ? metrics_->port() : 0; }
+  bool engines_down() const { return engines_down_.load(); }
+  int num_lanes() const {
+    const int wanted = frontend_.options.delivery_threads;
+    return wanted > 0 ? wanted : std::clamp(NumCores() / 4, 1, 4);
+  }
+
+ private:
+  void Watch();
+  void CheckEngines();
+  bool CutOpenCalls(const std::string& message);
+
+  Frontend frontend_;
+  Metrics::Startup startup_;
+  HealthService health_;
+  InferenceService inference_;
+  std::unique_ptr<ServedModel> model_;  // set once by Serve, then published in the frontend
+  std::unique_ptr<Delivery> delivery_;
+  std::unique_ptr<grpc::Server> grpc_;
+  std::unique_ptr<Metrics> metrics_;
+  int port_ = 0;
+  const Time started_ = Now();
+
+  std::atomic<bool> engines_down_{false};
+  bool engines_were_up_ = false;  // watcher only
+  engine::Mutex mutex_;
+  engine::CondVar changed_;
+  std::optional<Time> drain_began_ ABSL_GUARDED_BY(mutex_);
+  bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
+  bool shut_down_ ABSL_GUARDED_BY(mutex_) = false;
+  std::thread watcher_;
+};
+
+absl::Status Server::Impl::Start() {
+  const ServerOptions& options = frontend_.options;
+  if (!options.metrics_listen.empty()) {
+    RETURN_IF_ERROR(CheckAddress("metrics_listen", options.metrics_listen));
+  }
+  ASSIGN_OR_RETURN(Listener listener,
+                   Listen(options.listen, options.reflection, {&inference_, &health_}));
+  grpc_ = std::move(listener.server);
+  port_ = listener.port;
+  if (!options.metrics_listen.empty()) {
+    ASSIGN_OR_RETURN(metrics_, Metrics::Listen(options.metrics_listen, &frontend_, &startup_));
+  }
+  watcher_ = std::thread([this] { Watch(); });
+  return absl::OkStatus();
+}
+
+void Server::Impl::Serve(engine::LoadedModel model) {
+  const double seconds = Seconds(Now() - started_);
+  startup_.self_check_seconds = model.self_check.seconds;
+  startup_.load_seconds = std::max(0.0, seconds - model.self_check.seconds);
+  model_ = std::make_unique<ServedModel>(std::move(model), frontend_.options.model_name,
+                                         frontend_.options.build, frontend_.options.max_tokens_cap);
+  delivery_ = std::make_unique<Delivery>(&model_->dispatcher().chunks(), &frontend_.calls);
+  startup_.ready_seconds = Seconds(Now() - started_);
+  health_.SetModel(model_->name);
+  frontend_.model.store(model_.get());
+  if (!frontend_.draining.load()) health_.SetReady(true);
+  // A drain that began in between has seen no model: its word is the last.
+  if (frontend_.draining.load()) health_.SetReady(false);
+}
+
+void Server::Impl::BeginDrain() {
+  frontend_.draining.store(true);
+  health_.SetReady(false);
+  if (frontend_.options.lame_duck.count() == 0) frontend_.refusing.store(true);
+  engine::MutexLock lock(mutex_);
+  if (!drain_began_) drain_began_ = Now();
+  changed_.NotifyAll();
+}
+
+void Server::Impl::WaitForDrainOrFault() {
+  engine::MutexLock lock(mutex_);
+  while (!drain_began_ && !stopping_ && !engines_down_.load()) changed_.Wait(mutex_);
+}
+
+bool Server::Impl::WaitForDrain() {
+  Time refuse_at;
+  {
+    engine::MutexLock lock(mutex_);
+    refuse_at = drain_began_.value_or(Now()) + frontend_.options.lame_duck;
+    while (!engines_down_.load() && !stopping_ && Now() < refuse_at) {
+      changed_.WaitUntil(mutex_, refuse_at);
+    }
+  }
+  frontend_.refusing.store(true);
+  const bool in_time = frontend_.calls.WaitUntilEmpty(Now() + frontend_.options.drain_timeout);
+  if (!in_time) CutOpenCalls("the server stops before this call could end");
+  return in_time && !engines_down_.load();
+}
+
+bool Server::Impl::CutOpenCalls(const std::string& message) {
+  for (const auto& call : frontend_.calls.All()) call->Cut("DRAINING", message);
+  return frontend_.calls.WaitUntilEmpty(Now() + kCutGrace);
+}
+
+void Server::Impl::Watch() {
+  const milliseconds patience = frontend_.options.stall_timeout;
+  const milliseconds stall_interval = std::clamp(patience / 8, milliseconds{5}, milliseconds{500});
+  Time next_stall_check = Now() + stall_interval;
+  while (true) {
+    {
+      engine::MutexLock lock(mutex_);
+      const Time until = std::min(Now() + kWatchInterval, next_stall_check);
+      while (!stopping_ && Now() < until) changed_.WaitUntil(mutex_, until);
+      if (stopping_) return;
+    }
+    CheckEngines();
+    if (Now() < next_stall_check) continue;
+    for (const auto& call : frontend_.calls.All()) call->CheckStall(Now());
+    next_stall_check = Now() + stall_interval;
+  }
+}
+
+void Server::Impl::CheckEngines() {
+  const ServedModel* model = frontend_.model.load();
+  if (model == nullptr || engines_down_.load()) return;
+  const bool up = model->dispatcher().any_up();
+  if (up) engines_were_up_ = true;
+  if (up || !engines_were_up_) return;
+  health_.SetReady(false);
+  health_.SetLive(false);
+  spdlog::error("all engines are down");
+  engines_down_.store(true);
+  engine::MutexLock lock(mutex_);
+  changed_.NotifyAll();
+}
+
+// The order matters: calls end while delivery and engines still run, the library stops when no call
+// is left or its deadline cancels the rest, and only then what the calls use goes away.
+void Server::Impl::Shutdown() {
+  {
+    engine::MutexLock lock(mutex_);
+    if (shut_down_) return;
+    shut_down_ = true;
+  }
+  BeginDrain();
+  frontend_.refusing.store(true);
+  health_.EndWatches();
+  CutOpenCalls("the server is stopping");
+  if (grpc_) {
+    grpc_->Shutdown(std::chrono::system_clock::now() + kCutGrace);
+    grpc_->Wait();
+  }
+  {
+    engine::MutexLock lock(mutex_);
+    stopping_ = true;
+    changed_.NotifyAll();
+  }
+  if (watcher_.joinable()) watcher_.join();
+  frontend_.text_pool.Stop();
+  metrics_.reset();
+  if (model_) {
+    model_->dispatcher().Shutdown();
+    model_->dispatcher().chunks().Close();
+  }
+  delivery_.reset();
+  grpc_.reset();
+}
+
+Server::Server() = default;
+Server::~Server() = default;
+
+absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& options) {
+  std::unique_ptr<Server> server(new Server());
+  server->impl_ = std::make_unique<Impl>(options);
+  RETURN_IF_ERROR(server->impl_->Start());
+  return server;
+}
+
+int Server::port() const { return impl_->port(); }
+int Server::metrics_port() const { return impl_->metrics_port(); }
+int Server::num_lanes() const { return impl_->num_lanes(); }
+void Server::Serve(engine::LoadedModel model) { impl_->Serve(std::move(model)); }
+void Server::BeginDrain() { impl_->BeginDrain(); }
+bool Server::WaitForDrain() { return impl_->WaitForDrain(); }
+bool Server::engines_down() const { return impl_->engines_down(); }
+void Server::WaitForDrainOrFault() { impl_->WaitForDrainOrFault(); }
+void Server::Shutdown() { impl_->Shutdown(); }
+
+}  // namespace sluice::server

@@ -1,0 +1,183 @@
+#include "server/unary_methods.h"
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+
+#include "engine/base/status.h"
+#include "engine/tokenizer/detokenizer.h"
+#include "server/byte_buffers.h"
+#include "server/messages.h"
+
+namespace sluice::server {
+namespace {
+
+// What a client takes by default; a longer answer would be lost on the way.
+constexpr size_t kMaxResponseBytes = 4 * 1024 * 1024;
+
+// A unary call that is being answered. Finished once; a copy is carried to a text thread.
+struct Answer {
+  Frontend& frontend;
+  const char* method;
+  grpc::CallbackServerContext* context;
+  grpc::ByteBuffer* response;
+  grpc::ServerUnaryReactor* reactor;
+  engine::Time arrival = std::chrono::steady_clock::now();
+
+  void Send(const google::protobuf::MessageLite& message) const {
+    *response = Serialize(message);
+    Count(absl::StatusCode::kOk);
+    reactor->Finish(grpc::Status::OK);
+  }
+  void Fail(const RpcError& error) const {
+    Count(error.code);
+    frontend.counters.CountRejected(error.reason);
+    reactor->Finish(ToGrpcStatus(error, *context));
+  }
+  void Count(absl::StatusCode code) const {
+    frontend.counters.CountRequest(method, code, engine::FinishReason::kNone,
+                                   engine::Seconds(std::chrono::steady_clock::now() - arrival));
+  }
+};
+
+Answer Begin(Frontend& frontend, const char* method, grpc::CallbackServerContext* context,
+             grpc::ByteBuffer* response) {
+  return Answer{frontend, method, context, response, context->DefaultReactor()};
+}
+
+// Parses the body and finds the model that it asks for.
+template <typename Request>
+std::optional<RpcError> Open(Frontend& frontend, const grpc::ByteBuffer& body, Request* request,
+                             const ServedModel** model) {
+  *model = frontend.model.load();
+  if (*model == nullptr) return StillLoading();
+  if (auto error = ParseBody(Flatten(body), request)) return error;
+  return CheckModelName(request->model(), (*model)->name);
+}
+
+std::optional<RpcError> TooLong(const char* field, const google::protobuf::MessageLite& message) {
+  const size_t bytes = message.ByteSizeLong();
+  if (bytes <= kMaxResponseBytes) return std::nullopt;
+  return BadField(field, "the answer would be " + std::to_string(bytes) + " bytes, at most " +
+                             std::to_string(kMaxResponseBytes) + " are sent: split it");
+}
+
+void TokenizeNow(const Answer& answer, const engine::Tokenizer& tokenizer,
+                 const v1::TokenizeRequest& request) {
+  engine::Tokenizer::EncodeOptions options;
+  options.add_special = !request.has_add_special() || request.add_special();
+  options.parse_special = !request.has_parse_special() || request.parse_special();
+  const auto ids = tokenizer.Encode(request.text(), options);
+  if (!ids.ok()) return answer.Fail(BadField("text", engine::Message(ids.status())));
+  v1::TokenizeResponse out;
+  out.mutable_token_ids()->Add(ids->begin(), ids->end());
+  if (request.return_pieces()) {
+    for (const engine::TokenId id : *ids) out.add_pieces(std::string(tokenizer.TokenBytes(id)));
+  }
+  if (const auto error = TooLong("text", out)) return answer.Fail(*error);
+  answer.Send(out);
+}
+
+void DetokenizeNow(const Answer& answer, const ServedModel& model,
+                   const v1::DetokenizeRequest& request) {
+  engine::Detokenizer detokenizer(model.loaded.tokenizer, request.skip_special_tokens(),
+                                  /*continues_text=*/false);
+  v1::DetokenizeResponse out;
+  for (int i = 0; i < request.token_ids_size(); ++i) {
+    if (const auto what = model.limits.Violation(Field::kTokenId, request.token_ids(i))) {
+      return answer.Fail(BadField("token_ids[" + std::to_string(i) + "]", *what));
+    }
+    detokenizer.Append(request.token_ids(i), *out.mutable_text());
+    if (out.text().size() > kMaxResponseBytes) break;
+  }
+  detokenizer.Finish(*out.mutable_text());
+  if (const auto error = TooLong("token_ids", out)) return answer.Fail(*error);
+  answer.Send(out);
+}
+
+RpcError NoVocabulary(const char* field) {
+  return BadField(field, "the model has no vocabulary, so there is no text");
+}
+
+}  // namespace
+
+grpc::ServerUnaryReactor* Tokenize(Frontend& frontend, grpc::CallbackServerContext* context,
+                                   const grpc::ByteBuffer* body, grpc::ByteBuffer* response) {
+  const Answer answer = Begin(frontend, "Tokenize", context, response);
+  v1::TokenizeRequest request;
+  const ServedModel* model = nullptr;
+  if (const auto error = Open(frontend, *body, &request, &model)) {
+    answer.Fail(*error);
+  } else if (!model->has_vocabulary()) {
+    answer.Fail(NoVocabulary("text"));
+  } else if (request.text().size() <= Frontend::kInlineTextBytes) {
+    TokenizeNow(answer, *model->loaded.tokenizer, request);
+  } else {
+    frontend.text_pool.Run([answer, model, request = std::move(request)] {
+      TokenizeNow(answer, *model->loaded.tokenizer, request);
+    });
+  }
+  return answer.reactor;
+}
+
+grpc::ServerUnaryReactor* Detokenize(Frontend& frontend, grpc::CallbackServerContext* context,
+                                     const grpc::ByteBuffer* body, grpc::ByteBuffer* response) {
+  const Answer answer = Begin(frontend, "Detokenize", context, response);
+  v1::DetokenizeRequest request;
+  const ServedModel* model = nullptr;
+  if (const auto error = Open(frontend, *body, &request, &model)) {
+    answer.Fail(*error);
+  } else if (!model->has_vocabulary()) {
+    answer.Fail(NoVocabulary("token_ids"));
+  } else if (static_cast<size_t>(request.token_ids_size()) <= Frontend::kInlineTextBytes) {
+    DetokenizeNow(answer, *model, request);
+  } else {
+    frontend.text_pool.Run(
+        [answer, model, request = std::move(request)] { DetokenizeNow(answer, *model, request); });
+  }
+  return answer.reactor;
+}
+
+grpc::ServerUnaryReactor* GetModel(Frontend& frontend, grpc::CallbackServerContext* context,
+                                   const grpc::ByteBuffer* body, grpc::ByteBuffer* response) {
+  const Answer answer = Begin(frontend, "GetModel", context, response);
+  v1::GetModelRequest request;
+  const ServedModel* model = nullptr;
+  if (const auto error = Open(frontend, *body, &request, &model)) {
+    answer.Fail(*error);
+  } else {
+    answer.Send(Describe(*model));
+  }
+  return answer.reactor;
+}
+
+grpc::ServerUnaryReactor* ListModels(Frontend& frontend, grpc::CallbackServerContext* context,
+                                     const grpc::ByteBuffer* body, grpc::ByteBuffer* response) {
+  const Answer answer = Begin(frontend, "ListModels", context, response);
+  v1::ListModelsRequest request;
+  if (const auto error = ParseBody(Flatten(*body), &request)) {
+    answer.Fail(*error);
+    return answer.reactor;
+  }
+  v1::ListModelsResponse out;
+  const ServedModel* model = frontend.model.load();
+  if (model != nullptr) *out.add_models() = Describe(*model);
+  answer.Send(out);
+  return answer.reactor;
+}
+
+grpc::ServerUnaryReactor* GetLoad(Frontend& frontend, grpc::CallbackServerContext* context,
+                                  const grpc::ByteBuffer* body, grpc::ByteBuffer* response) {
+  const Answer answer = Begin(frontend, "GetLoad", context, response);
+  v1::GetLoadRequest request;
+  const ServedModel* model = nullptr;
+  if (const auto error = Open(frontend, *body, &request, &model)) {
+    answer.Fail(*error);
+  } else {
+    answer.Send(DescribeLoad(*model, frontend.draining.load(), frontend.calls.size()));
+  }
+  return answer.reactor;
+}
+
+}  // namespace sluice::server
