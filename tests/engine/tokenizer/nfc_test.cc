@@ -1,0 +1,56 @@
+#include "engine/tokenizer/nfc.h"
+
+#include <string>
+
+#include "gtest/gtest.h"
+
+namespace sluice::engine {
+namespace {
+
+std::string Nfc(const std::string& text) {
+  const auto normalized = ToNfc(text);
+  EXPECT_TRUE(normalized.ok()) << normalized.status();
+  return normalized.value_or("");
+}
+
+TEST(NfcTest, ComposesAndOrders) {
+  EXPECT_EQ(Nfc("plain"), "plain");
+  EXPECT_EQ(Nfc("e\u0301"), "\u00e9");
+  EXPECT_EQ(Nfc("\u212b"), "\u00c5");  // a singleton
+  EXPECT_EQ(Nfc("\u1e9b\u0323"), "\u1e9b\u0323");
+  EXPECT_EQ(Nfc("s\u0307\u0323"), "\u1e69");  // the lower mark first, then both compose
+  EXPECT_EQ(Nfc("q\u0307\u0323"), "q\u0323\u0307");
+  EXPECT_EQ(Nfc("\u0958"), "\u0915\u093c");  // excluded from composition
+  EXPECT_EQ(Nfc("\ufb01"), "\ufb01");        // compatibility forms stay
+  EXPECT_EQ(Nfc("\u1112\u1161\u11ab"), "\ud55c");
+  EXPECT_EQ(Nfc("\U0001d15e"), "\U0001d157\U0001d165");
+  EXPECT_EQ(Nfc(std::string("a\0b\u0301", 5)), std::string("a\0b\u0301", 5));
+}
+
+TEST(NfcTest, KeepsTheCodePointBeforeTheTrailingConsonants) {
+  EXPECT_EQ(Nfc("\ud600\u11a7"), "\ud600\u11a7");
+  EXPECT_EQ(Nfc("\u11a7e\u0301\u11a7\u11a7\u1112\u1161\u11a8\u11a7"),
+            "\u11a7\u00e9\u11a7\u11a7\ud559\u11a7");
+}
+
+TEST(NfcTest, QuickCheckNeverSkipsTextThatWouldChange) {
+  EXPECT_TRUE(IsSurelyNfc("ASCII and Grüße \u02ff"));
+  EXPECT_FALSE(IsSurelyNfc("e\u0301"));
+  EXPECT_FALSE(IsSurelyNfc("\u0340"));
+  EXPECT_FALSE(IsSurelyNfc("\u212b"));
+}
+
+// With an insertion sort this run of marks takes hours.
+TEST(NfcTest, OrdersAMillionMarksInTime) {
+  constexpr int kMarks = 250'000;
+  std::string text = "q";
+  for (int i = 0; i < kMarks; ++i) text += "\u0307";
+  for (int i = 0; i < kMarks; ++i) text += "\u0323";
+  const std::string normalized = Nfc(text);
+  ASSERT_EQ(normalized.size(), text.size());
+  EXPECT_EQ(normalized.substr(0, 5), "q\u0323\u0323");
+  EXPECT_EQ(normalized.substr(normalized.size() - 4), "\u0307\u0307");
+}
+
+}  // namespace
+}  // namespace sluice::engine

@@ -1,0 +1,278 @@
+#include "engine/tokenizer/tokenizer.h"
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+#include "tests/engine/tokenizer/vocabulary_draft.h"
+
+namespace sluice::engine {
+namespace {
+
+using sluice::testing::ByteLevel;
+using sluice::testing::GgufDraft;
+using sluice::testing::Ids;
+using sluice::testing::kMerges;
+using sluice::testing::kScores;
+using sluice::testing::kTokens;
+using sluice::testing::kTypes;
+using sluice::testing::OpenTokenizer;
+using sluice::testing::SmallVocabulary;
+using sluice::testing::VocabularyDraft;
+using ::testing::Contains;
+using ::testing::HasSubstr;
+
+constexpr absl::StatusCode kInvalid = absl::StatusCode::kInvalidArgument;
+constexpr absl::StatusCode kUnimplemented = absl::StatusCode::kUnimplemented;
+
+TokenId IdOf(const VocabularyDraft& draft, std::string_view name) {
+  for (size_t i = 0; i < draft.tokens.size(); ++i) {
+    if (draft.tokens[i] == name) return static_cast<TokenId>(i);
+  }
+  ADD_FAILURE() << name;
+  return -1;
+}
+
+void ExpectRefused(const GgufDraft& file, absl::StatusCode code, const std::string& word) {
+  const auto tokenizer = OpenTokenizer(file);
+  ASSERT_FALSE(tokenizer.ok()) << "expected an error with " << word;
+  EXPECT_EQ(tokenizer.status().code(), code) << tokenizer.status();
+  EXPECT_THAT(tokenizer.status().ToString(), HasSubstr(word));
+}
+
+TEST(TokenizerTest, AFileWithoutVocabularySaysSo) {
+  GgufDraft file = SmallVocabulary("smollm").File();
+  file.Remove("tokenizer.ggml.model");
+  ExpectRefused(file, absl::StatusCode::kNotFound, "tokenizer.ggml.model is missing");
+  file.SetString("tokenizer.ggml.model", "no_vocab");
+  ExpectRefused(file, absl::StatusCode::kNotFound, "no_vocab");
+}
+
+TEST(TokenizerTest, UnknownModelsAndPreTokenisersAreNamed) {
+  GgufDraft file = SmallVocabulary("smollm").File();
+  file.SetString("tokenizer.ggml.model", "rwkv");
+  ExpectRefused(file, kUnimplemented, "rwkv");
+  ExpectRefused(SmallVocabulary("tekken").File(), kUnimplemented, "tekken");
+
+  file = SmallVocabulary("smollm").File();
+  file.Remove("tokenizer.ggml.pre");
+  std::vector<std::string> warnings;
+  const auto tokenizer = OpenTokenizer(file, &warnings);
+  EXPECT_EQ(tokenizer.status().code(), kUnimplemented);
+  EXPECT_THAT(tokenizer.status().ToString(), HasSubstr("default"));
+  EXPECT_THAT(warnings, Contains(HasSubstr("tokenizer.ggml.pre is missing")));
+}
+
+TEST(TokenizerTest, ContradictoryVocabulariesAreRefused) {
+  const VocabularyDraft draft = SmallVocabulary("smollm");
+  const size_t size = draft.tokens.size();
+  struct Case {
+    const char* word;
+    std::function<void(GgufDraft&)> edit;
+  };
+  const auto with_token = [&draft](size_t index, std::string text) {
+    return [&draft, index, text](GgufDraft& file) {
+      std::vector<std::string> tokens = draft.tokens;
+      tokens[index] = text;
+      file.SetStrings(kTokens, tokens);
+    };
+  };
+  const auto with_type = [&draft](int32_t type) {
+    return [&draft, type](GgufDraft& file) {
+      std::vector<int32_t> types = draft.types;
+      types[7] = type;
+      file.Set(kTypes, GgufArray(types));
+    };
+  };
+  const auto with_merge = [&draft](std::string merge) {
+    return [&draft, merge](GgufDraft& file) {
+      std::vector<std::string> merges = draft.merges;
+      merges.push_back(merge);
+      file.SetStrings(kMerges, merges);
+    };
+  };
+  const std::vector<Case> cases = {
+      {"tokens is missing", [](GgufDraft& file) { file.Remove(kTokens); }},
+      {"got 0", [](GgufDraft& file) { file.SetStrings(kTokens, {}); }},
+      {"got 1", [](GgufDraft& file) { file.SetStrings(kTokens, {"a"}); }},
+      {"got 1048577",
+       [](GgufDraft& file) {
+         file.SetStrings(kTokens, std::vector<std::string>((1 << 20) + 1, "a"));
+       }},
+      {"tokenizer.ggml.tokens",
+       [](GgufDraft& file) { file.Set(kTokens, GgufArray(std::vector<int32_t>(300))); }},
+      {"tokenizer.ggml.tokens", [](GgufDraft& file) { file.SetString(kTokens, "a"); }},
+      {"one a token",
+       [size](GgufDraft& file) { file.Set(kTypes, GgufArray(std::vector<int32_t>(size - 1, 1))); }},
+      {"token_type",
+       [size](GgufDraft& file) { file.Set(kTypes, GgufArray(std::vector<float>(size, 1))); }},
+      {"token_type[7]: expected a type from 1 to 6, got 99", with_type(99)},
+      {"token_type[7]", with_type(0)},
+      {"token_type[7]", with_type(-1)},
+      {"one a token",
+       [size](GgufDraft& file) { file.Set(kScores, GgufArray(std::vector<float>(size - 1))); }},
+      {"scores",
+       [size](GgufDraft& file) { file.Set(kScores, GgufArray(std::vector<uint8_t>(size))); }},
+      {"65536 bytes, got 65537", with_token(9, std::string(65'537, 'a'))},
+      {"tokens[9]: expected a text", with_token(9, "")},
+      {"tokens[9]: expected no NUL", with_token(9, std::string("a\0b", 3))},
+      {"merges is missing", [](GgufDraft& file) { file.Remove(kMerges); }},
+      {"a space between", with_merge("hello")},
+      {"a space between", with_merge("hello ")},
+      {"a space between", with_merge(" ")},
+      {"a space between", with_merge("")},
+      {"left side", with_merge("unknown e")},
+      {"right side", with_merge("e unknown")},
+      {"right side", with_merge("h e l")},
+      {"both together", with_merge("x y")},
+      {"left side", with_merge("<|im_end|> e")},
+      {"merges", [](GgufDraft& file) { file.Set(kMerges, GgufArray(std::vector<float>(3))); }},
+      {"tokenizer.ggml.pre", [](GgufDraft& file) { file.Set("tokenizer.ggml.pre", uint32_t{1}); }},
+      {"chat_template", [](GgufDraft& file) { file.Set("tokenizer.chat_template", true); }},
+      {"add_bos_token",
+       [](GgufDraft& file) { file.SetString("tokenizer.ggml.add_bos_token", "yes"); }},
+  };
+  for (const Case& one : cases) {
+    GgufDraft file = draft.File();
+    one.edit(file);
+    SCOPED_TRACE(one.word);
+    ExpectRefused(file, kInvalid, one.word);
+  }
+}
+
+TEST(TokenizerTest, UnevenButUsableVocabulariesAreTaken) {
+  VocabularyDraft draft = SmallVocabulary("llama-bpe");
+  const TokenId first = draft.Add("twice", TokenType::kNormal);
+  draft.Add("twice", TokenType::kNormal);
+  const TokenId foreign = draft.Add("<\uff5cend\uff5c>", TokenType::kNormal);
+  const TokenId padding = draft.Add("[PAD0]", TokenType::kUnused);
+  draft.Add("", TokenType::kUnused);
+  GgufDraft file = draft.File();
+  file.Set("tokenizer.ggml.add_bos_token", false);
+  file.Set(kTypes, GgufArray(std::vector<uint8_t>(draft.types.begin(), draft.types.end())));
+  std::vector<std::string> warnings;
+  const auto tokenizer = OpenTokenizer(file, &warnings);
+  ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
+  EXPECT_EQ(Ids(**tokenizer, "twice", true), std::vector<TokenId>{first});
+  EXPECT_EQ((*tokenizer)->TokenBytes(foreign), "<\uff5cend\uff5c>");
+  EXPECT_EQ((*tokenizer)->TokenBytes(padding), "");
+  EXPECT_EQ((*tokenizer)->Type(padding), TokenType::kUnused);
+  EXPECT_THAT(warnings, Contains(HasSubstr("'twice'")));
+  EXPECT_THAT(warnings, Contains(HasSubstr("byte-level")));
+}
+
+TEST(TokenizerTest, WithoutTypesEveryTokenIsText) {
+  GgufDraft file = SmallVocabulary("smollm").File();
+  file.Remove(kTypes);
+  std::vector<std::string> warnings;
+  const auto tokenizer = OpenTokenizer(file, &warnings);
+  ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
+  EXPECT_GT(Ids(**tokenizer, "<|im_end|>", true).size(), 1u);
+  EXPECT_THAT(warnings, Contains(HasSubstr("token_type is missing")));
+}
+
+TEST(TokenizerTest, BosAndEosAreAddedAsTheFileAsks) {
+  const VocabularyDraft draft = SmallVocabulary("smollm");
+  const TokenId bos = IdOf(draft, "<|im_start|>");
+  const TokenId eos = IdOf(draft, "<|im_end|>");
+  const TokenId hello = IdOf(draft, "hello");
+  GgufDraft file = draft.File();
+  file.Set("tokenizer.ggml.bos_token_id", static_cast<uint32_t>(bos));
+  file.Set("tokenizer.ggml.eos_token_id", static_cast<uint32_t>(eos));
+  const auto ids = [&file](std::string_view text, bool add_special) {
+    const auto tokenizer = OpenTokenizer(file);
+    EXPECT_TRUE(tokenizer.ok()) << tokenizer.status();
+    return Ids(**tokenizer, text, true, add_special);
+  };
+  using V = std::vector<TokenId>;
+  EXPECT_EQ(ids("hello", true), V{hello});
+  file.Set("tokenizer.ggml.add_bos_token", true);
+  file.Set("tokenizer.ggml.add_eos_token", true);
+  EXPECT_EQ(ids("hello", true), (V{bos, hello, eos}));
+  EXPECT_EQ(ids("hello", false), V{hello});
+  EXPECT_EQ(ids("<|im_start|>hello", true), (V{bos, hello, eos}));
+  EXPECT_EQ(ids("hello<|im_start|>", true), (V{bos, hello, bos, eos}));
+  EXPECT_EQ(ids("", true), (V{bos, eos}));
+  EXPECT_EQ(ids("<|im_start|>", true), (V{bos, eos}));
+  // The name as plain text is no BOS.
+  const auto tokenizer = OpenTokenizer(file);
+  EXPECT_EQ(Ids(**tokenizer, "<|im_start|>", false, true).front(), bos);
+  EXPECT_GT(Ids(**tokenizer, "<|im_start|>", false, true).size(), 3u);
+}
+
+TEST(TokenizerTest, OnlyLlamaAddsBosUnasked) {
+  for (const char* pre : {"smollm", "qwen2", "llama-bpe", "llama3", "llama-v3"}) {
+    GgufDraft file = SmallVocabulary(pre).File();
+    file.Set("tokenizer.ggml.bos_token_id", uint32_t{5});
+    const auto tokenizer = OpenTokenizer(file);
+    ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
+    EXPECT_EQ((*tokenizer)->adds_bos(), std::string_view(pre).substr(0, 5) == "llama") << pre;
+    EXPECT_FALSE((*tokenizer)->adds_eos());
+  }
+}
+
+TEST(TokenizerTest, NeededIdsMustExistAndOthersAreIgnored) {
+  const VocabularyDraft draft = SmallVocabulary("smollm");
+  const GgufDraft valid = draft.File();
+  const auto too_high = static_cast<uint32_t>(draft.tokens.size());
+  for (const GgufValue& wrong : {GgufValue(int32_t{-1}), GgufValue(too_high),
+                                 GgufValue(uint32_t{1} << 31), GgufValue(UINT64_MAX)}) {
+    GgufDraft file = valid;
+    file.Set("tokenizer.ggml.eos_token_id", wrong);
+    ExpectRefused(file, kInvalid, "eos_token_id");
+
+    file = valid;
+    file.Set("tokenizer.ggml.bos_token_id", wrong);
+    file.Set("tokenizer.ggml.add_bos_token", true);
+    ExpectRefused(file, kInvalid, "bos_token_id");
+
+    file = valid;
+    for (const char* name : {"bos", "padding", "unknown", "eot", "eom"}) {
+      file.Set(std::string("tokenizer.ggml.") + name + "_token_id", wrong);
+    }
+    std::vector<std::string> warnings;
+    const auto tokenizer = OpenTokenizer(file, &warnings);
+    ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
+    EXPECT_FALSE((*tokenizer)->bos().has_value());
+    for (const char* name : {"bos", "padding", "unknown", "eot", "eom"}) {
+      EXPECT_THAT(warnings, Contains(HasSubstr(std::string(name) + "_token_id"))) << name;
+    }
+  }
+  GgufDraft file = valid;
+  file.Set("tokenizer.ggml.add_bos_token", true);
+  ExpectRefused(file, kInvalid, "bos_token_id is missing");
+  file = valid;
+  file.Set("tokenizer.ggml.add_eos_token", true);
+  ExpectRefused(file, kInvalid, "eos_token_id is missing");
+  std::vector<std::string> warnings;
+  ASSERT_TRUE(OpenTokenizer(valid, &warnings).ok());
+  EXPECT_THAT(warnings, Contains(HasSubstr("eos_token_id is missing")));
+}
+
+TEST(TokenizerTest, GenerationEndsAtEveryEndTheFileNames) {
+  VocabularyDraft draft = SmallVocabulary("smollm");
+  const TokenId eot_name = draft.Add("<|eot_id|>", TokenType::kControl);
+  const TokenId no_control = draft.Add("<|end|>", TokenType::kUserDefined);
+  GgufDraft file = draft.File();
+  file.Set("tokenizer.ggml.eos_token_id", uint32_t{30});
+  file.Set("tokenizer.ggml.eot_token_id", uint32_t{20});
+  file.Set("tokenizer.ggml.eom_token_id", uint32_t{20});
+  file.SetString("tokenizer.chat_template", "{{ messages }}");
+  const auto tokenizer = OpenTokenizer(file);
+  ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
+  EXPECT_EQ((*tokenizer)->end_of_generation(),
+            (std::vector<TokenId>{20, 30, IdOf(draft, "<|endoftext|>"), IdOf(draft, "<|im_end|>"),
+                                  eot_name}));
+  EXPECT_TRUE((*tokenizer)->IsEndOfGeneration(20));
+  EXPECT_FALSE((*tokenizer)->IsEndOfGeneration(no_control));
+  EXPECT_EQ((*tokenizer)->chat_template(), "{{ messages }}");
+  EXPECT_EQ((*tokenizer)->model(), "gpt2");
+}
+
+}  // namespace
+}  // namespace sluice::engine
