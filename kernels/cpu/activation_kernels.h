@@ -19,19 +19,20 @@ inline void QuantizeRow(const float* values, int64_t cols, int16_t* quants, floa
   for (int64_t block = 0; block < cols / 32; ++block) {
     const F32x16 a = Load(values + block * 32);
     const F32x16 b = Load(values + block * 32 + 16);
-    const float poison = ReduceAdd(Fma(a, Zero(), Mul(b, Zero())));
-    const float amax = ReduceMax(Max(Abs(a), Abs(b)));
-    const bool zero = !(amax >= 0x1p-110f);
-    const F32x16 inverse = Set1(zero || poison != 0.0f ? 0.0f : 32767.0f / amax);
+    // Magnitudes are ordered as their bits are, a NaN above infinity above all others.
+    const I32x16 magnitudes = MaxI32(F32ToBits(Abs(a)), F32ToBits(Abs(b)));
+    const int32_t amax_bits = ReduceMaxI32(magnitudes);
+    float amax;
+    __builtin_memcpy(&amax, &amax_bits, sizeof(amax));
+    const bool finite = amax_bits < 0x7f800000;
+    const bool zero = finite && amax < 0x1p-110f;
+    const F32x16 inverse = Set1(zero || !finite ? 0.0f : 32767.0f / amax);
     const I32x16 qa = ToI32(Mul(a, inverse));
     const I32x16 qb = ToI32(Mul(b, inverse));
     StoreI32AsI16(quants + block * 32, qa);
     StoreI32AsI16(quants + block * 32 + 16, qb);
-    int32_t lanes[16];
-    StoreI(lanes, AddI32(qa, qb));
-    int32_t total = 0;
-    for (int i = 0; i < 16; ++i) total += lanes[i];
-    const float scale = (zero ? 0.0f : amax / 32767.0f) + poison;
+    const int32_t total = ReduceAddI32(AddI32(qa, qb));
+    const float scale = zero ? 0.0f : finite ? amax / 32767.0f : __builtin_nanf("");
     scales[block] = scale;
     sums[block] = scale * static_cast<float>(total);
   }

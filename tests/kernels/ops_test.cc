@@ -1,0 +1,239 @@
+// What kernels/ops.cc does for every backend: checks, the observer, the planted bugs.
+
+#include "kernels/ops.h"
+
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "gtest/gtest.h"
+
+#include "tests/kernels/linear_fixture.h"
+
+namespace sluice::kernels {
+namespace {
+
+Exec::Options BestCpu(PlantedBug bug = PlantedBug::kNone) {
+  Exec::Options options;
+  const auto isa = DetectCpuIsa();
+  EXPECT_TRUE(isa.ok()) << isa.status();
+  options.backend = Backend::kCpu;
+  options.isa = *isa;
+  options.num_threads = 2;
+  options.planted_bug = bug;
+  return options;
+}
+
+class OpsTest : public ::testing::Test {
+ protected:
+  OpsTest() : exec_(BestCpu()), inputs_(Spec()), table_(inputs_.table.Pack(Backend::kCpu)) {
+    shape_.max_tokens = 2;
+    shape_.max_logit_rows = 2;
+    shape_.max_rows = 2;
+    shape_.max_pages = 4;
+    shape_.width = 32;
+    shape_.num_heads = 2;
+    shape_.num_kv_heads = 1;
+    shape_.head_size = 32;
+    shape_.ffn_width = 64;
+    shape_.vocab_size = 40;
+    rope_.rotary_size = 32;
+    rope_.inverse_frequencies = inputs_.inverse_frequencies.data();
+    batch_.num_tokens = 2;
+    batch_.num_rows = 1;
+    batch_.num_logit_rows = 2;
+    batch_.tokens = inputs_.tokens.data();
+    batch_.positions = inputs_.positions.data();
+    batch_.row_begins = inputs_.row_begins.data();
+    batch_.page_begins = inputs_.page_begins.data();
+    batch_.pages = inputs_.pages.data();
+    batch_.logit_tokens = inputs_.logit_tokens.data();
+    residual_.resize(64);
+  }
+
+  static LinearSpec Spec() {
+    LinearSpec spec;
+    spec.rows = {2};
+    return spec;
+  }
+  MatrixF32 Residual() { return {residual_.data(), 2, 32}; }
+  void Reserve() {
+    const absl::Status status = ReserveWorkspace(exec_, shape_);
+    ASSERT_TRUE(status.ok()) << status;
+  }
+  absl::Status Embed() { return EmbedTokens(exec_, table_, rope_, batch_, Residual()); }
+  static void ExpectError(const absl::Status& status, absl::StatusCode code,
+                          const std::string& part) {
+    EXPECT_EQ(status.code(), code) << status;
+    EXPECT_NE(std::string(status.message()).find(part), std::string::npos) << status;
+  }
+
+  Exec exec_;
+  LinearInputs inputs_;
+  PackedWeight table_;
+  WorkspaceShape shape_;
+  Rope rope_;
+  BatchView batch_;
+  std::vector<float> residual_;
+};
+
+TEST_F(OpsTest, NeedsAWorkspace) {
+  ExpectError(Embed(), absl::StatusCode::kFailedPrecondition, "ReserveWorkspace");
+  Reserve();
+  EXPECT_TRUE(Embed().ok()) << Embed();
+}
+
+TEST_F(OpsTest, RefusesTokensOutsideTheVocabulary) {
+  Reserve();
+  inputs_.tokens[1] = 40;
+  ExpectError(Embed(), absl::StatusCode::kInvalidArgument,
+              "token 1: expected an id below 40, got 40");
+  inputs_.tokens[1] = ~0;
+  ExpectError(Embed(), absl::StatusCode::kInvalidArgument, "previous step");
+  const std::vector<int32_t> previous = {77};
+  batch_.previous_tokens = previous.data();
+  ExpectError(Embed(), absl::StatusCode::kInvalidArgument, "got 77");
+}
+
+TEST_F(OpsTest, TakesTokensOfThePreviousStep) {
+  Reserve();
+  inputs_.tokens = {7, 9};
+  batch_.tokens = inputs_.tokens.data();
+  ASSERT_TRUE(Embed().ok());
+  const std::vector<float> want = residual_;
+  const std::vector<int32_t> previous = {1, 9, 7};
+  inputs_.tokens = {~2, ~1};
+  batch_.tokens = inputs_.tokens.data();
+  batch_.previous_tokens = previous.data();
+  ASSERT_TRUE(Embed().ok());
+  EXPECT_EQ(residual_, want);
+}
+
+TEST_F(OpsTest, RefusesWrongShapes) {
+  Reserve();
+  ExpectError(EmbedTokens(exec_, table_, rope_, batch_, {residual_.data(), 2, 31}),
+              absl::StatusCode::kInvalidArgument, "expected [2, 32], got [2, 31]");
+  batch_.num_tokens = 3;
+  ExpectError(Embed(), absl::StatusCode::kInvalidArgument, "at most 2 tokens");
+  batch_.num_tokens = 2;
+  rope_.rotary_size = 34;
+  ExpectError(Embed(), absl::StatusCode::kInvalidArgument, "rotary size");
+  auto activation = Activation::Allocate(Backend::kCpu, 2, 48);
+  ASSERT_TRUE(activation.ok());
+  Linear linear;
+  linear.name = "ffn_down";
+  linear.weight = &table_;
+  ExpectError(MatMulAddResidual(exec_, linear, *activation, batch_, Residual()),
+              absl::StatusCode::kInvalidArgument,
+              "ffn_down: weight: expected [32, 48], got [40, 32]");
+  linear.weight = nullptr;
+  ExpectError(MatMulAddResidual(exec_, linear, *activation, batch_, Residual()),
+              absl::StatusCode::kInvalidArgument, "expected a weight, got none");
+  const PackedWeight other = inputs_.output.Pack(Backend::kRef);
+  linear.weight = &other;
+  ExpectError(MatMulAddResidual(exec_, linear, *activation, batch_, Residual()),
+              absl::StatusCode::kInvalidArgument, "packed for backend cpu, got one for ref");
+}
+
+TEST_F(OpsTest, RefusesPositionsAndPagesOutsideTheCache) {
+  Reserve();
+  const PackedWeight q = inputs_.q.Pack(Backend::kCpu);
+  const PackedWeight k = inputs_.k.Pack(Backend::kCpu);
+  Linear q_view, k_view;
+  q_view.weight = &q;
+  k_view.weight = &k;
+  NormQkvRopeStoreArgs args;
+  args.norm_weight = inputs_.norm_weight.data();
+  args.q = &q_view;
+  args.k = &k_view;
+  args.v = &k_view;
+  args.rope = rope_;
+  args.head_size = 32;
+  std::vector<std::byte> pages(static_cast<size_t>(inputs_.num_pages * 32 * 16 * 4));
+  KvLayer kv{DType::kF32, inputs_.num_pages, 1, 32, pages.data(), pages.data()};
+  std::vector<float> out(128);
+  const auto run = [&] {
+    return NormQkvRopeStore(exec_, args, {residual_.data(), 2, 32}, batch_, kv,
+                            {out.data(), 2, 64});
+  };
+  ASSERT_TRUE(Embed().ok());
+  ASSERT_TRUE(run().ok()) << run();
+  kv.num_pages = 1;
+  ExpectError(run(), absl::StatusCode::kInvalidArgument, "expected a page below 1");
+  kv.num_pages = inputs_.num_pages;
+  inputs_.positions[1] = 16 * static_cast<int32_t>(inputs_.pages.size());
+  ExpectError(run(), absl::StatusCode::kInvalidArgument, "token 1: position");
+  inputs_.positions[1] = -1;
+  ExpectError(run(), absl::StatusCode::kInvalidArgument, "token 1: position -1");
+  kv.type = DType::kBF16;
+  ExpectError(run(), absl::StatusCode::kUnimplemented, "BF16");
+}
+
+TEST_F(OpsTest, TellsTheObserver) {
+  struct Recorder : OpObserver {
+    void OnOp(std::string_view op, int layer, std::span<const float> values, int64_t rows,
+              int64_t cols) override {
+      seen.push_back(std::string(op) + " " + std::to_string(layer) + " " + std::to_string(rows) +
+                     "x" + std::to_string(cols));
+      first = values[0];
+    }
+    std::vector<std::string> seen;
+    float first = 0.0f;
+  } recorder;
+  Reserve();
+  exec_.set_observer(&recorder);
+  ASSERT_TRUE(Embed().ok());
+  EXPECT_EQ(recorder.first, residual_[0]);
+  const PackedWeight output = inputs_.output.Pack(Backend::kCpu);
+  auto activation = Activation::Allocate(Backend::kCpu, 2, 64);
+  ASSERT_TRUE(activation.ok());
+  Linear linear;
+  linear.weight = &output;
+  linear.name = "attention_output";
+  exec_.set_layer(3);
+  ASSERT_TRUE(MatMulAddResidual(exec_, linear, *activation, batch_, Residual()).ok());
+  EXPECT_EQ(recorder.seen,
+            (std::vector<std::string>{"embedding -1 2x32", "attention_output 3 2x32"}));
+}
+
+TEST(PlantedBugTest, KvHeadZeroOnlyLeavesTheOtherHeadsUnwritten) {
+  if (!kPlantedBugsBuilt) GTEST_SKIP() << "built without SLUICE_PLANTED_BUGS";
+  LinearSpec spec;
+  spec.num_kv_heads = 2;
+  const LinearInputs inputs(spec);
+  const LinearOutcome right = RunLinearOps(inputs, BestCpu());
+  const LinearOutcome wrong = RunLinearOps(inputs, BestCpu(PlantedBug::kKvHeadZeroOnly));
+  const std::vector<float> zeros(32);
+  for (auto member : {&LinearOutcome::k, &LinearOutcome::v}) {
+    const std::vector<float>& values = wrong.*member;
+    const std::vector<float> head0(values.begin(), values.begin() + 32);
+    const std::vector<float> head1(values.begin() + 32, values.end());
+    EXPECT_EQ(head0, std::vector<float>((right.*member).begin(), (right.*member).begin() + 32));
+    EXPECT_EQ(head1, zeros);
+    EXPECT_NE(right.*member, values);
+  }
+}
+
+TEST(PlantedBugTest, PrefillStrideHarmsRowsOfSeveralTokensOnly) {
+  if (!kPlantedBugsBuilt) GTEST_SKIP() << "built without SLUICE_PLANTED_BUGS";
+  for (DType type : {DType::kF32, DType::kQ4_1}) {
+    LinearSpec spec;
+    spec.type = type;
+    spec.rows = {1, 1, 1};
+    const LinearInputs decode(spec);
+    EXPECT_EQ(RunLinearOps(decode, BestCpu()).q,
+              RunLinearOps(decode, BestCpu(PlantedBug::kPrefillStride)).q);
+    spec.rows = {3};
+    const LinearInputs prefill(spec);
+    const LinearOutcome right = RunLinearOps(prefill, BestCpu());
+    const LinearOutcome wrong = RunLinearOps(prefill, BestCpu(PlantedBug::kPrefillStride));
+    EXPECT_NE(right.q, wrong.q);
+    EXPECT_NE(right.ffn, wrong.ffn);
+    // The first token of a row is where it should be.
+    EXPECT_EQ(std::vector<float>(right.q.begin(), right.q.begin() + 64),
+              std::vector<float>(wrong.q.begin(), wrong.q.begin() + 64));
+  }
+}
+
+}  // namespace
+}  // namespace sluice::kernels
