@@ -14,6 +14,11 @@ void SamplerSlot::Reset(const SamplerParams& params, std::span<const int32_t> pr
                         std::span<const int32_t> output, int64_t vocab_size) {
   params_ = params;
   vocab_size_ = vocab_size;
+  // Ids that name no token cannot be drawn: forbidding or favouring them changes nothing.
+  std::erase_if(params_.bias,
+                [&](const TokenBias& b) { return b.token < 0 || b.token >= vocab_size; });
+  std::erase_if(params_.banned_until_min,
+                [&](int32_t token) { return token < 0 || token >= vocab_size; });
   num_output_ = static_cast<int32_t>(output.size());
   penalized_ = params.repetition_penalty != 1.0f || params.presence_penalty != 0.0f ||
                params.frequency_penalty != 0.0f;

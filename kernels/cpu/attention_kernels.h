@@ -54,9 +54,9 @@ inline I32x16 LaneMask(int64_t n) {
 // Maximum over the lanes. The order does not matter: a NaN shows through `poison`.
 inline float FastReduceMax(F32x16 a) {
 #ifdef __AVX512F__
-  // The zero-masked form: GCC 12 warns about the undefined operand of the plain one.
+  // The zero-masked form: GCC 12 warns about the undefined operand of the plain ones.
   const __m256 half =
-      _mm256_max_ps(_mm512_castps512_ps256(a.v), _mm512_maskz_extractf32x8_ps(0xff, a.v, 1));
+      _mm256_max_ps(_mm512_maskz_extractf32x8_ps(0xff, a.v, 0), _mm512_maskz_extractf32x8_ps(0xff, a.v, 1));
 #else
   const __m256 half = _mm256_max_ps(a.lo, a.hi);
 #endif
