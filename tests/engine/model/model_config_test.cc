@@ -1,0 +1,507 @@
+#include "engine/model/model_config.h"
+
+#include <cmath>
+#include <filesystem>
+#include <functional>
+#include <limits>
+#include <string>
+#include <vector>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+#include "engine/base/status.h"
+#include "engine/gguf/gguf_file.h"
+#include "tests/testing/gguf_writer.h"
+
+namespace sluice::engine {
+namespace {
+
+using kernels::DType;
+using kernels::PlantedBug;
+using testing::EncodeTensor;
+using testing::GgufDraft;
+using ::testing::HasSubstr;
+using testing::TempFile;
+using testing::TinyModelSpec;
+
+constexpr absl::StatusCode kInvalid = absl::StatusCode::kInvalidArgument;
+constexpr absl::StatusCode kUnsupported = absl::StatusCode::kUnimplemented;
+
+absl::StatusOr<ModelConfig> ConfigOf(const std::string& path, PlantedBug bug = PlantedBug::kNone) {
+  ASSIGN_OR_RETURN(const std::shared_ptr<const GgufFile> file, GgufFile::Open(path));
+  return ModelConfig::FromGguf(*file, bug);
+}
+
+absl::StatusOr<ModelConfig> ConfigOf(const GgufDraft& draft, PlantedBug bug = PlantedBug::kNone) {
+  const TempFile stored(draft.Bytes());
+  return ConfigOf(stored.path(), bug);
+}
+
+TEST(ModelConfigTest, LlamaFactsComeFromTheFile) {
+  TinyModelSpec spec;
+  spec.layers = 3;
+  spec.width = 96;
+  spec.heads = 6;
+  spec.kv_heads = 3;
+  spec.ffn_width = 224;
+  spec.vocab_size = 301;
+  spec.context_length = 777;
+  spec.norm_epsilon = 3e-6f;
+  spec.rope_base = 50000.0f;
+  const auto config = ConfigOf(testing::MakeTinyModelDraft(spec));
+  ASSERT_TRUE(config.ok()) << Message(config.status());
+  EXPECT_EQ(config->architecture, "llama");
+  EXPECT_EQ(config->name, "tiny llama");
+  EXPECT_EQ(config->num_layers, 3);
+  EXPECT_EQ(config->width, 96);
+  EXPECT_EQ(config->num_heads, 6);
+  EXPECT_EQ(config->num_kv_heads, 3);
+  EXPECT_EQ(config->head_size, 16);
+  EXPECT_EQ(config->ffn_width, 224);
+  EXPECT_EQ(config->vocab_size, 301);
+  EXPECT_EQ(config->context_length, 777);
+  EXPECT_EQ(config->norm_epsilon, 3e-6f);
+  EXPECT_EQ(config->rope_style, kernels::RopeStyle::kInterleaved);
+  EXPECT_EQ(config->rotary_size, 16);
+  EXPECT_EQ(config->rope_base, 50000.0f);
+  EXPECT_EQ(config->rope_magnitude, 1.0f);
+  EXPECT_EQ(config->attention_scale, 0.25f);
+  EXPECT_FALSE(config->has_qkv_bias);
+  EXPECT_FALSE(config->has_head_norm);
+  EXPECT_FALSE(config->tied_head);
+  ASSERT_EQ(config->inverse_frequencies.size(), 8u);
+  for (int i = 0; i < 8; ++i) {
+    EXPECT_FLOAT_EQ(config->inverse_frequencies[static_cast<size_t>(i)],
+                    static_cast<float>(std::pow(50000.0, -2.0 * i / 16)));
+  }
+  EXPECT_EQ(config->inverse_frequencies[0], 1.0f);
+}
+
+TEST(ModelConfigTest, Qwen2TiedBiasedWithItsOwnHeadSize) {
+  TinyModelSpec spec;
+  spec.architecture = "qwen2";
+  spec.head_size = 24;  // 4 heads of 24 on a width of 64
+  spec.tied_head = true;
+  GgufDraft draft = testing::MakeTinyModelDraft(spec);
+  draft.Remove("qwen2.rope.dimension_count");
+  draft.Remove("qwen2.attention.head_count_kv");
+  draft.Set("qwen2.attention.head_count_kv", uint64_t{2});
+  const auto config = ConfigOf(draft);
+  ASSERT_TRUE(config.ok()) << Message(config.status());
+  EXPECT_EQ(config->rope_style, kernels::RopeStyle::kHalfSplit);
+  EXPECT_EQ(config->head_size, 24);
+  EXPECT_EQ(config->rotary_size, 24);
+  EXPECT_TRUE(config->has_qkv_bias);
+  EXPECT_TRUE(config->tied_head);
+}
+
+TEST(ModelConfigTest, OptionalFactsHaveTheFormatsDefaults) {
+  TinyModelSpec spec;
+  spec.kv_heads = spec.heads;
+  spec.vocabulary = false;
+  GgufDraft draft = testing::MakeTinyModelDraft(spec);
+  draft.Remove("llama.attention.head_count_kv");
+  draft.Remove("llama.rope.freq_base");
+  draft.Remove("general.name");
+  const TempFile stored(draft.Bytes());
+  const auto config = ConfigOf(stored.path());
+  ASSERT_TRUE(config.ok()) << Message(config.status());
+  EXPECT_EQ(config->num_kv_heads, config->num_heads);
+  EXPECT_EQ(config->rope_base, 10000.0f);
+  EXPECT_EQ(config->name, std::filesystem::path(stored.path()).filename());
+}
+
+TEST(ModelConfigTest, FactorsAndLinearScalingDivideFrequencies) {
+  TinyModelSpec spec;  // heads of 16
+  const auto plain = ConfigOf(testing::MakeTinyModelDraft(spec));
+  ASSERT_TRUE(plain.ok());
+  spec.rope_factors = {1, 1, 2, 4, 8, 8, 8, 8};
+  GgufDraft draft = testing::MakeTinyModelDraft(spec);
+  auto config = ConfigOf(draft);
+  ASSERT_TRUE(config.ok()) << Message(config.status());
+  for (size_t i = 0; i < 8; ++i) {
+    EXPECT_EQ(config->inverse_frequencies[i], plain->inverse_frequencies[i] / spec.rope_factors[i]);
+  }
+  draft.SetString("llama.rope.scaling.type", "linear");
+  draft.Set("llama.rope.scaling.factor", 4.0f);
+  draft.Set("llama.rope.scaling.original_context_length", uint32_t{128});
+  draft.Set("llama.rope.scaling.finetuned", true);
+  config = ConfigOf(draft);
+  ASSERT_TRUE(config.ok()) << Message(config.status());
+  EXPECT_EQ(config->inverse_frequencies[3], plain->inverse_frequencies[3] / 4.0f / 4.0f);
+}
+
+TEST(ModelConfigTest, PartOfAHeadMayBeRotated) {
+  TinyModelSpec spec;
+  spec.rotary_size = 8;
+  const auto config = ConfigOf(testing::MakeTinyModelDraft(spec));
+  ASSERT_TRUE(config.ok()) << Message(config.status());
+  EXPECT_EQ(config->rotary_size, 8);
+  ASSERT_EQ(config->inverse_frequencies.size(), 4u);
+  EXPECT_FLOAT_EQ(config->inverse_frequencies[1], 0.1f);  // 10000^(-2/8)
+}
+
+TEST(ModelConfigTest, TheVocabularyMayBePaddedButNeverLonger) {
+  GgufDraft draft = testing::MakeTinyModelDraft({});
+  draft.SetStrings("tokenizer.ggml.tokens", std::vector<std::string>(300, "x"));
+  auto config = ConfigOf(draft);
+  ASSERT_TRUE(config.ok()) << Message(config.status());
+  EXPECT_EQ(config->vocab_size, 320);
+  draft.SetStrings("tokenizer.ggml.tokens", std::vector<std::string>(321, "x"));
+  config = ConfigOf(draft);
+  EXPECT_EQ(config.status().code(), kInvalid);
+  EXPECT_THAT(Message(config.status()), HasSubstr("each of the 321 tokens"));
+}
+
+TEST(ModelConfigTest, NeutralValuesOfOtherTraitsAreFine) {
+  GgufDraft draft = testing::MakeTinyModelDraft({});
+  draft.Set("llama.expert_count", uint32_t{0});
+  draft.Set("llama.attention.causal", true);
+  draft.Set("llama.attention.scale", 0.25f);  // 1 / sqrt(16)
+  draft.Set("llama.attention.sliding_window", uint32_t{512});
+  draft.Set("llama.attention.value_length", uint32_t{16});
+  draft.Set("llama.logit_scale", 1.0f);
+  draft.Set("llama.final_logit_softcapping", 0.0f);
+  draft.Set("llama.vocab_size", uint32_t{320});
+  draft.SetString("llama.rope.scaling.type", "none");
+  draft.SetString("llama.tensor_data_layout", "Meta AI original pth");
+  draft.SetString("general.type", "model");
+  draft.Set("community.key", uint32_t{7});
+  draft.AddTensor("community.tensor", {8}, DType::kF32, std::string(32, '\0'));
+  const auto config = ConfigOf(draft);
+  EXPECT_TRUE(config.ok()) << Message(config.status());
+}
+
+struct Case {
+  const char* name;
+  std::function<void(GgufDraft&)> edit;
+  std::vector<std::string> says;
+  absl::StatusCode code = kInvalid;
+};
+void PrintTo(const Case& c, std::ostream* out) { *out << c.name; }
+
+class RefusedModelTest : public ::testing::TestWithParam<Case> {};
+
+TEST_P(RefusedModelTest, SaysWhatWasExpectedAndWhatCame) {
+  GgufDraft draft = testing::MakeTinyModelDraft({});
+  ASSERT_TRUE(ConfigOf(draft).ok());
+  GetParam().edit(draft);
+  const TempFile stored(draft.Bytes());
+  const absl::Status status = ConfigOf(stored.path()).status();
+  EXPECT_EQ(status.code(), GetParam().code) << Message(status);
+  EXPECT_THAT(Message(status), ::testing::StartsWith(stored.path() + ": "));
+  for (const std::string& text : GetParam().says) EXPECT_THAT(Message(status), HasSubstr(text));
+}
+
+auto Set(std::string key, GgufValue value) {
+  return [key, value](GgufDraft& draft) { draft.Set(key, value); };
+}
+auto Text(std::string key, std::string value) {
+  return [key, value](GgufDraft& draft) { draft.SetString(key, value); };
+}
+auto Remove(std::string key) {
+  return [key](GgufDraft& draft) { draft.Remove(key); };
+}
+auto RemoveTensor(std::string name) {
+  return [name](GgufDraft& draft) { draft.RemoveTensor(name); };
+}
+auto Reshape(std::string name, std::vector<uint64_t> dims) {
+  return [name, dims](GgufDraft& draft) {
+    uint64_t bytes = 4;
+    for (const uint64_t dim : dims) bytes *= dim;
+    GgufDraft::Tensor& tensor = draft.TensorAt(name);
+    tensor.dims = dims;
+    tensor.bytes.resize(bytes);
+  };
+}
+auto AddTensor(std::string name, uint64_t size) {
+  return [name, size](GgufDraft& draft) {
+    draft.AddTensor(name, {size}, DType::kF32, std::string(size * 4, '\0'));
+  };
+}
+constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+constexpr float kInf = std::numeric_limits<float>::infinity();
+
+INSTANTIATE_TEST_SUITE_P(
+    Architecture, RefusedModelTest,
+    ::testing::Values(
+        Case{"missing", Remove("general.architecture"), {"'general.architecture'", "missing"}},
+        Case{"number", Set("general.architecture", uint32_t{1}), {"expected string, got u32"}},
+        Case{"unknown",
+             Text("general.architecture", "mamba"),
+             {"'llama' or 'qwen2', got 'mamba'"},
+             kUnsupported},
+        Case{"long",
+             Text("general.architecture", std::string(1 << 20, 'a')),
+             {"... (1048576 bytes)"},
+             kUnsupported},
+        Case{"adapter",
+             Text("general.type", "adapter"),
+             {"expected 'model', got 'adapter'"},
+             kUnsupported},
+        Case{"shard", Set("split.count", uint16_t{65535}), {"one of 65535 parts"}, kUnsupported},
+        Case{"quantization",
+             Set("general.quantization_version", uint32_t{1}),
+             {"expected 2, got 1"},
+             kUnsupported}));
+
+INSTANTIATE_TEST_SUITE_P(
+    Sizes, RefusedModelTest,
+    ::testing::Values(
+        Case{"heads_0",
+             Set("llama.attention.head_count", uint32_t{0}),
+             {"'llama.attention.head_count': expected 1 to 1024, got 0", "at byte"}},
+        Case{"heads_missing", Remove("llama.attention.head_count"), {"head_count'", "missing"}},
+        Case{"heads_each_layer",
+             Set("llama.attention.head_count", GgufArray(std::vector<uint32_t>{4, 4})),
+             {"one integer for all layers"},
+             kUnsupported},
+        Case{"heads_float", Set("llama.attention.head_count", 4.0f), {"an integer, got f32"}},
+        Case{"heads_do_not_divide_width",
+             Set("llama.attention.head_count", uint32_t{6}),
+             {"'llama.embedding_length': expected a multiple of the 6 heads, got 64"}},
+        Case{"kv_heads_0",
+             Set("llama.attention.head_count_kv", uint32_t{0}),
+             {"head_count_kv': expected 1 to 1024"}},
+        Case{"kv_heads_do_not_divide",
+             Set("llama.attention.head_count_kv", uint32_t{3}),
+             {"expected a divisor of the 4 heads, got 3"}},
+        Case{"head_size_odd",
+             Set("llama.attention.key_length", uint32_t{15}),
+             {"'llama.attention.key_length': expected an even head size"}},
+        Case{"head_size_2048", Set("llama.attention.key_length", uint32_t{2048}), {"2 to 1024"}},
+        Case{"value_length",
+             Set("llama.attention.value_length", uint32_t{8}),
+             {"'llama.attention.value_length': only the size of a key head, 16", "got 8"},
+             kUnsupported},
+        Case{"layers_0", Set("llama.block_count", uint32_t{0}), {"expected 1 to 1024, got 0"}},
+        Case{"layers_2_31", Set("llama.block_count", uint32_t{0x7FFFFFFF}), {"got 2147483647"}},
+        Case{"layers_negative", Set("llama.block_count", int32_t{-1}), {"0 or more, got -1"}},
+        Case{"layers_one_more",
+             Set("llama.block_count", uint32_t{3}),
+             {"'blk.2.attn_norm.weight' (attention norm, layer 2)", "missing"}},
+        Case{"layers_one_less",
+             Set("llama.block_count", uint32_t{1}),
+             {"tensor 'blk.1.attn_norm.weight': expected layers 0 to 0", "got layer 1"}},
+        Case{"context_0", Set("llama.context_length", uint32_t{0}), {"expected 1 to 16777216"}},
+        Case{"context_2_32", Set("llama.context_length", uint32_t{0xFFFFFFFF}), {"4294967295"}},
+        Case{"width_2_31", Set("llama.embedding_length", uint32_t{1u << 31}), {"got 2147483648"}},
+        Case{"width_other",
+             Set("llama.embedding_length", uint32_t{128}),
+             {"'token_embd.weight' (token embedding): expected [128, 320], got [64, 320] F32"}},
+        Case{"ffn_0", Set("llama.feed_forward_length", uint32_t{0}), {"feed_forward_length"}},
+        Case{"ffn_missing", Remove("llama.feed_forward_length"), {"missing"}},
+        Case{"ffn_other",
+             Set("llama.feed_forward_length", uint32_t{256}),
+             {"'blk.0.ffn_gate.weight' (FFN gate, layer 0): expected [64, 256], got [64, 160]"}},
+        Case{"epsilon_missing", Remove("llama.attention.layer_norm_rms_epsilon"), {"missing"}},
+        Case{"epsilon_nan", Set("llama.attention.layer_norm_rms_epsilon", kNan), {"got nan"}},
+        Case{"epsilon_negative", Set("llama.attention.layer_norm_rms_epsilon", -1.0f), {"got -1"}},
+        Case{"vocab_size",
+             Set("llama.vocab_size", uint32_t{319}),
+             {"'llama.vocab_size': expected the rows of token_embd.weight [64, 320] F32, got "
+              "319"}}));
+
+INSTANTIATE_TEST_SUITE_P(
+    Rope, RefusedModelTest,
+    ::testing::Values(
+        Case{"odd", Set("llama.rope.dimension_count", uint32_t{7}), {"expected an even number"}},
+        Case{"over_head", Set("llama.rope.dimension_count", uint32_t{32}), {"2 to 16, got 32"}},
+        Case{"missing", Remove("llama.rope.dimension_count"), {"dimension_count'", "missing"}},
+        Case{"base_0", Set("llama.rope.freq_base", 0.0f), {"finite number above 0, got 0"}},
+        Case{"base_nan", Set("llama.rope.freq_base", kNan), {"'llama.rope.freq_base'", "got nan"}},
+        Case{"base_inf", Set("llama.rope.freq_base", kInf), {"got inf"}},
+        Case{"base_negative", Set("llama.rope.freq_base", -1.0f), {"got -1"}},
+        Case{"base_integer", Set("llama.rope.freq_base", uint32_t{10000}), {"f32 or f64, got u32"}},
+        Case{"yarn",
+             Text("llama.rope.scaling.type", "yarn"),
+             {"'none' and 'linear'", "'yarn'"},
+             kUnsupported},
+        Case{"linear_without_factor", Text("llama.rope.scaling.type", "linear"), {"missing"}},
+        Case{"factor_without_type",
+             Set("llama.rope.scaling.factor", 2.0f),
+             {"'llama.rope.scaling.type'", "missing"}},
+        Case{"two_factors",
+             [](GgufDraft& d) {
+               d.SetString("llama.rope.scaling.type", "linear");
+               d.Set("llama.rope.scaling.factor", 2.0f);
+               d.Set("llama.rope.scale_linear", 4.0f);
+             },
+             {"scale_linear': expected 'rope.scaling.factor', 2, got 4"}},
+        Case{"attn_factor",
+             Set("llama.rope.scaling.attn_factor", 1.2f),
+             {"only 1 is supported"},
+             kUnsupported},
+        Case{"factors_of_other_size",
+             AddTensor("rope_freqs.weight", 7),
+             {"'rope_freqs.weight': expected [8] F32, got [7] F32"}},
+        Case{"factors_0",
+             AddTensor("rope_freqs.weight", 8),
+             {"'rope_freqs.weight': value 0: expected a finite number above 0, got 0"}},
+        Case{"long_factors",
+             AddTensor("rope_factors_long.weight", 8),
+             {"'rope_factors_long.weight'", "no place"},
+             kUnsupported}));
+
+INSTANTIATE_TEST_SUITE_P(
+    Traits, RefusedModelTest,
+    ::testing::Values(
+        Case{"experts",
+             Set("llama.expert_count", uint32_t{8}),
+             {"'llama.expert_count': only 0 is supported, got 8"},
+             kUnsupported},
+        Case{"window",
+             Set("llama.attention.sliding_window", uint32_t{256}),
+             {"got 256"},
+             kUnsupported},
+        Case{"attention_scale",
+             Set("llama.attention.scale", 0.5f),
+             {"only 0.25 is supported"},
+             kUnsupported},
+        Case{"logit_scale",
+             Set("llama.logit_scale", 8.0f),
+             {"only 1 is supported, got 8"},
+             kUnsupported},
+        Case{"softcap", Set("llama.final_logit_softcapping", 30.0f), {"got 30"}, kUnsupported},
+        Case{"not_causal", Set("llama.attention.causal", false), {"only true"}, kUnsupported},
+        Case{
+            "layout", Text("llama.tensor_data_layout", "jploski"), {"got 'jploski'"}, kUnsupported},
+        Case{"unknown_fact",
+             Set("llama.attention.surprise", uint32_t{1}),
+             {"'llama.attention.surprise'", "not known"},
+             kUnsupported}));
+
+INSTANTIATE_TEST_SUITE_P(
+    Tensors, RefusedModelTest,
+    ::testing::Values(
+        Case{"none",
+             [](GgufDraft& d) { d.tensors.clear(); },
+             {"'token_embd.weight'", "missing", "no tensors at all"}},
+        Case{"no_norm",
+             RemoveTensor("output_norm.weight"),
+             {"'output_norm.weight' (output norm): expected [64], got none"}},
+        Case{"no_query", RemoveTensor("blk.1.attn_q.weight"), {"attention query, layer 1"}},
+        Case{"embedding_transposed",
+             Reshape("token_embd.weight", {320, 64}),
+             {"320 tokens", "got [320, 64] F32"}},
+        Case{"embedding_short",
+             Reshape("token_embd.weight", {64, 319}),
+             {"each of the 320 tokens in 'tokenizer.ggml.tokens', got [64, 319] F32"}},
+        Case{"embedding_of_one", Reshape("token_embd.weight", {64, 1}), {"2 to 1048576 rows"}},
+        Case{"head_short",
+             Reshape("output.weight", {64, 319}),
+             {"'output.weight' (output head): expected [64, 320], got [64, 319] F32"}},
+        Case{"down_transposed",
+             Reshape("blk.0.ffn_down.weight", {64, 160}),
+             {"expected [160, 64], got [64, 160] F32"}},
+        Case{"norm_of_two_rows",
+             Reshape("output_norm.weight", {32, 2}),
+             {"expected [64], got [32, 2] F32"}},
+        Case{"norm_quantised",
+             [](GgufDraft& d) {
+               GgufDraft::Tensor& norm = d.TensorAt("output_norm.weight");
+               norm.type = 2;
+               norm.bytes.resize(36);
+             },
+             {"expected [64] F32, F16 or BF16, got [64] Q4_0"},
+             kUnsupported},
+        Case{"one_bias_of_three",
+             AddTensor("blk.0.attn_k.bias", 32),
+             {"tensor 'blk.0.attn_k.bias'", "no place"},
+             kUnsupported},
+        Case{"query_bias_alone",
+             AddTensor("blk.0.attn_q.bias", 64),
+             {"'blk.0.attn_k.bias' (attention key bias, layer 0): expected [32], got none"}},
+        Case{"head_norm", AddTensor("blk.0.attn_q_norm.weight", 16), {"no place"}, kUnsupported},
+        Case{"gate_bias", AddTensor("blk.0.ffn_gate.bias", 160), {"no place"}, kUnsupported},
+        Case{"experts", AddTensor("blk.0.ffn_gate_inp.weight", 64), {"no place"}, kUnsupported},
+        Case{"output_bias", AddTensor("output.bias", 320), {"no place"}, kUnsupported}));
+
+TEST(ModelConfigTest, Qwen2NeedsItsBiasesAndItsBase) {
+  TinyModelSpec spec;
+  spec.architecture = "qwen2";
+  GgufDraft draft = testing::MakeTinyModelDraft(spec);
+  draft.Remove("qwen2.rope.freq_base");
+  EXPECT_THAT(Message(ConfigOf(draft).status()), HasSubstr("'qwen2.rope.freq_base'"));
+  draft = testing::MakeTinyModelDraft(spec);
+  for (const char* name : {"blk.0.attn_q.bias", "blk.1.attn_q.bias"}) draft.RemoveTensor(name);
+  EXPECT_THAT(Message(ConfigOf(draft).status()),
+              HasSubstr("'blk.0.attn_q.bias' (attention query bias, layer 0): expected [64], got "
+                        "none"));
+}
+
+TEST(ModelConfigTest, PlantedBugsChangeTheFactTheyName) {
+  if (!kernels::kPlantedBugsBuilt) GTEST_SKIP() << "built without planted bugs";
+  TinyModelSpec spec;
+  spec.rope_base = 500000.0f;
+  const GgufDraft draft = testing::MakeTinyModelDraft(spec);
+  const auto right = ConfigOf(draft);
+  ASSERT_TRUE(right.ok());
+  const auto base = ConfigOf(draft, PlantedBug::kRopeBaseTenThousand);
+  ASSERT_TRUE(base.ok());
+  EXPECT_EQ(base->rope_base, 10000.0f);
+  EXPECT_NE(base->inverse_frequencies[1], right->inverse_frequencies[1]);
+  const auto ffn = ConfigOf(draft, PlantedBug::kFfnFourTimesWidth);
+  ASSERT_TRUE(ffn.ok());
+  EXPECT_EQ(ffn->ffn_width, 256);
+  const auto vocabulary = ConfigOf(draft, PlantedBug::kVocabularyUnpadded);
+  ASSERT_TRUE(vocabulary.ok());
+  EXPECT_EQ(vocabulary->vocab_size, 256);  // 320 is five times 64
+  const auto other = ConfigOf(draft, PlantedBug::kKeyBiasDropped);
+  ASSERT_TRUE(other.ok());
+  EXPECT_EQ(other->ffn_width, right->ffn_width);
+}
+
+TEST(ModelConfigTest, GoldenModelsHaveTheFactsTheyWereMadeWith) {
+  const std::string folder = SLUICE_GOLDEN_DIR "/tiny/";
+  for (const char* name : {"tiny-llama.f32", "tiny-llama.q8_0", "tiny-llama.q4_1"}) {
+    const auto config = ConfigOf(folder + name + ".gguf");
+    ASSERT_TRUE(config.ok()) << Message(config.status());
+    EXPECT_EQ(config->num_layers, 1);
+    EXPECT_EQ(config->width, 256);
+    EXPECT_EQ(config->num_heads, 8);
+    EXPECT_EQ(config->num_kv_heads, 2);
+    EXPECT_EQ(config->ffn_width, 512);
+    EXPECT_EQ(config->vocab_size, 384);
+    EXPECT_FALSE(config->tied_head);
+  }
+  const auto llama31 = ConfigOf(folder + "tiny-llama31.q8_0.gguf");
+  ASSERT_TRUE(llama31.ok()) << Message(llama31.status());
+  EXPECT_TRUE(llama31->tied_head);
+  EXPECT_EQ(llama31->rope_base, 500000.0f);
+  EXPECT_LT(llama31->inverse_frequencies[15], std::pow(500000.0f, -30.0f / 32) * 0.5f);
+  const auto odd = ConfigOf(folder + "tiny-odd.f16.gguf");
+  ASSERT_TRUE(odd.ok()) << Message(odd.status());
+  EXPECT_EQ(odd->architecture, "qwen2");
+  EXPECT_EQ(odd->width, 160);
+  EXPECT_EQ(odd->num_heads, 5);
+  EXPECT_EQ(odd->num_kv_heads, 1);
+  EXPECT_EQ(odd->head_size, 32);
+  EXPECT_EQ(odd->vocab_size, 509);
+  EXPECT_TRUE(odd->has_qkv_bias);
+  const auto vocabulary = ConfigOf(folder + "vocab-spm.gguf");
+  EXPECT_EQ(vocabulary.status().code(), kInvalid);
+}
+
+TEST(ModelConfigTest, SmolLm2) {
+  const std::string path = SLUICE_MODELS_DIR "/SmolLM2-135M-Instruct.Q4_1.gguf";
+  if (!std::filesystem::exists(path)) GTEST_SKIP() << path << " is not there: run fetch_model.sh";
+  const auto config = ConfigOf(path);
+  ASSERT_TRUE(config.ok()) << Message(config.status());
+  EXPECT_EQ(config->name, "Smollm2 135M 8k Lc100K Mix1 Ep2");
+  EXPECT_EQ(config->num_layers, 30);
+  EXPECT_EQ(config->width, 576);
+  EXPECT_EQ(config->num_heads, 9);
+  EXPECT_EQ(config->num_kv_heads, 3);
+  EXPECT_EQ(config->head_size, 64);
+  EXPECT_EQ(config->ffn_width, 1536);
+  EXPECT_EQ(config->vocab_size, 49152);
+  EXPECT_EQ(config->context_length, 8192);
+  EXPECT_EQ(config->rope_base, 100000.0f);
+  EXPECT_EQ(config->norm_epsilon, 1e-5f);
+  EXPECT_TRUE(config->tied_head);
+}
+
+}  // namespace
+}  // namespace sluice::engine
