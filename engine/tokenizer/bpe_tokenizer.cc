@@ -186,7 +186,7 @@ BpeTokenizer::BpeTokenizer(Vocabulary vocabulary, TokenizerTraits traits, Matche
       merges_(std::move(merges)),
       pre_tokenizer_(std::move(pre_tokenizer)) {}
 
-absl::Status BpeTokenizer::EncodeText(std::string_view text, bool /*follows_text*/,
+absl::Status BpeTokenizer::EncodeText(std::string_view text, bool /*after_user_defined*/,
                                       std::vector<TokenId>& ids) const {
   std::string normalized;
   if (pre_tokenizer_->normalizes() && !IsSurelyNfc(text)) {

@@ -60,7 +60,7 @@ class BpeTokenizer final : public VocabularyTokenizer {
       const GgufFile& file, std::vector<std::string>& warnings);
 
  protected:
-  absl::Status EncodeText(std::string_view text, bool follows_text,
+  absl::Status EncodeText(std::string_view text, bool after_user_defined,
                           std::vector<TokenId>& ids) const override;
 
  private:

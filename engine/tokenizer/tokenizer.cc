@@ -6,6 +6,7 @@
 #include "engine/gguf/gguf_file.h"
 #include "engine/gguf/gguf_text.h"
 #include "engine/tokenizer/bpe_tokenizer.h"
+#include "engine/tokenizer/spm_tokenizer.h"
 
 namespace sluice::engine {
 
@@ -21,13 +22,12 @@ absl::StatusOr<std::shared_ptr<const Tokenizer>> Tokenizer::FromGguf(
                   NotFound("no vocabulary: " + std::string(kModelKey) +
                            (model.has_value() ? " is " + Quoted(*model) : " is missing")));
   }
-  if (*model == "gpt2") {
-    auto tokenizer = BpeTokenizer::FromGguf(file, heard);
-    if (!tokenizer.ok()) return Prefix(file.path(), tokenizer.status());
-    return tokenizer;
-  }
-  return Prefix(file.path(), Unimplemented(std::string(kModelKey) + ": expected \"gpt2\", got " +
-                                           Quoted(*model)));
+  absl::StatusOr<std::shared_ptr<const Tokenizer>> tokenizer =
+      Unimplemented(std::string(kModelKey) + ": expected 'gpt2' or 'llama', got " + Quoted(*model));
+  if (*model == "gpt2") tokenizer = BpeTokenizer::FromGguf(file, heard);
+  if (*model == "llama") tokenizer = SpmTokenizer::FromGguf(file, heard);
+  if (!tokenizer.ok()) return Prefix(file.path(), tokenizer.status());
+  return tokenizer;
 }
 
 bool Tokenizer::IsEndOfGeneration(TokenId id) const {

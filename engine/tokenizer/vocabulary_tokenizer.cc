@@ -139,14 +139,19 @@ absl::StatusOr<std::vector<TokenId>> VocabularyTokenizer::Encode(
 
   const TokenMatcher& matcher = options.parse_special ? matchers_.all : matchers_.user_defined;
   size_t begin = 0;
+  bool after_user_defined = false;
   for (const TokenMatcher::Match& match : matcher.FindAll(text)) {
     if (match.begin > begin) {
-      RETURN_IF_ERROR(EncodeText(text.substr(begin, match.begin - begin), begin != 0, ids));
+      const std::string_view between = text.substr(begin, match.begin - begin);
+      RETURN_IF_ERROR(EncodeText(between, after_user_defined, ids));
     }
     ids.push_back(match.id);
     begin = match.begin + match.size;
+    after_user_defined = vocabulary_.Type(match.id) == TokenType::kUserDefined;
   }
-  if (begin < text.size()) RETURN_IF_ERROR(EncodeText(text.substr(begin), begin != 0, ids));
+  if (begin < text.size()) {
+    RETURN_IF_ERROR(EncodeText(text.substr(begin), after_user_defined, ids));
+  }
 
   // A text made by a template begins with its own BOS.
   if (num_added == 1 && ids.size() > 1 && ids[1] == *bos_) ids.erase(ids.begin());

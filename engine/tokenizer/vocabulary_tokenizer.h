@@ -56,8 +56,8 @@ class VocabularyTokenizer : public Tokenizer {
   VocabularyTokenizer(Vocabulary vocabulary, TokenizerTraits traits, Matchers matchers);
 
   // Appends the ids of `text`, which is valid UTF-8, not empty and holds no added token.
-  // `follows_text`: it is not the first of the whole text.
-  virtual absl::Status EncodeText(std::string_view text, bool follows_text,
+  // `after_user_defined`: what comes right before it is a user-defined token.
+  virtual absl::Status EncodeText(std::string_view text, bool after_user_defined,
                                   std::vector<TokenId>& ids) const = 0;
 
   const Vocabulary& vocabulary() const { return vocabulary_; }
