@@ -19,6 +19,11 @@ inline constexpr int kMaxTile = 8;
 inline constexpr int kMaxTile = 4;  // sixteen registers hold no more accumulators
 #endif
 
+// A token alone waits for memory. One core of a Xeon reads Q4_1 panels at 10.4 GB/s
+// with the hardware's prefetch alone, 14.2 with this distance, 13.0 with half of it and 10.3 with
+// twice, where plain reading reaches 14.9 (gigabytes a second of processor time).
+inline constexpr int kPrefetchBytes = 2048;
+
 // Formats with integer weights. A block is 32 columns of the panel's 16 rows; Unpack gives
 // kPairsAtOnce vectors, each the i16 pair (2j, 2j + 1) of every row, from step `step` of
 // 16 / kPairsAtOnce.
@@ -73,6 +78,12 @@ void QuantizedTile(const uint8_t* panel, const ActivationRows& input, int64_t fi
 #pragma GCC unroll 8
   for (int t = 0; t < kTokens; ++t) acc[t] = Zero();
   for (int64_t block = 0; block < num_blocks; ++block) {
+    if constexpr (kTokens == 1) {
+#pragma GCC unroll 16
+      for (int line = 0; line < Format::kBlockBytes; line += 64) {
+        _mm_prefetch(reinterpret_cast<const char*>(panel) + kPrefetchBytes + line, _MM_HINT_T0);
+      }
+    }
     I32x16 dot[kTokens * kChains];
 #pragma GCC unroll 8
     for (int t = 0; t < kTokens * kChains; ++t) dot[t] = ZeroI();
