@@ -55,8 +55,8 @@ inline I32x16 LaneMask(int64_t n) {
 inline float FastReduceMax(F32x16 a) {
 #ifdef __AVX512F__
   // The zero-masked form: GCC 12 warns about the undefined operand of the plain ones.
-  const __m256 half =
-      _mm256_max_ps(_mm512_maskz_extractf32x8_ps(0xff, a.v, 0), _mm512_maskz_extractf32x8_ps(0xff, a.v, 1));
+  const __m256 half = _mm256_max_ps(_mm512_maskz_extractf32x8_ps(0xff, a.v, 0),
+                                    _mm512_maskz_extractf32x8_ps(0xff, a.v, 1));
 #else
   const __m256 half = _mm256_max_ps(a.lo, a.hi);
 #endif
@@ -64,6 +64,22 @@ inline float FastReduceMax(F32x16 a) {
   m = _mm_max_ps(m, _mm_movehl_ps(m, m));
   m = _mm_max_ss(m, _mm_movehdup_ps(m));
   return _mm_cvtss_f32(m);
+}
+
+// K and V of a tile. While scores are made from K its V is fetched, and while V is added up the K
+// of the next tile is: pages are too short and too far apart for the hardware to see them coming.
+template <typename T>
+struct TilePages {
+  const T* k[kTilePages] = {};
+  const T* v[kTilePages] = {};
+  const T* next_k[kTilePages] = {};  // anything readable when there is no next tile
+  int count = 0;
+};
+
+// Fetches the cache lines of `bytes` at p.
+template <int kBytes>
+inline void Prefetch(const void* p) {
+  for (int i = 0; i < kBytes; i += 64) _mm_prefetch(static_cast<const char*>(p) + i, _MM_HINT_T0);
 }
 
 // The state of an item's queries in `work`.
@@ -110,24 +126,35 @@ inline int64_t ClampKeys(int64_t keys) { return keys < kTileKeys ? keys : kTileK
 // scores[i][16 page + lane] = scale * (q_i . K) for queries [first, first + kQueries) and pages
 // [page, page + kPages).
 template <int kQueries, int kPages, typename T>
-inline void ScorePages(const AttentionItem& item, const T* const* k_pages, int64_t first, int page,
-                       float* scores) {
+inline void ScorePages(const AttentionItem& item, const TilePages<T>& pages, int64_t first,
+                       int page, float* scores) {
   const float* q[kQueries];
+#pragma GCC unroll 4
   for (int i = 0; i < kQueries; ++i) q[i] = Query(item, first + i);
   F32x16 acc[kQueries][kPages];
+#pragma GCC unroll 4
   for (int i = 0; i < kQueries; ++i) {
+#pragma GCC unroll 4
     for (int p = 0; p < kPages; ++p) acc[i][p] = Zero();
   }
   for (int64_t d = 0; d < item.head_size; ++d) {
     F32x16 k[kPages];
-    for (int p = 0; p < kPages; ++p) k[p] = LoadKv(k_pages[page + p] + d * 16);
+#pragma GCC unroll 4
+    for (int p = 0; p < kPages; ++p) {
+      k[p] = LoadKv(pages.k[page + p] + d * 16);
+      if constexpr (sizeof(T) == 2) Prefetch<32>(pages.v[page + p] + d * 16);
+    }
+#pragma GCC unroll 4
     for (int i = 0; i < kQueries; ++i) {
       const F32x16 x = Set1(q[i][d]);
+#pragma GCC unroll 4
       for (int p = 0; p < kPages; ++p) acc[i][p] = Fma(x, k[p], acc[i][p]);
     }
   }
   const F32x16 scale = Set1(item.scale);
+#pragma GCC unroll 4
   for (int i = 0; i < kQueries; ++i) {
+#pragma GCC unroll 4
     for (int p = 0; p < kPages; ++p) {
       Store(scores + (first + i) * kTileKeys + (page + p) * 16, Mul(acc[i][p], scale));
     }
@@ -135,14 +162,14 @@ inline void ScorePages(const AttentionItem& item, const T* const* k_pages, int64
 }
 
 template <int kQueries, typename T>
-inline void ScoreTile(const AttentionItem& item, const T* const* k_pages, int num_pages,
+inline void ScoreTile(const AttentionItem& item, const TilePages<T>& pages, int num_pages,
                       int64_t first, float* scores) {
   constexpr int kPages = PagesAtOnce(kQueries);
   int page = 0;
   for (; page + kPages <= num_pages; page += kPages) {
-    ScorePages<kQueries, kPages>(item, k_pages, first, page, scores);
+    ScorePages<kQueries, kPages>(item, pages, first, page, scores);
   }
-  for (; page < num_pages; ++page) ScorePages<kQueries, 1>(item, k_pages, first, page, scores);
+  for (; page < num_pages; ++page) ScorePages<kQueries, 1>(item, pages, first, page, scores);
 }
 
 // Turns the scores of query i into p and updates its m, l and rescale.
@@ -201,20 +228,25 @@ inline void SoftmaxTile(const State& s, int64_t i, int64_t keys, bool first_tile
 // o_i = o_i * rescale_i + sum over keys [begin, end) of p_i[key] V[key] for the kCols vectors of o
 // from column `col`; `cols` < 16 when the vector is the short last one.
 template <int kQueries, int kCols, bool kTail, typename T>
-inline void AddValues(const AttentionItem& item, const State& s, const T* const* v_pages,
+inline void AddValues(const AttentionItem& item, const State& s, const TilePages<T>& pages,
                       int64_t first, int64_t col, int64_t begin, int64_t end, bool rescale) {
   F32x16 acc[kQueries][kCols];
+#pragma GCC unroll 4
   for (int i = 0; i < kQueries; ++i) {
     const float* o = s.o + (first + i) * item.padded_head_size + col;
     // The first tile of a split starts from zero: what `o` holds then is the last split's.
     const bool fresh = rescale && s.rescale[first + i] == 0.0f;
     const F32x16 factor = Set1(rescale ? s.rescale[first + i] : 1.0f);
+#pragma GCC unroll 4
     for (int c = 0; c < kCols; ++c) acc[i][c] = fresh ? Zero() : Mul(Load(o + c * 16), factor);
   }
   const float* p = s.scores + first * kTileKeys;
   for (int64_t key = begin; key < end; ++key) {
-    const T* row = v_pages[key / 16] + key % 16 * item.head_size + col;
+    const int64_t at = key % 16 * item.head_size + col;
+    const T* row = pages.v[key / 16] + at;
+    if constexpr (sizeof(T) == 2) Prefetch<kCols * 32>(pages.next_k[key / 16] + at);
     F32x16 v[kCols];
+#pragma GCC unroll 4
     for (int c = 0; c < kCols; ++c) {
       if constexpr (kTail) {
         v[c] = LoadKvTail(row, item.head_size - col);
@@ -222,69 +254,73 @@ inline void AddValues(const AttentionItem& item, const State& s, const T* const*
         v[c] = LoadKv(row + c * 16);
       }
     }
+#pragma GCC unroll 4
     for (int i = 0; i < kQueries; ++i) {
       const F32x16 x = Set1(p[i * kTileKeys + key]);
+#pragma GCC unroll 4
       for (int c = 0; c < kCols; ++c) acc[i][c] = Fma(x, v[c], acc[i][c]);
     }
   }
+#pragma GCC unroll 4
   for (int i = 0; i < kQueries; ++i) {
     float* o = s.o + (first + i) * item.padded_head_size + col;
+#pragma GCC unroll 4
     for (int c = 0; c < kCols; ++c) Store(o + c * 16, acc[i][c]);
   }
 }
 
 template <int kQueries, typename T>
-inline void AddValuesAllCols(const AttentionItem& item, const State& s, const T* const* v_pages,
+inline void AddValuesAllCols(const AttentionItem& item, const State& s, const TilePages<T>& pages,
                              int64_t first, int64_t begin, int64_t end, bool rescale) {
   int64_t col = 0;
   for (; col + kMaxCols * 16 <= item.head_size; col += kMaxCols * 16) {
-    AddValues<kQueries, kMaxCols, false>(item, s, v_pages, first, col, begin, end, rescale);
+    AddValues<kQueries, kMaxCols, false>(item, s, pages, first, col, begin, end, rescale);
   }
   for (; col + 16 <= item.head_size; col += 16) {
-    AddValues<kQueries, 1, false>(item, s, v_pages, first, col, begin, end, rescale);
+    AddValues<kQueries, 1, false>(item, s, pages, first, col, begin, end, rescale);
   }
   if (col < item.head_size) {
-    AddValues<kQueries, 1, true>(item, s, v_pages, first, col, begin, end, rescale);
+    AddValues<kQueries, 1, true>(item, s, pages, first, col, begin, end, rescale);
   }
 }
 
 // One tile for kQueries queries: scores, softmax, values.
 template <int kQueries, typename T>
-inline void TileBlock(const AttentionItem& item, const State& s, const T* const* k_pages,
-                      const T* const* v_pages, int64_t first, int64_t tile_begin, bool first_tile) {
+inline void TileBlock(const AttentionItem& item, const State& s, const TilePages<T>& pages,
+                      int64_t first, int64_t tile_begin, bool first_tile) {
   const int64_t last_keys = ClampKeys(VisibleKeys(item, first + kQueries - 1, tile_begin));
-  ScoreTile<kQueries>(item, k_pages, static_cast<int>((last_keys + 15) / 16), first, s.scores);
+  ScoreTile<kQueries>(item, pages, static_cast<int>((last_keys + 15) / 16), first, s.scores);
   for (int i = 0; i < kQueries; ++i) {
     const int64_t keys = ClampKeys(VisibleKeys(item, first + i, tile_begin));
     SoftmaxTile(s, first + i, keys, first_tile);
   }
   // Keys that all see together, then the rest of each: a chain only ever meets its own keys.
   const int64_t common = ClampKeys(VisibleKeys(item, first, tile_begin));
-  AddValuesAllCols<kQueries>(item, s, v_pages, first, 0, common, /*rescale=*/true);
+  AddValuesAllCols<kQueries>(item, s, pages, first, 0, common, /*rescale=*/true);
   if (last_keys == common) return;
   for (int i = 0; i < kQueries; ++i) {
     const int64_t keys = ClampKeys(VisibleKeys(item, first + i, tile_begin));
     if (keys > common) {
-      AddValuesAllCols<1>(item, s, v_pages, first + i, common, keys, /*rescale=*/false);
+      AddValuesAllCols<1>(item, s, pages, first + i, common, keys, /*rescale=*/false);
     }
   }
 }
 
 template <typename T>
-inline void Tile(const AttentionItem& item, const State& s, const T* const* k_pages,
-                 const T* const* v_pages, int64_t first, int64_t tile_begin, bool first_tile) {
+inline void Tile(const AttentionItem& item, const State& s, const TilePages<T>& pages,
+                 int64_t first, int64_t tile_begin, bool first_tile) {
   const int64_t n = item.num_tokens * item.num_heads;
   int64_t i = first;
   for (; i + kMaxBlock <= n; i += kMaxBlock) {
-    TileBlock<kMaxBlock>(item, s, k_pages, v_pages, i, tile_begin, first_tile);
+    TileBlock<kMaxBlock>(item, s, pages, i, tile_begin, first_tile);
   }
   const int64_t rest = n - i;
   if (rest == 3) {
-    TileBlock<3>(item, s, k_pages, v_pages, i, tile_begin, first_tile);
+    TileBlock<3>(item, s, pages, i, tile_begin, first_tile);
   } else if (rest == 2) {
-    TileBlock<2>(item, s, k_pages, v_pages, i, tile_begin, first_tile);
+    TileBlock<2>(item, s, pages, i, tile_begin, first_tile);
   } else if (rest == 1) {
-    TileBlock<1>(item, s, k_pages, v_pages, i, tile_begin, first_tile);
+    TileBlock<1>(item, s, pages, i, tile_begin, first_tile);
   }
 }
 
@@ -295,14 +331,39 @@ inline int64_t FirstQueryAt(const AttentionItem& item, int64_t position) {
 }
 
 // Many queries share a tile: convert it to f32 once instead of once for each block of queries.
-inline void ConvertTile(const uint16_t* const* pages, int num_pages, int64_t page_values,
-                        float* tile, const float** converted) {
-  for (int p = 0; p < num_pages; ++p) {
-    converted[p] = tile + p * page_values;
+inline TilePages<float> Converted(const AttentionItem& item, const State& s,
+                                  const TilePages<uint16_t>& pages) {
+  const int64_t page_values = 16 * item.head_size;
+  TilePages<float> converted;
+  converted.count = pages.count;
+  for (int p = 0; p < pages.count; ++p) {
+    float* k = s.k_tile + p * page_values;
+    float* v = s.v_tile + p * page_values;
     for (int64_t i = 0; i < page_values; i += 16) {
-      Store(tile + p * page_values + i, LoadF16(pages[p] + i));
+      Store(k + i, LoadF16(pages.k[p] + i));
+      Store(v + i, LoadF16(pages.v[p] + i));
+    }
+    converted.k[p] = k;
+    converted.v[p] = v;
+  }
+  return converted;
+}
+
+template <typename T>
+inline TilePages<T> PagesOf(const AttentionItem& item, int64_t begin, int64_t end) {
+  TilePages<T> pages;
+  pages.count = static_cast<int>((ClampKeys(end - begin) + 15) / 16);
+  for (int p = 0; p < pages.count; ++p) {
+    const int64_t offset = item.pages[begin / 16 + p] * item.page_bytes;
+    pages.k[p] = reinterpret_cast<const T*>(item.k + offset);
+    pages.v[p] = reinterpret_cast<const T*>(item.v + offset);
+    pages.next_k[p] = pages.k[p];
+    if (begin + kTileKeys + p * 16 < end) {
+      const int64_t next = item.pages[(begin + kTileKeys) / 16 + p] * item.page_bytes;
+      pages.next_k[p] = reinterpret_cast<const T*>(item.k + next);
     }
   }
+  return pages;
 }
 
 // m, l (sixteen lanes) and o of every query whose token reaches into the split.
@@ -314,26 +375,16 @@ inline void SplitPass(const AttentionItem& item, const State& s, int64_t split) 
   const int64_t split_end = end < split_begin + kSplitKeys ? end : split_begin + kSplitKeys;
   for (int64_t begin = split_begin; begin < split_end; begin += kTileKeys) {
     const int64_t first = FirstQueryAt(item, begin);
-    const int num_pages = static_cast<int>((ClampKeys(split_end - begin) + 15) / 16);
-    const T* k_pages[kTilePages] = {};
-    const T* v_pages[kTilePages] = {};
-    for (int p = 0; p < num_pages; ++p) {
-      const int64_t offset = item.pages[begin / 16 + p] * item.page_bytes;
-      k_pages[p] = reinterpret_cast<const T*>(item.k + offset);
-      v_pages[p] = reinterpret_cast<const T*>(item.v + offset);
-    }
+    // The item's end, not the split's: the next split's K may be fetched as well.
+    const TilePages<T> pages = PagesOf<T>(item, begin, end);
     const bool first_tile = begin == split_begin;
     if constexpr (sizeof(T) == 2) {
       if (n - first > 2 * kMaxBlock) {
-        const float* k_converted[kTilePages] = {};
-        const float* v_converted[kTilePages] = {};
-        ConvertTile(k_pages, num_pages, 16 * item.head_size, s.k_tile, k_converted);
-        ConvertTile(v_pages, num_pages, 16 * item.head_size, s.v_tile, v_converted);
-        Tile<float>(item, s, k_converted, v_converted, first, begin, first_tile);
+        Tile(item, s, Converted(item, s, pages), first, begin, first_tile);
         continue;
       }
     }
-    Tile<T>(item, s, k_pages, v_pages, first, begin, first_tile);
+    Tile(item, s, pages, first, begin, first_tile);
   }
 }
 
