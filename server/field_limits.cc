@@ -21,6 +21,8 @@ int32_t ModelBounds::MaxTokens() const {
   return max_tokens_cap > 0 ? std::min(room, max_tokens_cap) : room;
 }
 
+int32_t ModelBounds::MaxSequences() const { return std::clamp(max_queue, 1, 16); }
+
 FieldTable::FieldTable(const ModelBounds& bounds) : bounds_(bounds) {
   limits_.resize(static_cast<size_t>(Field::kNumFields));
   const auto set = [this](Field field, FieldLimit limit) {
@@ -40,7 +42,7 @@ FieldTable::FieldTable(const ModelBounds& bounds) : bounds_(bounds) {
   set(Field::kPenaltyLastN, {"sampling.penalty_last_n", 0, kMaxInt32, false, 0});
   set(Field::kLogitBias, {"sampling.logit_bias[]", -100, 100, false, {}});
   set(Field::kLogitBiasEntries, {"count(sampling.logit_bias)", 0, 1024, false, {}});
-  set(Field::kN, {"sampling.n", 1, 16, false, 1});
+  set(Field::kN, {"sampling.n", 1, bounds.MaxSequences(), false, 1});
   set(Field::kMaxTokens, {"stopping.max_tokens", 1, bounds.MaxTokens(), false, {}});
   set(Field::kMinTokens, {"stopping.min_tokens", 0, bounds.MaxTokens(), false, 0});
   set(Field::kStopCount, {"count(stopping.stop)", 0, 16, false, {}});

@@ -54,12 +54,15 @@ struct ModelBounds {
   int32_t vocab_size = 0;
   int32_t max_context = 0;     // of the model, as served
   int64_t pool_positions = 0;  // of the whole KV pool of an engine
+  int32_t max_queue = 0;       // waiting sequences of an engine
   int32_t max_tokens_cap = 0;  // the server's; 0: none
 
   // Positions that one sequence may fill, prompt included.
   int32_t MaxPositions() const;
   // The largest max_tokens that any request may ask for.
   int32_t MaxTokens() const;
+  // The most sequences of a request: it is queued as a whole.
+  int32_t MaxSequences() const;
 };
 
 // One limit a Field, in the order of the enum. Immutable; thread-safe.

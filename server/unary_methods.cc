@@ -84,11 +84,16 @@ void DetokenizeNow(const Answer& answer, const ServedModel& model,
   engine::Detokenizer detokenizer(model.loaded.tokenizer, request.skip_special_tokens(),
                                   /*continues_text=*/false);
   v1::DetokenizeResponse out;
+  // The model may have rows beyond the vocabulary; those have no text.
+  const int32_t vocab_size = model.loaded.tokenizer->vocab_size();
   for (int i = 0; i < request.token_ids_size(); ++i) {
-    if (const auto what = model.limits.Violation(Field::kTokenId, request.token_ids(i))) {
-      return answer.Fail(BadField("token_ids[" + std::to_string(i) + "]", *what));
+    const int32_t id = request.token_ids(i);
+    if (id < 0 || id >= vocab_size) {
+      return answer.Fail(BadField(
+          "token_ids[" + std::to_string(i) + "]",
+          "must be in [0, " + std::to_string(vocab_size - 1) + "], is " + std::to_string(id)));
     }
-    detokenizer.Append(request.token_ids(i), *out.mutable_text());
+    detokenizer.Append(id, *out.mutable_text());
     if (out.text().size() > kMaxResponseBytes) break;
   }
   detokenizer.Finish(*out.mutable_text());

@@ -1,0 +1,254 @@
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <chrono>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "tests/server/test_server.h"
+
+namespace sluice::server {
+namespace {
+
+using grpc::health::v1::HealthCheckRequest;
+using grpc::health::v1::HealthCheckResponse;
+using std::chrono::milliseconds;
+using testing::HasSubstr;
+
+// The health of a service; -1 when it is unknown.
+int HealthOf(TestServer& server, const std::string& service) {
+  grpc::ClientContext context;
+  HealthCheckRequest request;
+  request.set_service(service);
+  HealthCheckResponse response;
+  const grpc::Status status = server.health().Check(&context, request, &response);
+  if (status.error_code() == grpc::StatusCode::NOT_FOUND) return -1;
+  EXPECT_TRUE(status.ok()) << status.error_message();
+  return response.status();
+}
+
+TestServer::Options SlowSteps() {
+  TestServer::Options options;
+  options.runner.on_wait = [] { std::this_thread::sleep_for(milliseconds(3)); };
+  return options;
+}
+
+TEST(HealthTest, SaysServingOnlyFromServeToDrain) {
+  TestServer::Options options;
+  options.serve = false;
+  TestServer server(options);
+  EXPECT_EQ(HealthOf(server, ""), HealthCheckResponse::NOT_SERVING);
+  EXPECT_EQ(HealthOf(server, "sluice.v1.Inference"), HealthCheckResponse::NOT_SERVING);
+  EXPECT_EQ(HealthOf(server, "liveness"), HealthCheckResponse::SERVING);
+  EXPECT_EQ(HealthOf(server, "model/fake"), -1);
+  server.Serve();
+  EXPECT_EQ(HealthOf(server, ""), HealthCheckResponse::SERVING);
+  EXPECT_EQ(HealthOf(server, "sluice.v1.Inference"), HealthCheckResponse::SERVING);
+  EXPECT_EQ(HealthOf(server, "model/fake"), HealthCheckResponse::SERVING);
+  EXPECT_EQ(HealthOf(server, "no such"), -1);
+  server.server().BeginDrain();
+  EXPECT_EQ(HealthOf(server, ""), HealthCheckResponse::NOT_SERVING);
+  EXPECT_EQ(HealthOf(server, "liveness"), HealthCheckResponse::SERVING);
+}
+
+TEST(HealthTest, WatchFollows) {
+  TestServer::Options options;
+  options.serve = false;
+  TestServer server(options);
+  grpc::ClientContext context, model_context;
+  HealthCheckRequest request;
+  HealthCheckResponse response;
+  auto watch = server.health().Watch(&context, request);
+  ASSERT_TRUE(watch->Read(&response));
+  EXPECT_EQ(response.status(), HealthCheckResponse::NOT_SERVING);
+  request.set_service("model/fake");
+  auto model_watch = server.health().Watch(&model_context, request);
+  ASSERT_TRUE(model_watch->Read(&response));
+  EXPECT_EQ(response.status(), HealthCheckResponse::SERVICE_UNKNOWN);
+  server.Serve();
+  ASSERT_TRUE(watch->Read(&response));
+  EXPECT_EQ(response.status(), HealthCheckResponse::SERVING);
+  do {  // the name may become known before the model is ready
+    ASSERT_TRUE(model_watch->Read(&response));
+  } while (response.status() != HealthCheckResponse::SERVING);
+  server.server().BeginDrain();
+  ASSERT_TRUE(watch->Read(&response));
+  EXPECT_EQ(response.status(), HealthCheckResponse::NOT_SERVING);
+  server.server().Shutdown();
+  EXPECT_FALSE(watch->Read(&response));
+  EXPECT_EQ(watch->Finish().error_code(), grpc::StatusCode::UNAVAILABLE);
+}
+
+TEST(HealthTest, CapsWatches) {
+  TestServer server;
+  HealthCheckRequest request;
+  HealthCheckResponse response;
+  std::vector<std::unique_ptr<grpc::ClientContext>> contexts;
+  std::vector<std::unique_ptr<grpc::ClientReader<HealthCheckResponse>>> watches;
+  for (int i = 0; i < 65; ++i) {
+    contexts.push_back(std::make_unique<grpc::ClientContext>());
+    watches.push_back(server.health().Watch(contexts.back().get(), request));
+    ASSERT_EQ(watches.back()->Read(&response), i < 64) << i;
+  }
+  EXPECT_EQ(watches.back()->Finish().error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
+  for (int i = 0; i < 64; ++i) {
+    contexts[static_cast<size_t>(i)]->TryCancel();
+    EXPECT_FALSE(watches[static_cast<size_t>(i)]->Read(&response));
+    watches[static_cast<size_t>(i)]->Finish();
+  }
+  EXPECT_EQ(HealthOf(server, ""), HealthCheckResponse::SERVING);
+}
+
+TEST(LifecycleTest, AnswersLoadingUntilServe) {
+  TestServer::Options options;
+  options.serve = false;
+  TestServer server(options);
+  const Reply early = server.Generate(GreedyRequest(3, 1));
+  EXPECT_EQ(early.status.error_code(), grpc::StatusCode::UNAVAILABLE);
+  EXPECT_EQ(ReasonOf(early.status), "LOADING");
+  EXPECT_TRUE(RetrySecondsOf(early.status).has_value());
+  grpc::ClientContext context;
+  v1::Model model;
+  EXPECT_EQ(ReasonOf(server.stub().GetModel(&context, v1::GetModelRequest(), &model)), "LOADING");
+  server.Serve();
+  EXPECT_TRUE(server.Generate(GreedyRequest(3, 1)).status.ok());
+}
+
+TEST(LifecycleTest, DrainsWithoutLosingACall) {
+  TestServer server(SlowSteps());
+  std::vector<std::thread> clients;
+  std::vector<Reply> replies(8);
+  for (size_t i = 0; i < replies.size(); ++i) {
+    clients.emplace_back([&, i] { replies[i] = server.Generate(GreedyRequest(4, 100)); });
+  }
+  ASSERT_TRUE(Eventually([&] { return server.stats().generation_tokens.load() > 8; }));
+  server.server().BeginDrain();
+  const Reply late = server.Generate(GreedyRequest(4, 1));
+  EXPECT_EQ(late.status.error_code(), grpc::StatusCode::UNAVAILABLE);
+  EXPECT_EQ(ReasonOf(late.status), "DRAINING");
+  EXPECT_FALSE(RetrySecondsOf(late.status).has_value());
+  EXPECT_TRUE(server.server().WaitForDrain());
+  for (std::thread& client : clients) client.join();
+  for (const Reply& reply : replies) {
+    EXPECT_TRUE(reply.status.ok()) << reply.status.error_message();
+    EXPECT_EQ(reply.Tokens().size(), 100u);
+  }
+}
+
+TEST(LifecycleTest, TakesCallsWhileItIsALameDuck) {
+  TestServer::Options options;
+  options.server.lame_duck = milliseconds(400);
+  TestServer server(options);
+  server.server().BeginDrain();
+  EXPECT_EQ(HealthOf(server, ""), HealthCheckResponse::NOT_SERVING);
+  EXPECT_TRUE(server.Generate(GreedyRequest(4, 1)).status.ok());
+  EXPECT_TRUE(server.server().WaitForDrain());
+  EXPECT_EQ(ReasonOf(server.Generate(GreedyRequest(4, 1)).status), "DRAINING");
+}
+
+TEST(LifecycleTest, CutsWhatOutlastsTheDrain) {
+  TestServer::Options options = SlowSteps();
+  options.server.drain_timeout = milliseconds(100);
+  TestServer server(options);
+  Reply reply;
+  std::thread client([&] { reply = server.Generate(GreedyRequest(4, 500)); });
+  ASSERT_TRUE(Eventually([&] { return server.stats().generation_tokens.load() > 1; }));
+  server.server().BeginDrain();
+  EXPECT_FALSE(server.server().WaitForDrain());
+  client.join();
+  EXPECT_EQ(reply.status.error_code(), grpc::StatusCode::UNAVAILABLE);
+  EXPECT_EQ(ReasonOf(reply.status), "DRAINING");
+  EXPECT_FALSE(RetrySecondsOf(reply.status).has_value());
+  EXPECT_GT(reply.Tokens().size(), 0u);
+}
+
+TEST(LifecycleTest, ShutdownEndsOpenStreamsWithAStatus) {
+  TestServer server(SlowSteps());
+  Reply reply;
+  std::thread client([&] { reply = server.Generate(GreedyRequest(4, 500)); });
+  ASSERT_TRUE(Eventually([&] { return server.stats().generation_tokens.load() > 1; }));
+  const auto began = std::chrono::steady_clock::now();
+  server.server().Shutdown();
+  EXPECT_LT(std::chrono::steady_clock::now() - began, std::chrono::seconds(2));
+  client.join();
+  EXPECT_EQ(reply.status.error_code(), grpc::StatusCode::UNAVAILABLE);
+  EXPECT_EQ(ReasonOf(reply.status), "DRAINING");
+}
+
+TEST(LifecycleTest, ShutsDownBesideAReaderThatNeverReads) {
+  TestServer::Options options;
+  options.piece_bytes = 1024;
+  options.max_context = 4096;
+  TestServer server(options);
+  grpc::ClientContext context;
+  auto reader = server.stub().Generate(&context, GreedyRequest(4, 3000));
+  ASSERT_TRUE(Eventually([&] { return server.stats().generation_tokens.load() > 128; }));
+  const auto began = std::chrono::steady_clock::now();
+  server.server().Shutdown();
+  EXPECT_LT(std::chrono::steady_clock::now() - began, std::chrono::seconds(6));
+  v1::GenerateResponse event;
+  while (reader->Read(&event)) {
+  }
+  EXPECT_FALSE(reader->Finish().ok());
+}
+
+TEST(LifecycleTest, ReportsAnEngineFaultBeforeAndAfterTheFirstToken) {
+  TestServer::Options options = SlowSteps();
+  options.runner.fail_at = 20;
+  TestServer server(options);
+  const Reply after = server.Generate(GreedyRequest(4, 100));
+  EXPECT_EQ(after.status.error_code(), grpc::StatusCode::INTERNAL);
+  EXPECT_EQ(ReasonOf(after.status), "ENGINE_FAULT");
+  EXPECT_EQ(MetadataOf(after.status, "tokens_sent"), std::to_string(after.Tokens().size()));
+  EXPECT_GT(after.Tokens().size(), 0u);
+  server.server().WaitForDrainOrFault();
+  EXPECT_TRUE(server.server().engines_down());
+  EXPECT_EQ(HealthOf(server, ""), HealthCheckResponse::NOT_SERVING);
+  const Reply later = server.Generate(GreedyRequest(4, 1));
+  EXPECT_EQ(later.status.error_code(), grpc::StatusCode::UNAVAILABLE);
+  EXPECT_EQ(ReasonOf(later.status), "ENGINE_DOWN");
+  EXPECT_FALSE(RetrySecondsOf(later.status).has_value());
+
+  options.runner.fail_at = 1;
+  TestServer broken(options);
+  const Reply before = broken.Generate(GreedyRequest(4, 100));
+  EXPECT_EQ(before.status.error_code(), grpc::StatusCode::UNAVAILABLE);
+  EXPECT_EQ(ReasonOf(before.status), "ENGINE_DOWN");
+  EXPECT_TRUE(before.events.empty());
+  EXPECT_FALSE(broken.server().WaitForDrain());
+}
+
+TEST(LifecycleTest, ReportsNonFiniteLogitsAndServesTheNext) {
+  TestServer::Options options;
+  options.runner.finite = [](const engine::FakeContext& context) {
+    return context.tokens.size() != 9 || context.tokens[0] != 77;
+  };
+  TestServer server(options);
+  server.ExpectCanary();
+  v1::GenerateRequest request = GreedyRequest(4, 100);
+  request.mutable_token_ids()->set_ids(0, 77);
+  const Reply reply = server.Generate(request);
+  EXPECT_EQ(reply.status.error_code(), grpc::StatusCode::INTERNAL);
+  EXPECT_EQ(ReasonOf(reply.status), "NON_FINITE_LOGITS");
+  EXPECT_EQ(reply.Tokens().size(), 5u);
+  server.ExpectCanary();
+}
+
+TEST(LifecycleTest, RefusesAPortInUseAndBadAddresses) {
+  TestServer first;
+  ServerOptions options;
+  options.listen = "127.0.0.1:" + std::to_string(first.server().port());
+  const auto second = Server::Start(options);
+  EXPECT_TRUE(absl::IsUnavailable(second.status())) << second.status();
+  EXPECT_THAT(std::string(second.status().message()), HasSubstr(options.listen));
+  for (const char* bad :
+       {"", "localhost", ":50051", "127.0.0.1:", "127.0.0.1:x", "127.0.0.1:65536"}) {
+    options.listen = bad;
+    EXPECT_TRUE(absl::IsInvalidArgument(Server::Start(options).status())) << bad;
+  }
+  first.ExpectCanary();
+}
+
+}  // namespace
+}  // namespace sluice::server
