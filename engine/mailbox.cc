@@ -1,5 +1,7 @@
 #include "engine/mailbox.h"
 
+#include <algorithm>
+#include <string>
 #include <utility>
 
 #include "engine/base/check.h"
@@ -82,6 +84,12 @@ void ChunkMailbox::Lane::Add(TokenChunk&& chunk) {
   TokenChunk last = std::move(chunks[at]);
   chunks.erase(chunks.begin() + static_cast<std::ptrdiff_t>(at));
   for (auto& [other, index] : places) index -= index > at;
+  if (last.admitted) {
+    const auto first = std::find_if(chunks.begin(), chunks.end(), [&](const TokenChunk& waiting) {
+      return waiting.request == last.request;
+    });
+    if (first != chunks.end()) std::swap(first->admitted, last.admitted);
+  }
   places[key] = chunks.size();
   chunks.push_back(std::move(last));
 }

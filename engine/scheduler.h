@@ -108,7 +108,7 @@ class Scheduler {
   void PlanSingles(Time now, StepPlan& plan, int& budget);
   void PlanChunks(StepPlan& plan, int& budget);
   void PlanAdmissions(Time now, StepPlan& plan, int& budget);
-  bool MakeRoom(const Sequence& requester, uint64_t step, Time now);
+  bool MakeRoom(const Sequence& requester, Time now);
   bool MakeAdmissible(const Sequence& sequence, Time now);
   void Admit(Sequence& sequence, Time now, StepPlan& plan);
   void Preempt(Sequence& sequence, Time now);
@@ -135,7 +135,8 @@ class Scheduler {
   int zombie_pages_ = 0;
 
   uint64_t last_sequence_ = 0;
-  uint64_t last_step_ = 0;
+  uint64_t last_step_ = 0;       // planned, not empty
+  uint64_t num_plans_ = 0;       // empty ones included
   bool short_of_pages_ = false;  // in the step being planned
   bool draining_ = false;
   bool down_ = false;

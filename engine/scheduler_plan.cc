@@ -15,6 +15,7 @@ void Scheduler::Plan(Time now, StepPlan& plan) {
   plan.tokens.clear();
   plan.pages.clear();
   plan.step = last_step_ + 1;
+  ++num_plans_;
   Expire(now);
   short_of_pages_ = false;
   int budget = limits_.max_step_tokens;
@@ -29,12 +30,11 @@ void Scheduler::PlanSingles(Time now, StepPlan& plan, int& budget) {
   // MakeRoom takes other sequences than the one at hand out of `running_`: iterators stay valid.
   for (const auto& [id, sequence] : running_) {
     if (budget == 0) return;
-    if (sequence->paused() || sequence->held_in(plan.step) || sequence->num_remaining() != 1)
+    if (sequence->paused() || sequence->held_in(num_plans_) || sequence->num_remaining() != 1)
       continue;
     const int positions = sequence->next_position() + 1;
     bool has_pages = sequence->TakePages(positions, now);
-    while (!has_pages && MakeRoom(*sequence, plan.step, now))
-      has_pages = sequence->TakePages(positions, now);
+    while (!has_pages && MakeRoom(*sequence, now)) has_pages = sequence->TakePages(positions, now);
     if (!has_pages) {
       short_of_pages_ = true;
       continue;
@@ -47,7 +47,7 @@ void Scheduler::PlanSingles(Time now, StepPlan& plan, int& budget) {
 void Scheduler::PlanChunks(StepPlan& plan, int& budget) {
   for (const auto& [id, sequence] : running_) {
     if (budget == 0) return;
-    if (sequence->paused() || sequence->held_in(plan.step) || sequence->num_remaining() < 2)
+    if (sequence->paused() || sequence->held_in(num_plans_) || sequence->num_remaining() < 2)
       continue;
     // Its pages were taken when it was admitted.
     const int chunk = std::min(budget, sequence->num_remaining());
@@ -74,7 +74,7 @@ void Scheduler::PlanAdmissions(Time now, StepPlan& plan, int& budget) {
   }
 }
 
-bool Scheduler::MakeRoom(const Sequence& requester, uint64_t step, Time now) {
+bool Scheduler::MakeRoom(const Sequence& requester, Time now) {
   short_of_pages_ = true;
   if (zombie_pages_ > 0) return false;  // they come back with the step in flight
   Sequence* victim = nullptr;
@@ -89,7 +89,7 @@ bool Scheduler::MakeRoom(const Sequence& requester, uint64_t step, Time now) {
   }
   if (!victim) return false;
   if (victim->rows_in_flight() > 0) {
-    victim->HoldIn(step);
+    victim->HoldIn(num_plans_);
     return false;
   }
   Preempt(*victim, now);

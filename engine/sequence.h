@@ -79,9 +79,10 @@ class Sequence {
   // Positions of the prompt computed so far; never falls.
   int prompt_done() const { return std::min(high_water_, num_prompt_); }
 
-  // Not to be planned in `step`, so that it can be preempted when that step has been planned.
-  void HoldIn(uint64_t step) { held_step_ = step; }
-  bool held_in(uint64_t step) const { return held_step_ == step; }
+  // To be left out of the scheduler's plan number `plan`, so that it can be preempted in the next.
+  // (Not of a step: a plan that comes out empty has none.)
+  void HoldIn(uint64_t plan) { held_plan_ = plan; }
+  bool held_in(uint64_t plan) const { return held_plan_ == plan; }
 
   int preemptions = 0;
   std::optional<Time> cancel_issued;
@@ -108,7 +109,7 @@ class Sequence {
   int high_water_ = 0;      // most positions ever committed
   int32_t last_row_ = 0;    // where its last row is in the plan of
   uint64_t last_step_ = 0;  // its last step
-  uint64_t held_step_ = 0;
+  uint64_t held_plan_ = 0;
   std::optional<Time> last_token_;
   std::optional<Duration> since_last_token_;
 };

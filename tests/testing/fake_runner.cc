@@ -1,0 +1,177 @@
+#include "tests/testing/fake_runner.h"
+
+#include <algorithm>
+#include <set>
+#include <utility>
+
+#include "engine/base/status.h"
+
+namespace sluice::engine {
+namespace {
+
+uint64_t Mix(uint64_t hash, uint64_t value) {
+  hash ^= value + 0x9e3779b97f4a7c15u + (hash << 6) + (hash >> 2);
+  hash *= 0xbf58476d1ce4e5b9u;
+  return hash ^ (hash >> 29);
+}
+
+uint64_t HashContext(const FakeContext& context) {
+  const SamplingParams& sampling = context.slot.sampling;
+  uint64_t hash = Mix(sampling.seed, static_cast<uint64_t>(context.slot.sequence_index));
+  hash = Mix(hash, static_cast<uint64_t>(sampling.temperature * 1000));
+  hash = Mix(hash, static_cast<uint64_t>(context.position));
+  for (const TokenId token : context.tokens) hash = Mix(hash, static_cast<uint64_t>(token));
+  return hash;
+}
+
+}  // namespace
+
+TokenId FakeSample(const FakeContext& context, int vocab_size) {
+  uint64_t hash = HashContext(context);
+  const auto& banned = context.slot.banned_until_min;
+  const int drawn = context.position - static_cast<int>(context.slot.prompt.size());
+  for (uint64_t attempt = 0;; ++attempt) {
+    const auto token = static_cast<TokenId>(hash % static_cast<uint64_t>(vocab_size));
+    if (drawn >= context.slot.min_tokens || attempt > 1000 ||
+        std::find(banned.begin(), banned.end(), token) == banned.end()) {
+      return token;
+    }
+    hash = Mix(hash, attempt);
+  }
+}
+
+FakeRunner::FakeRunner(Options options)
+    : options_(std::move(options)),
+      pages_(static_cast<size_t>(options_.num_pages)),
+      slots_(static_cast<size_t>(options_.max_batch)) {}
+
+void FakeRunner::Violation(const StepPlan& plan, const std::string& what) {
+  violations_.push_back("step " + std::to_string(plan.step) + ": " + what);
+}
+
+void FakeRunner::Launch(const StepPlan& plan) {
+  launched_.push_back(&plan);
+  if (static_cast<int>(launched_.size()) > options_.depth + 1)
+    Violation(plan, "more steps in flight than the depth allows");
+  CheckPlan(plan);
+}
+
+void FakeRunner::CheckPlan(const StepPlan& plan) {
+  if (plan.empty()) Violation(plan, "an empty plan was launched");
+  if (plan.step <= last_step_) Violation(plan, "steps do not ascend");
+  last_step_ = plan.step;
+  if (static_cast<int>(plan.tokens.size()) > options_.max_step_tokens)
+    Violation(plan, "more tokens than the budget");
+  if (static_cast<int>(plan.rows.size()) > options_.max_batch)
+    Violation(plan, "more rows than slots");
+  max_rows_ = std::max(max_rows_, static_cast<int>(plan.rows.size()));
+  std::set<PageId> pages;
+  std::set<SequenceId> sequences;
+  std::set<SlotId> slots;
+  for (const StepRow& row : plan.rows) {
+    if (!sequences.insert(row.sequence).second) Violation(plan, "two rows of one sequence");
+    if (row.num_tokens < 1) Violation(plan, "a row without tokens");
+    if (row.num_pages != (row.first_pos + row.num_tokens + 15) / 16)
+      Violation(plan, "pages do not cover the row's positions");
+    for (const PageId page : plan.Pages(row)) {
+      if (page.value < 1 || page.value >= options_.num_pages) Violation(plan, "no such page");
+      if (!pages.insert(page).second) Violation(plan, "a page in two tables");
+    }
+    for (const TokenId token : plan.Tokens(row)) {
+      if ((token == -1) != row.from_previous.has_value())
+        Violation(plan, "-1 stands for a token in flight, and only for that");
+    }
+    if (row.from_previous && (options_.depth == 0 || row.num_tokens != 1))
+      Violation(plan, "a token in flight in a row that cannot have one");
+    if (row.sampling && !slots.insert(row.sampling->slot).second)
+      Violation(plan, "two rows sample in one slot");
+    if (row.sampling && row.sampling->position != row.first_pos + row.num_tokens)
+      Violation(plan, "the sampled token takes the position after the row");
+  }
+}
+
+StepResult FakeRunner::Wait(const StepPlan& plan) {
+  if (launched_.empty() || launched_.front() != &plan)
+    Violation(plan, "waited for another plan than the oldest in flight");
+  if (!launched_.empty()) launched_.pop_front();
+  if (options_.on_wait) options_.on_wait();
+  ++steps_;
+  StepResult result;
+  if (options_.fail_at && steps_ >= *options_.fail_at) {
+    result.status = Internal("the fake device failed");
+    return result;
+  }
+  for (const SlotReset& reset : plan.slot_resets) {
+    std::optional<Slot>& slot = slots_[static_cast<size_t>(reset.slot.value)];
+    slot.emplace(Slot{reset, reset.prompt});
+    slot->tokens.insert(slot->tokens.end(), reset.output.begin(), reset.output.end());
+  }
+  std::vector<TokenId> sampled;
+  for (const StepRow& row : plan.rows) {
+    result.rows.push_back(RunRow(plan, row));
+    sampled.push_back(result.rows.back().sampled ? result.rows.back().token.token : -1);
+  }
+  previous_ = std::move(sampled);
+  return result;
+}
+
+RowResult FakeRunner::RunRow(const StepPlan& plan, const StepRow& row) {
+  Track& track = tracks_[row.sequence];
+  if (row.first_pos == 0) {
+    ++track.epoch;
+  } else if (row.first_pos != track.next_position) {
+    Violation(plan, "positions are left out or computed twice");
+  }
+  track.next_position = row.first_pos + row.num_tokens;
+  const std::span<const PageId> table = plan.Pages(row);
+  const auto cell = [&](int position) -> Cell& {
+    const PageId page = table[static_cast<size_t>(position / 16)];
+    return pages_[static_cast<size_t>(page.value)][static_cast<size_t>(position % 16)];
+  };
+  for (int i = 0; i < row.num_tokens; ++i) {
+    TokenId token = plan.Tokens(row)[static_cast<size_t>(i)];
+    if (row.from_previous) {
+      const auto from = static_cast<size_t>(*row.from_previous);
+      token = from < previous_.size() ? previous_[from] : -1;
+      if (token == -1) Violation(plan, "the row before sampled no token");
+    }
+    cell(row.first_pos + i) = {token, row.sequence, track.epoch, row.first_pos + i};
+  }
+  tokens_computed_ += row.num_tokens;
+  if (!row.sampling) return {};
+  std::vector<TokenId> context;
+  for (int position = 0; position < row.first_pos + row.num_tokens; ++position) {
+    const Cell& read = cell(position);
+    if (read.sequence != row.sequence || read.epoch != track.epoch || read.position != position)
+      Violation(plan, "position " + std::to_string(position) + " holds something else");
+    context.push_back(read.token);
+  }
+  return Sample(plan, row, context);
+}
+
+RowResult FakeRunner::Sample(const StepPlan& plan, const StepRow& row,
+                             std::span<const TokenId> context) {
+  RowResult result;
+  std::optional<Slot>& slot = slots_[static_cast<size_t>(row.sampling->slot.value)];
+  if (!slot) {
+    Violation(plan, "a slot that was never set");
+    return result;
+  }
+  if (!std::equal(slot->tokens.begin(), slot->tokens.end(), context.begin(), context.end()))
+    Violation(plan, "the sampler slot knows other tokens than the pages");
+  const FakeContext fake = {context, slot->reset, row.sampling->position};
+  result.sampled = true;
+  result.finite = !options_.finite || options_.finite(fake);
+  result.token.token =
+      options_.sample ? options_.sample(fake) : FakeSample(fake, options_.vocab_size);
+  if (row.sampling->logprobs >= 0) {
+    const uint64_t hash = HashContext(fake);
+    result.token.logprob = -static_cast<float>(hash % 1000) / 100.0f;
+    for (int i = 0; i < row.sampling->logprobs; ++i)
+      result.token.top.push_back({i, -static_cast<float>(i)});
+  }
+  slot->tokens.push_back(result.token.token);
+  return result;
+}
+
+}  // namespace sluice::engine
