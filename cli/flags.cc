@@ -292,10 +292,10 @@ void AddEngineFlags(CLI::App& app, engine::EngineOptions* options, const std::st
          [options](const std::string& type) {
            options->kv_dtype = type == "f32" ? engine::KvDType::kF32 : engine::KvDType::kF16;
          },
-         "Element type of the KV cache: f16, f32")
+         "Element type of the KV cache: f32, or f16 in half the memory with a larger error")
       ->type_name("TYPE")
       ->check(OneOf({"f16", "f32"}))
-      ->default_str("f16")
+      ->default_str("f32")
       ->group(group);
   app.add_option("--max-context", options->max_context,
                  "Tokens of a sequence, prompt included; 0: the model's")

@@ -23,7 +23,7 @@ class DeviceRunner {
  public:
   struct Options {
     kernels::Exec::Options exec;
-    kernels::DType kv_type = kernels::DType::kF16;
+    kernels::DType kv_type = kernels::DType::kF32;
     int64_t num_pages = 0;       // page 0 included
     int64_t max_tokens = 0;      // T of a step
     int64_t max_rows = 0;        // S and R of a step, and sampler slots

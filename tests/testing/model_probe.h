@@ -14,7 +14,7 @@ namespace sluice::testing {
 // with the status on failure.
 struct ProbeOptions {
   kernels::Backend backend = kernels::Backend::kCpu;
-  kernels::DType kv_type = kernels::DType::kF16;
+  kernels::DType kv_type = kernels::DType::kF32;
   int num_threads = 2;
   bool force_avx2 = false;
   int max_tokens = 64;
