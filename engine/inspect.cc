@@ -44,6 +44,9 @@ Inspection Inspect(std::shared_ptr<const GgufFile> file) {
   for (const GgufTensor& tensor : held.tensors()) {
     inspection.num_parameters += tensor.cols() * tensor.rows();
   }
+  if (held.tensors().empty()) {
+    inspection.problems.push_back("no tensors: the file holds a vocabulary at most");
+  }
   absl::StatusOr<ModelConfig> config = ModelConfig::FromGguf(held);
   if (config.ok()) {
     inspection.config = *std::move(config);

@@ -10,12 +10,18 @@
 namespace sluice::engine {
 
 std::string NumberString(double value) {
-  char digits[32];
+  char digits[64];
+  // As people write it: 100000, not 1e+05; but 1e-05, not 0.00001.
+  const double magnitude = std::fabs(value);
+  const auto format = magnitude == 0.0 || (magnitude >= 1e-3 && magnitude < 1e9)
+                          ? std::chars_format::fixed
+                          : std::chars_format::general;
   // Facts are stored as f32: digits beyond it are noise.
   const auto narrow = static_cast<float>(value);
-  const std::to_chars_result result = static_cast<double>(narrow) == value
-                                          ? std::to_chars(digits, digits + sizeof(digits), narrow)
-                                          : std::to_chars(digits, digits + sizeof(digits), value);
+  const std::to_chars_result result =
+      static_cast<double>(narrow) == value
+          ? std::to_chars(digits, digits + sizeof(digits), narrow, format)
+          : std::to_chars(digits, digits + sizeof(digits), value, format);
   return std::string(digits, result.ptr);
 }
 

@@ -54,7 +54,7 @@ class FactReader {
   std::unordered_set<std::string, StringHash, StringEqual> asked_;
 };
 
-// Shortest digits that read back as the same double: "1e-05", "0.125".
+// Fewest digits that read back as the same number: "1e-05", "0.125", "100000", "nan".
 std::string NumberString(double value);
 
 }  // namespace sluice::engine

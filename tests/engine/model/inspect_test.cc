@@ -102,7 +102,8 @@ TEST(InspectTest, AVocabularyWithoutTensors) {
   GgufDraft draft = testing::MakeTinyModelDraft({});
   draft.tensors.clear();
   const TempFile stored(draft.Bytes());
-  EXPECT_THAT(Text(stored.path()), HasSubstr("which holds no tensors at all"));
+  EXPECT_THAT(Text(stored.path()),
+              HasSubstr("  no tensors: the file holds a vocabulary at most\n"));
   const Json json = Parsed(stored.path());
   EXPECT_EQ(json["tokenizer"]["model"], "gpt2");
   EXPECT_TRUE(json["tensors"].empty());
@@ -118,6 +119,15 @@ TEST(InspectTest, TypesWithoutProductsAreAProblem) {
   if (json["problems"].empty()) GTEST_SKIP() << "the CPU has products for Q5_1";
   EXPECT_EQ(json["problems"][0],
             "type Q5_1 has no products on the CPU; 1 tensors have it, 'blk.0.attn_q.weight' first");
+}
+
+TEST(InspectTest, NumbersReadAsPeopleWriteThem) {
+  testing::TinyModelSpec spec;
+  spec.rope_base = 500000.0f;
+  const TempFile stored(testing::MakeTinyModel(spec));
+  const std::string text = Text(stored.path());
+  EXPECT_THAT(text, HasSubstr("base 500000, 16 values of a head, interleaved\n"));
+  EXPECT_THAT(text, ContainsRegex("norm epsilon +1e-05\n"));
 }
 
 TEST(InspectTest, AFileThatIsNoGgufIsAnError) {
