@@ -169,7 +169,6 @@ TEST(BpeTokenizerTest, OnlyLlamaTakesAWholePreTokenWithoutMerges) {
   }
 }
 
-// The words that a pre-tokeniser makes, read off a vocabulary that merges everything inside one.
 std::vector<std::string> Words(std::string_view pre, const std::string& text) {
   const auto pre_tokenizer = PreTokenizer::Create(pre);
   EXPECT_TRUE(pre_tokenizer.ok()) << pre_tokenizer.status();
@@ -193,7 +192,11 @@ TEST(PreTokenizerTest, CutsAsTheFamiliesDo) {
   // U+180E is no space; U+0085 and U+3000 are.
   EXPECT_EQ(Words("qwen2", "a \u180eb\u0085\u3000c"),
             (W{"a", " \u180e", "b", "\u0085", "\u3000c"}));
+  EXPECT_EQ(Words("qwen2", "a  \u180e\n"), (W{"a", " ", " \u180e\n"}));
   EXPECT_EQ(Words("llama-bpe", "it'\u017f"), (W{"it", "'\u017f"}));
+  // Endings of any case are words of their own, even before letters.
+  EXPECT_EQ(Words("qwen2", "IT'Sx"), (W{"IT", "'S", "x"}));
+  EXPECT_EQ(Words("llama-bpe", "he'LLx"), (W{"he", "'LL", "x"}));
 }
 
 TEST(PreTokenizerTest, NamesTheUnknownAndTheKnown) {

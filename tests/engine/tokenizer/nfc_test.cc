@@ -27,6 +27,18 @@ TEST(NfcTest, ComposesAndOrders) {
   EXPECT_EQ(Nfc(std::string("a\0b\u0301", 5)), std::string("a\0b\u0301", 5));
 }
 
+TEST(NfcTest, MarksOfOneClassKeepTheirOrder) {
+  std::string text = "q";
+  std::string lower = "q";
+  std::string upper;
+  for (int i = 0; i < 40; ++i) {
+    text += "\u0307\u0323\u0300";
+    lower += "\u0323";
+    upper += "\u0307\u0300";
+  }
+  EXPECT_EQ(Nfc(text), lower + upper);
+}
+
 TEST(NfcTest, KeepsTheCodePointBeforeTheTrailingConsonants) {
   EXPECT_EQ(Nfc("\ud600\u11a7"), "\ud600\u11a7");
   EXPECT_EQ(Nfc("\u11a7e\u0301\u11a7\u11a7\u1112\u1161\u11a8\u11a7"),

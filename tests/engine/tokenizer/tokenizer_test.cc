@@ -120,6 +120,7 @@ TEST(TokenizerTest, ContradictoryVocabulariesAreRefused) {
        [size](GgufDraft& file) { file.Set(kScores, GgufArray(std::vector<uint8_t>(size))); }},
       {"65536 bytes, got 65537", with_token(9, std::string(65'537, 'a'))},
       {"tokens[9]: expected a text", with_token(9, "")},
+      {"tokens[9]: expected UTF-8", with_token(9, "a\xC3(")},
       {"tokens[9]: expected no NUL", with_token(9, std::string("a\0b", 3))},
       {"merges is missing", [](GgufDraft& file) { file.Remove(kMerges); }},
       {"a space between", with_merge("hello")},
