@@ -62,6 +62,12 @@ class Swarm {
     options.max_batch = Between(1, 8);
     options.max_step_tokens = Chance(4) ? Between(1, 4) : Between(4, 80);
     options.max_context = Between(20, 400);
+    if (Chance(8)) options.runner.fail_at = static_cast<uint64_t>(Between(1, 150));
+    if (Chance(4)) {
+      options.runner.finite = [](const FakeContext& context) {
+        return context.slot.sampling.seed % 8 != 0 || context.position % 23 != 0;
+      };
+    }
     return options;
   }
 
@@ -113,7 +119,14 @@ class Swarm {
       const RequestOutcome& outcome = harness_.Outcome(handle);
       const absl::Status& status = outcome.end->status;
       if (!status.ok()) {
-        ASSERT_TRUE(absl::IsCancelled(status) || absl::IsDeadlineExceeded(status)) << status;
+        const std::string& reason = outcome.end->error_reason;
+        const bool failed = reason == "ENGINE_FAULT" || reason == "ENGINE_DOWN";
+        ASSERT_EQ(failed && !options_.runner.fail_at, false) << status;
+        ASSERT_EQ(reason == "NON_FINITE_LOGITS" && !options_.runner.finite, false) << status;
+        ASSERT_TRUE(failed || reason == "NON_FINITE_LOGITS" || absl::IsCancelled(status) ||
+                    absl::IsDeadlineExceeded(status))
+            << status;
+        if (outcome.sequences.empty()) continue;  // came when the engine was down
       }
       ASSERT_EQ(static_cast<int>(outcome.sequences.size()), request.sampling.n);
       for (const auto& [index, sequence] : outcome.sequences) {
