@@ -8,6 +8,7 @@
 #include <iostream>
 #include <random>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "benchmark/benchmark.h"
@@ -30,8 +31,8 @@ Exec::Options CpuOptions(int num_threads) {
 }
 
 // Random bits with scales of ordinary size.
-PackedWeight RandomWeight(DType type, int64_t rows, int64_t cols) {
-  PackedWeight weight = AllocateWeight(Backend::kCpu, type, rows, cols).value();
+PackedWeight RandomWeight(DType type, int64_t rows, int64_t cols, Buffer storage) {
+  PackedWeight weight = PlaceWeight(Backend::kCpu, type, rows, cols, std::move(storage)).value();
   std::mt19937 random(1);
   const DTypeTraits& traits = Traits(type);
   std::vector<std::byte> stored(static_cast<size_t>(16 * RowBytes(type, cols)));
@@ -44,6 +45,11 @@ PackedWeight RandomWeight(DType type, int64_t rows, int64_t cols) {
   }
   for (int64_t row = 0; row < rows; row += 16) PackWeightRows(weight, row, 16, stored.data());
   return weight;
+}
+
+PackedWeight RandomWeight(DType type, int64_t rows, int64_t cols) {
+  const auto bytes = static_cast<size_t>(PackedBytes(Backend::kCpu, type, rows, cols));
+  return RandomWeight(type, rows, cols, Buffer::Allocate(bytes).value());
 }
 
 // What a step needs around a product of `tokens` rows: y [tokens, rows] += x [tokens, cols] W^T.
@@ -136,7 +142,117 @@ BENCHMARK_CAPTURE(BM_Gemm, F16, DType::kF16)->ArgsProduct({{1, 2}, {1, 8, 64}})-
 BENCHMARK_CAPTURE(BM_Gemm, Q8_0, DType::kQ8_0)->ArgsProduct({{1, 2}, {1, 8, 64}})->UseRealTime();
 BENCHMARK_CAPTURE(BM_Gemm, Q4_1, DType::kQ4_1)->ArgsProduct({{1, 2}, {1, 8, 64}})->UseRealTime();
 
-// The barrier alone: two chunks of nothing.
+// Everything linear of one decode step of a model of SmolLM2 135M's sizes, Q4_1 with a Q8_0 head
+// and embedding: what attention and sampling are added to. Bytes are those of the weights.
+class DecodeStep {
+ public:
+  static constexpr int64_t kWidth = 576, kFfn = 1536, kLayers = 30, kVocab = 49152, kHeads = 9;
+  static constexpr int64_t kKvHeads = 3, kHeadSize = 64;
+
+  explicit DecodeStep(int num_threads)
+      : exec_(CpuOptions(num_threads)),
+        head_(RandomWeight(DType::kQ8_0, kVocab, kWidth)),
+        norm_(kWidth, 1.0f),
+        frequencies_(kHeadSize / 2, 0.01f),
+        residual_(kWidth),
+        q_(kHeads * kHeadSize),
+        logits_(kVocab),
+        kv_pages_(2 * kKvHeads * kHeadSize * kPageTokens * 2 * 2),
+        attention_(Activation::Allocate(Backend::kCpu, 1, kWidth).value()),
+        ffn_(Activation::Allocate(Backend::kCpu, 1, kFfn).value()) {
+    // One Buffer for all, as Weights has it.
+    memory_ = Buffer::Allocate(size_t{96} << 20).value();
+    weights_.reserve(7 * kLayers);
+    for (int64_t i = 0; i < kLayers; ++i) {
+      AddWeight(kHeads * kHeadSize, kWidth);
+      AddWeight(kKvHeads * kHeadSize, kWidth);
+      AddWeight(kKvHeads * kHeadSize, kWidth);
+      AddWeight(kWidth, kHeads * kHeadSize);
+      AddWeight(kFfn, kWidth);
+      AddWeight(kFfn, kWidth);
+      AddWeight(kWidth, kFfn);
+    }
+    head_linear_.weight = &head_;
+    const WorkspaceShape shape{1, 1, 1, 1, kWidth, kHeads, kKvHeads, kHeadSize, kFfn, kVocab};
+    const absl::Status status = ReserveWorkspace(exec_, shape);
+    if (!status.ok()) std::cerr << status << '\n';
+  }
+
+  int64_t bytes() const { return bytes_ + kVocab * RowBytes(DType::kQ8_0, kWidth); }
+
+  absl::Status Run() {
+    const Rope rope{RopeStyle::kInterleaved, kHeadSize, frequencies_.data(), 1.0f};
+    const MatrixF32 residual{residual_.data(), 1, kWidth};
+    const ConstMatrixF32 input{residual_.data(), 1, kWidth};
+    BatchView batch;
+    batch.num_tokens = batch.num_rows = batch.num_logit_rows = 1;
+    batch.tokens = &token_;
+    batch.positions = &position_;
+    batch.row_begins = batch.page_begins = begins_;
+    batch.pages = &page_;
+    batch.logit_tokens = &logit_token_;
+    const KvLayer kv{DType::kF16,      2,
+                     kKvHeads,         kHeadSize,
+                     kv_pages_.data(), kv_pages_.data() + kv_pages_.size() / 2};
+    absl::Status status = EmbedTokens(exec_, head_, rope, batch, residual);
+    for (size_t i = 0; i < linears_.size(); i += 7) {
+      const Linear* layer = &linears_[i];
+      NormQkvRopeStoreArgs qkv;
+      qkv.norm_weight = norm_.data();
+      qkv.q = layer;
+      qkv.k = layer + 1;
+      qkv.v = layer + 2;
+      qkv.rope = rope;
+      qkv.head_size = kHeadSize;
+      qkv.epsilon = 1e-5f;
+      status.Update(
+          NormQkvRopeStore(exec_, qkv, input, batch, kv, {q_.data(), 1, kHeads * kHeadSize}));
+      status.Update(MatMulAddResidual(exec_, layer[3], attention_, batch, residual));
+      const NormGateUpArgs gate_up{norm_.data(), 1e-5f, layer + 4, layer + 5,
+                                   GateActivation::kSilu};
+      status.Update(NormGateUpSwiglu(exec_, gate_up, input, batch, ffn_));
+      status.Update(MatMulAddResidual(exec_, layer[6], ffn_, batch, residual));
+    }
+    status.Update(NormLmHead(exec_, norm_.data(), 1e-5f, head_linear_, input, batch, 0,
+                             {logits_.data(), 1, kVocab}));
+    return status;
+  }
+
+ private:
+  void AddWeight(int64_t rows, int64_t cols) {
+    const int64_t bytes = PackedBytes(Backend::kCpu, DType::kQ4_1, rows, cols);
+    weights_.push_back(
+        RandomWeight(DType::kQ4_1, rows, cols,
+                     memory_.Part(static_cast<size_t>(bytes_), static_cast<size_t>(bytes))));
+    linears_.emplace_back().weight = &weights_.back();
+    bytes_ += bytes;
+  }
+
+  Exec exec_;
+  Buffer memory_;
+  PackedWeight head_;
+  Linear head_linear_;
+  std::vector<PackedWeight> weights_;  // q, k, v, output, gate, up, down of each layer
+  std::vector<Linear> linears_;
+  std::vector<float> norm_, frequencies_, residual_, q_, logits_;
+  std::vector<std::byte> kv_pages_;
+  Activation attention_, ffn_;
+  int64_t bytes_ = 0;
+  int32_t token_ = 5, position_ = 3, page_ = 1, logit_token_ = 0;
+  int32_t begins_[2] = {0, 1};
+};
+
+void BM_DecodeStep(benchmark::State& state) {
+  DecodeStep step(static_cast<int>(state.range(0)));
+  for (auto _ : state) {
+    const absl::Status status = step.Run();
+    if (!status.ok()) state.SkipWithError(status.ToString().c_str());
+  }
+  state.SetBytesProcessed(state.iterations() * step.bytes());
+}
+BENCHMARK(BM_DecodeStep)->Arg(1)->Arg(2)->UseRealTime();
+
+// The barrier alone: sixteen chunks of nothing.
 void BM_EmptySection(benchmark::State& state) {
   WorkerPool pool(static_cast<int>(state.range(0)));
   for (auto _ : state) pool.ParallelFor(16, [](int64_t, int) {});

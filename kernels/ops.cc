@@ -153,22 +153,41 @@ int64_t PackedBytes(Backend backend, DType type, int64_t rows, int64_t cols) {
                                   : ref::PackedBytes(type, rows, cols);
 }
 
-absl::StatusOr<PackedWeight> AllocateWeight(Backend backend, DType type, int64_t rows,
-                                            int64_t cols) {
+namespace {
+
+absl::Status ExpectWeight(Backend backend, DType type, int64_t rows, int64_t cols) {
   const std::string name(Name(type));
   if (!SupportsWeight(backend, type)) {
     return absl::UnimplementedError("backend " + std::string(Name(backend)) +
                                     " has no products for weights of type " + name);
   }
   const int block = Traits(type).block_values;
-  if (rows < 1 || cols < 1 || cols % block != 0) {
-    return absl::InvalidArgumentError(name + " weight: expected at least one row and columns in " +
-                                      "blocks of " + std::to_string(block) + ", got " +
-                                      Shape(rows, cols));
-  }
+  if (rows >= 1 && cols >= 1 && cols % block == 0) return absl::OkStatus();
+  return absl::InvalidArgumentError(name + " weight: expected at least one row and columns in " +
+                                    "blocks of " + std::to_string(block) + ", got " +
+                                    Shape(rows, cols));
+}
+
+}  // namespace
+
+absl::StatusOr<PackedWeight> AllocateWeight(Backend backend, DType type, int64_t rows,
+                                            int64_t cols) {
+  RETURN_IF_ERROR(ExpectWeight(backend, type, rows, cols));
   auto storage = Buffer::Allocate(static_cast<size_t>(PackedBytes(backend, type, rows, cols)));
   if (!storage.ok()) return storage.status();
   return PackedWeight{type, backend, rows, cols, std::move(*storage)};
+}
+
+absl::StatusOr<PackedWeight> PlaceWeight(Backend backend, DType type, int64_t rows, int64_t cols,
+                                         Buffer storage) {
+  RETURN_IF_ERROR(ExpectWeight(backend, type, rows, cols));
+  const auto needed = static_cast<size_t>(PackedBytes(backend, type, rows, cols));
+  if (storage.size() < needed) {
+    return absl::InvalidArgumentError(std::string(Name(type)) + " weight " + Shape(rows, cols) +
+                                      ": expected storage of " + std::to_string(needed) +
+                                      " bytes, got " + std::to_string(storage.size()));
+  }
+  return PackedWeight{type, backend, rows, cols, std::move(storage)};
 }
 
 void PackWeightRows(PackedWeight& weight, int64_t first_row, int64_t num_rows,

@@ -36,12 +36,14 @@ class WeightsLoader {
   struct Job {
     const GgufTensor* tensor = nullptr;
     PackedWeight* matrix = nullptr;  // filled by the job, or
+    size_t memory_offset = 0;        // of the matrix in Weights::matrix_memory_
     Buffer* vector = nullptr;        // f32; neither: only hashed
     Sha256::Digest digest = {};
   };
 
   absl::Status Plan();
   absl::Status CheckTypes() const;
+  absl::Status AllocateMatrices();
   void Work();
   absl::Status Run(Job& job, Buffer& staging);
   absl::Status RunPieces(Job& job, Buffer& staging);
@@ -110,7 +112,8 @@ absl::Status WeightsLoader::Plan() {
   std::stable_sort(turn_.begin(), turn_.end(), [this](size_t a, size_t b) {
     return jobs_[a].tensor->bytes > jobs_[b].tensor->bytes;
   });
-  return CheckTypes();
+  RETURN_IF_ERROR(CheckTypes());
+  return AllocateMatrices();
 }
 
 // Before anything is read, so that a model that cannot be served is refused at once.
@@ -123,6 +126,23 @@ absl::Status WeightsLoader::CheckTypes() const {
                          std::string(kernels::Name(options_.backend)) +
                          " has no products for its type, got " + job.tensor->ShapeString());
   }
+  return absl::OkStatus();
+}
+
+// One Buffer for all, in the order of the file: matrices of a few hundred KiB each would not get
+// the huge pages that reading them at full speed needs.
+absl::Status WeightsLoader::AllocateMatrices() {
+  constexpr size_t kAlignment = 64;
+  size_t bytes = 0;
+  for (Job& job : jobs_) {
+    if (job.matrix == nullptr) continue;
+    job.memory_offset = bytes;
+    const auto packed = static_cast<size_t>(kernels::PackedBytes(
+        options_.backend, job.tensor->type, static_cast<int64_t>(job.tensor->rows()),
+        static_cast<int64_t>(job.tensor->cols())));
+    bytes += (packed + kAlignment - 1) / kAlignment * kAlignment;
+  }
+  ASSIGN_OR_RETURN(weights_.matrix_memory_, Buffer::Allocate(bytes));
   return absl::OkStatus();
 }
 
@@ -172,9 +192,13 @@ absl::Status WeightsLoader::RunPieces(Job& job, Buffer& staging) {
 absl::Status WeightsLoader::Run(Job& job, Buffer& staging) {
   const GgufTensor& tensor = *job.tensor;
   if (job.matrix != nullptr) {
-    ASSIGN_OR_RETURN(*job.matrix, kernels::AllocateWeight(options_.backend, tensor.type,
-                                                          static_cast<int64_t>(tensor.rows()),
-                                                          static_cast<int64_t>(tensor.cols())));
+    const auto rows = static_cast<int64_t>(tensor.rows());
+    const auto cols = static_cast<int64_t>(tensor.cols());
+    const auto bytes =
+        static_cast<size_t>(kernels::PackedBytes(options_.backend, tensor.type, rows, cols));
+    ASSIGN_OR_RETURN(*job.matrix,
+                     kernels::PlaceWeight(options_.backend, tensor.type, rows, cols,
+                                          weights_.matrix_memory_.Part(job.memory_offset, bytes)));
   } else if (job.vector != nullptr) {
     ASSIGN_OR_RETURN(*job.vector, Buffer::Allocate(tensor.cols() * sizeof(float)));
   }
@@ -237,10 +261,12 @@ void WeightsLoader::Wire() {
     layer.q_head_norm = Vector(prefix + "attn_q_norm.weight");
     layer.k_head_norm = Vector(prefix + "attn_k_norm.weight");
     layer.attention_output = linear("attn_output");
+    layer.attention_output.name = "attention_output";
     layer.ffn_norm = Vector(prefix + "ffn_norm.weight");
     layer.gate = linear("ffn_gate");
     layer.up = linear("ffn_up");
     layer.down = linear("ffn_down");
+    layer.down.name = "ffn_down";
   }
   weights_.output_norm_ = Vector("output_norm.weight");
   weights_.token_embedding_ = jobs_[job_of_.find("token_embd.weight")->second].matrix;

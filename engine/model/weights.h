@@ -62,6 +62,7 @@ class Weights {
   Weights() = default;
   friend class WeightsLoader;
 
+  kernels::Buffer matrix_memory_;  // of all matrices, which are parts of it
   std::vector<std::unique_ptr<kernels::PackedWeight>> matrices_;
   std::vector<kernels::Buffer> vectors_;
   const kernels::PackedWeight* token_embedding_ = nullptr;

@@ -6,6 +6,8 @@
 #include <cstring>
 #include <string>
 
+#include "kernels/core/check.h"
+
 namespace sluice::kernels {
 namespace {
 
@@ -50,6 +52,14 @@ absl::StatusOr<Buffer> Buffer::Allocate(size_t bytes) {
   return buffer;
 }
 
+Buffer Buffer::Part(size_t offset, size_t bytes) const {
+  SLUICE_KERNEL_CHECK(offset <= size_ && bytes <= size_ - offset, "a part lies inside its whole");
+  Buffer part;
+  part.bytes_ = bytes_ + offset;
+  part.size_ = bytes;
+  return part;
+}
+
 Buffer& Buffer::operator=(Buffer&& other) noexcept {
   std::swap(bytes_, other.bytes_);
   std::swap(size_, other.size_);
@@ -58,7 +68,7 @@ Buffer& Buffer::operator=(Buffer&& other) noexcept {
 }
 
 Buffer::~Buffer() {
-  if (bytes_ == nullptr) return;
+  if (capacity_ == 0) return;
   if (capacity_ >= kHugePage) {
     munmap(bytes_, capacity_);
   } else {

@@ -22,6 +22,9 @@ class Buffer {
   // RESOURCE_EXHAUSTED with the number of bytes when the memory cannot be had. `bytes` may be 0.
   static absl::StatusOr<Buffer> Allocate(size_t bytes);
 
+  // A piece of this Buffer's memory, which has to outlive it: many small arrays share huge pages.
+  Buffer Part(size_t offset, size_t bytes) const;
+
   std::byte* bytes() const { return bytes_; }
   template <typename T>
   T* as() const {
@@ -32,7 +35,8 @@ class Buffer {
  private:
   std::byte* bytes_ = nullptr;
   size_t size_ = 0;
-  size_t capacity_ = 0;  // size_ rounded up: 2 MiB and more are mapped, less comes from the heap
+  // size_ rounded up: 2 MiB and more are mapped, less comes from the heap; 0 owns nothing.
+  size_t capacity_ = 0;
 };
 
 }  // namespace sluice::kernels
