@@ -220,8 +220,9 @@ void GenerateReactor::Perform(Action action) {
     outgoing_ = Serialize(*action.message);
     grpc::WriteOptions options;
     if (action.finish) return StartWriteAndFinish(&outgoing_, options, grpc::Status::OK);
-    // Travels with the message that follows; the next write comes from OnWriteDone at once.
-    if (action.more_follows) options.set_buffer_hint();
+    // Travels with the message that follows, which OnWriteDone writes at once. Not the first: with
+    // headers in the batch, gRPC 1.51 calls OnWriteDone only when something else makes it flush.
+    if (action.more_follows && action.write > 1) options.set_buffer_hint();
     StartWrite(&outgoing_, options);
     engine::MutexLock lock(mutex_);
     writes_called_ = std::max(writes_called_, action.write);

@@ -249,6 +249,7 @@ v1::GenerateRequest GreedyRequest(int num_prompt, int max_tokens) {
   v1::GenerateRequest request;
   for (int i = 0; i < num_prompt; ++i) request.mutable_token_ids()->add_ids(i % kVocabSize);
   request.mutable_sampling()->set_temperature(0);
+  request.mutable_sampling()->set_seed(1);  // FakeRunner draws by it at any temperature
   request.mutable_stopping()->set_max_tokens(max_tokens);
   request.mutable_output()->set_return_token_ids(true);
   return request;
