@@ -31,7 +31,10 @@ def cases_of(path):
 def count_ctest(folder):
     counts = {"passed": 0, "failed": 0, "skipped": 0}
     failures = []
-    entries = ElementTree.parse(folder / "ctest.xml").getroot().iter("testcase")
+    entries = list(ElementTree.parse(folder / "ctest.xml").getroot().iter("testcase"))
+    if not entries:
+        counts["failed"] = 1
+        failures.append(f"{folder.name}: ctest found no tests")
     for entry in entries:
         name = entry.get("name")
         whole = "failed" if entry.get("status") == "fail" else outcome(entry)

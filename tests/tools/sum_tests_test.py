@@ -47,6 +47,9 @@ class SumTestsTest(unittest.TestCase):
         files = {"dev/ctest.xml": CTEST.format(FAIL.format("p")), "e2e.xml": PYTEST}
         self.assertEqual(summary(files), ("1 passed, 1 failed, 1 skipped", 1))
 
+    def test_a_run_without_tests_fails(self):
+        self.assertEqual(summary({"tsan/ctest.xml": CTEST.format(""), "e2e.xml": PYTEST}), ("1 passed, 1 failed, 1 skipped", 1))
+
     def test_runs_that_are_absent_fail(self):
         self.assertEqual(summary({"dev/p.xml": GTEST, "e2e.xml": "<torn"}), ("0 passed, 2 failed, 0 skipped", 1))
 
