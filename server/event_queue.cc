@@ -55,8 +55,12 @@ bool EventQueue::HasDelta(const engine::TokenChunk& chunk) const {
 }
 
 bool EventQueue::HasEvent(const Sequence& sequence) const {
-  return sequence.progress_due ||
-         (sequence.waiting && (HasDelta(*sequence.waiting) || sequence.waiting->sequence_end));
+  if (sequence.progress_due) return true;
+  if (!sequence.waiting) return false;
+  if (HasDelta(*sequence.waiting)) return true;
+  if (!sequence.waiting->sequence_end) return false;
+  // A failure before the first token is told by the status alone, so that it commits nothing.
+  return accepted_sent_ || sequence.waiting->sequence_end->reason != engine::FinishReason::kError;
 }
 
 bool EventQueue::HasEvent() const {

@@ -137,7 +137,8 @@ bool Server::Impl::WaitForDrain() {
   frontend_.refusing.store(true);
   const bool in_time = frontend_.calls.WaitUntilEmpty(Now() + frontend_.options.drain_timeout);
   if (!in_time) CutOpenCalls("the server stops before this call could end");
-  return in_time && !engines_down_.load();
+  const ServedModel* model = frontend_.model.load();
+  return in_time && (model == nullptr || model->dispatcher().any_up());
 }
 
 bool Server::Impl::CutOpenCalls(const std::string& message) {

@@ -123,7 +123,7 @@ TEST(EventQueueTest, KeepsTokensWithoutVisibleTextForTheNextDelta) {
 
 TEST(EventQueueTest, SaysNothingOfARequestThatFailedBeforeItsFirstToken) {
   EventQueue queue(Acceptance(), TextAndIds(), 1);
-  TokenChunk failed = Chunk(0, 0, {}, "");
+  TokenChunk failed = EndOf(Chunk(0, 0, {}, ""), engine::FinishReason::kError);
   failed.request_end.emplace();
   failed.request_end->status = absl::UnavailableError("down");
   queue.Add(std::move(failed));

@@ -171,6 +171,7 @@ void TestServer::Serve() {
 std::shared_ptr<grpc::Channel> TestServer::NewChannel() const {
   grpc::ChannelArguments arguments;
   arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
+  arguments.SetInt(GRPC_ARG_HTTP2_BDP_PROBE, 0);  // or it takes megabytes before anybody reads
   return grpc::CreateCustomChannel("127.0.0.1:" + std::to_string(server_->port()),
                                    grpc::InsecureChannelCredentials(), arguments);
 }
