@@ -8,10 +8,11 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
+#include <memory>
 #include <string>
-#include <utility>
 #include <vector>
 
+#include "bench/machine.h"
 #include "benchmark/benchmark.h"
 #include "kernels/ops.h"
 
@@ -93,20 +94,7 @@ class Model {
     return ok;
   }
 
-  // Reads the whole cache once: the limit of this machine, now.
-  void Read() {
-    const int64_t words = static_cast<int64_t>(cache_.size() / sizeof(uint64_t));
-    const int64_t chunk = 1 << 15;
-    exec_->pool().ParallelFor(words / chunk, [&](int64_t index, int) {
-      const uint64_t* at = cache_.as<uint64_t>() + index * chunk;
-      uint64_t sum = 0;
-      for (int64_t i = 0; i < chunk; ++i) sum += at[i];
-      benchmark::DoNotOptimize(sum);
-    });
-  }
-
-  const std::string isa() const { return exec_->Describe(); }
-  double cache_bytes() const { return static_cast<double>(cache_.size()); }
+  std::string Describe() const { return exec_->Describe(); }
 
  private:
   Shape shape_;
@@ -130,7 +118,7 @@ void Decode(benchmark::State& state) {
                                               2 * shape.num_layers);
   state.counters["KV/s"] = benchmark::Counter(
       kv_bytes, benchmark::Counter::kIsIterationInvariantRate, benchmark::Counter::kIs1000);
-  state.SetLabel(std::string(shape.name) + " " + model.isa());
+  state.SetLabel(std::string(shape.name) + " " + model.Describe());
 }
 
 void Prefill(benchmark::State& state) {
@@ -148,18 +136,9 @@ void Prefill(benchmark::State& state) {
   state.counters["MAC/s"] = benchmark::Counter(
       products, benchmark::Counter::kIsIterationInvariantRate, benchmark::Counter::kIs1000);
   state.SetLabel(std::string(shape.name) + " last " + std::to_string(count) + " tokens, " +
-                 model.isa());
+                 model.Describe());
 }
 
-void ReadMemory(benchmark::State& state) {
-  Model model(kShapes[1], static_cast<int>(state.range(0)), 1, 4096);
-  for (auto _ : state) model.Read();
-  state.counters["bytes/s"] =
-      benchmark::Counter(model.cache_bytes(), benchmark::Counter::kIsIterationInvariantRate,
-                         benchmark::Counter::kIs1000);
-}
-
-BENCHMARK(ReadMemory)->Arg(1)->Arg(2)->UseRealTime()->Unit(benchmark::kMillisecond);
 BENCHMARK(Decode)
     ->ArgsProduct({{0, 1}, {512, 4096}, {1, 2}})
     ->UseRealTime()
@@ -172,4 +151,17 @@ BENCHMARK(Prefill)
 }  // namespace
 }  // namespace sluice::kernels
 
-BENCHMARK_MAIN();
+int main(int argc, char** argv) {
+  benchmark::Initialize(&argc, argv);
+  const sluice::bench::BusyMeter meter;
+  for (const int num_threads : {1, 2}) {
+    std::printf("%s: %d reading together take %.1f GB/s from memory\n",
+                sluice::bench::MachineName().c_str(), num_threads,
+                sluice::bench::ReadBandwidth(num_threads) * 1e-9);
+  }
+  benchmark::RunSpecifiedBenchmarks();
+  const double others = meter.OthersShare();
+  std::printf("others used %.1f %% of the machine%s\n", others * 100.0,
+              others > sluice::bench::kBusyLimit ? ": not worth recording" : "");
+  return 0;
+}
