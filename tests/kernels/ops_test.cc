@@ -169,6 +169,35 @@ TEST_F(OpsTest, RefusesPositionsAndPagesOutsideTheCache) {
   ExpectError(run(), absl::StatusCode::kUnimplemented, "BF16");
 }
 
+// Slabs and chosen tokens give the rows that the whole gives.
+TEST_F(OpsTest, LmHeadTakesTheRowsItIsAskedFor) {
+  Reserve();
+  ASSERT_TRUE(Embed().ok());
+  const PackedWeight head = inputs_.head.Pack(Backend::kCpu);
+  Linear linear;
+  linear.weight = &head;
+  const auto logits_of = [&](int64_t first, int64_t rows) {
+    std::vector<float> logits(static_cast<size_t>(rows * 40));
+    const absl::Status status =
+        NormLmHead(exec_, inputs_.norm_weight.data(), kTestEpsilon, linear,
+                   {residual_.data(), 2, 32}, batch_, first, {logits.data(), rows, 40});
+    EXPECT_TRUE(status.ok()) << status;
+    return logits;
+  };
+  const std::vector<float> both = logits_of(0, 2);
+  const std::vector<float> second(both.begin() + 40, both.end());
+  EXPECT_NE(std::vector<float>(both.begin(), both.begin() + 40), second);
+  EXPECT_EQ(logits_of(1, 1), second);
+  inputs_.logit_tokens = {1};
+  batch_.logit_tokens = inputs_.logit_tokens.data();
+  batch_.num_logit_rows = 1;
+  EXPECT_EQ(logits_of(0, 1), second);
+  std::vector<float> logits(80);
+  ExpectError(NormLmHead(exec_, inputs_.norm_weight.data(), kTestEpsilon, linear,
+                         {residual_.data(), 2, 32}, batch_, 0, {logits.data(), 2, 40}),
+              absl::StatusCode::kInvalidArgument, "of 1 logit rows, got [0, 2)");
+}
+
 TEST_F(OpsTest, TellsTheObserver) {
   struct Recorder : OpObserver {
     void OnOp(std::string_view op, int layer, std::span<const float> values, int64_t rows,

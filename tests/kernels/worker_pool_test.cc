@@ -48,6 +48,20 @@ TEST(WorkerPoolTest, SectionsFollowEachOther) {
   EXPECT_EQ(total, want);
 }
 
+// Chunks so short that workers meet at the counter all the time: none is taken twice, none is lost.
+TEST(WorkerPoolTest, CrowdedCounterGivesEachChunkOnce) {
+  WorkerPool pool(3);
+  constexpr int64_t kChunks = 4000;
+  constexpr int kRounds = 1500;
+  std::vector<std::atomic<int>> calls(kChunks);
+  for (int round = 0; round < kRounds; ++round) {
+    pool.ParallelFor(kChunks, [&](int64_t chunk, int) {
+      calls[static_cast<size_t>(chunk)].fetch_add(1, std::memory_order_relaxed);
+    });
+  }
+  for (const auto& count : calls) ASSERT_EQ(count.load(), kRounds);
+}
+
 TEST(WorkerPoolTest, WorkersThatParkedComeBack) {
   WorkerPool pool(3);
   for (int round = 0; round < 20; ++round) {
