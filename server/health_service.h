@@ -15,7 +15,7 @@ namespace sluice::server {
 // grpc.health.v1 by its own rules: NOT_SERVING until the model answers, and again from the
 // beginning of a drain or when the last engine died. Load never changes it. Names: "" and
 // "sluice.v1.Inference" (ready for calls), "model/NAME" (the same, once loaded), "liveness" (the
-// process need not be restarted). Check reads atomics only. Thread-safe.
+// process need not be restarted). Check never waits for an engine. Thread-safe.
 class HealthService final : public grpc::health::v1::Health::WithRawCallbackMethod_Check<
                                 grpc::health::v1::Health::WithRawCallbackMethod_Watch<
                                     grpc::health::v1::Health::Service>> {

@@ -1,5 +1,6 @@
 #include "server/listener.h"
 
+#include <grpc/compression.h>
 #include <grpcpp/ext/proto_server_reflection_plugin.h>
 #include <grpcpp/health_check_service_interface.h>
 #include <grpcpp/impl/server_builder_option.h>
@@ -25,8 +26,10 @@ constexpr Argument kArguments[] = {
     {GRPC_ARG_MAX_CONCURRENT_STREAMS, 256},
     {GRPC_ARG_MAX_RECEIVE_MESSAGE_LENGTH, 4 << 20},
     {GRPC_ARG_MAX_METADATA_SIZE, 8 << 10},
-    // Compressed messages are bounded before inflation only, so none is inflated.
+    // Compressed messages are bounded before inflation only, so none is inflated: a call that
+    // announces them is answered UNIMPLEMENTED.
     {GRPC_ARG_ENABLE_PER_MESSAGE_DECOMPRESSION, 0},
+    {GRPC_COMPRESSION_CHANNEL_ENABLED_ALGORITHMS_BITSET, 1 << GRPC_COMPRESS_NONE},
     {GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS, 10'000},
     // A client that vanished gives its pages back within 30 s, even during a long prefill.
     {GRPC_ARG_KEEPALIVE_TIME_MS, 20'000},

@@ -8,6 +8,7 @@
 #include <thread>
 #include <utility>
 
+#include "engine/base/check.h"
 #include "engine/base/mutex.h"
 #include "engine/base/status.h"
 #include "server/delivery.h"
@@ -97,6 +98,7 @@ absl::Status Server::Impl::Start() {
 }
 
 void Server::Impl::Serve(engine::LoadedModel model) {
+  SLUICE_CHECK(model_ == nullptr, "a server serves one model, once");
   const double seconds = Seconds(Now() - started_);
   startup_.self_check_seconds = model.self_check.seconds;
   startup_.load_seconds = std::max(0.0, seconds - model.self_check.seconds);

@@ -325,6 +325,18 @@ TEST_F(BadRequestTest, RefusesMessagesAboveTheBound) {
   server.ExpectCanary();
 }
 
+TEST_F(BadRequestTest, RefusesCompressedMessages) {
+  TestServer server;
+  grpc::ClientContext context;
+  context.set_compression_algorithm(GRPC_COMPRESS_GZIP);
+  v1::TokenizeRequest request;
+  request.set_text(std::string(1 << 20, 'a'));
+  v1::TokenizeResponse response;
+  const grpc::Status status = server.stub().Tokenize(&context, request, &response);
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::UNIMPLEMENTED) << status.error_message();
+  server.ExpectCanary();
+}
+
 TEST_F(BadRequestTest, RefusesTextWithoutAVocabulary) {
   TestServer::Options options;
   options.piece_bytes = 0;

@@ -235,6 +235,16 @@ TEST(LifecycleTest, ReportsNonFiniteLogitsAndServesTheNext) {
   server.ExpectCanary();
 }
 
+TEST(LifecycleTest, ReflectsOnlyWhenAsked) {
+  const std::string method = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo";
+  TestServer closed;
+  EXPECT_EQ(closed.RawCall(method, "").error_code(), grpc::StatusCode::UNIMPLEMENTED);
+  TestServer::Options options;
+  options.server.reflection = true;
+  TestServer open(options);
+  EXPECT_TRUE(open.RawCall(method, "").ok());
+}
+
 TEST(LifecycleTest, RefusesAPortInUseAndBadAddresses) {
   TestServer first;
   ServerOptions options;

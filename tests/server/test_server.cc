@@ -202,7 +202,8 @@ grpc::Status TestServer::RawCall(const std::string& method, const std::string& b
   context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(60));
   grpc::CompletionQueue queue;
   grpc::GenericStub generic(channel_);
-  auto call = generic.PrepareCall(&context, "/sluice.v1.Inference/" + method, &queue);
+  auto call = generic.PrepareCall(
+      &context, method[0] == '/' ? method : "/sluice.v1.Inference/" + method, &queue);
   void* tag = nullptr;
   bool ok = false;
   call->StartCall(nullptr);

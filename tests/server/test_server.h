@@ -69,7 +69,8 @@ class TestServer {
 
   Reply Generate(const v1::GenerateRequest& request,
                  std::optional<std::chrono::milliseconds> deadline = std::nullopt);
-  // Sends bytes as they are; nothing of the answer but the status is kept.
+  // Sends bytes as they are, to a method of Inference or a full path; nothing of the answer but the
+  // status is kept.
   grpc::Status RawCall(const std::string& method, const std::string& body);
   // A fixed greedy call must give what it gave before, and nothing may be left of calls before it.
   void ExpectCanary();
