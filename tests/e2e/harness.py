@@ -82,10 +82,10 @@ class Client:
         self.stub = inference_pb2_grpc.InferenceStub(self.channel)
         self.health = health_pb2_grpc.HealthStub(self.channel)
 
-    def stream(self, request, timeout=120):
+    def stream(self, request, timeout=300):
         return self.stub.Generate(request, timeout=timeout)
 
-    def generate(self, request, timeout=120):
+    def generate(self, request, timeout=300):
         reply = Reply()
         for event in self.stream(request, timeout):
             reply.take(event)
@@ -159,7 +159,7 @@ class Server:
         with open(self.log.name) as log:
             return log.read()
 
-    def await_log(self, pattern, seconds=30):
+    def await_log(self, pattern, seconds=60):
         """Waits until stderr matches; the match."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
@@ -197,7 +197,7 @@ class Server:
     def signal(self, number=signal.SIGTERM):
         self.process.send_signal(number)
 
-    def wait(self, seconds=30):
+    def wait(self, seconds=120):
         return self.process.wait(seconds)
 
     def stop(self):

@@ -103,7 +103,7 @@ def test_health_names(client):
 
 
 def test_sigterm_loses_nothing(serve):
-    server = serve()
+    server = serve("--drain-timeout", "5m")
     calls = [long_call(server.client) for _ in range(6)]
     server.signal()
     wait_until(lambda: server.client.health.Check(health_pb2.HealthCheckRequest()).status == NOT_SERVING, 1, "NOT_SERVING")
