@@ -292,7 +292,7 @@ void AddEngineFlags(CLI::App& app, engine::EngineOptions* options, const std::st
          [options](const std::string& type) {
            options->kv_dtype = type == "f32" ? engine::KvDType::kF32 : engine::KvDType::kF16;
          },
-         "Element type of the KV cache: f32, or f16 in half the memory with a larger error")
+         "KV cache elements: f32, or f16 (half the memory, less exact)")
       ->type_name("TYPE")
       ->check(OneOf({"f16", "f32"}))
       ->default_str("f32")

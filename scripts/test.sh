@@ -73,7 +73,7 @@ if [ "$quick" -eq 0 ]; then
 fi
 
 step "End to end"
-"$venv/bin/python3" -m pytest tests/e2e -q -p no:cacheprovider "${pytest_marks[@]}" \
+"$venv/bin/python3" -m pytest tests/e2e -q --tb=short -p no:cacheprovider "${pytest_marks[@]}" \
   --junitxml="$results/e2e.xml" || true
 
 step "Result ($SECONDS s)"

@@ -50,7 +50,8 @@ def test_usage_errors_are_one_line_and_exit_2(sluice, arguments):
 def test_help(sluice, command):
     result = run(sluice, *command, "--help")
     assert result.returncode == 0 and b"Usage: sluice" in result.stdout and result.stderr == b""
-    assert max(map(len, result.stdout.decode().splitlines())) <= 110
+    longest = max(result.stdout.decode().splitlines(), key=len)
+    assert len(longest) <= 110, longest
     assert b"plant" not in result.stdout
 
 
