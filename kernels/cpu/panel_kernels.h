@@ -5,8 +5,10 @@
 // depend on the tile it is computed in: equal bits for any number of tokens. Weights are unpacked
 // once a tile.
 //
-// Two Xeon cores (AVX-512 VNNI), bench/linear_bench: one token runs at the speed of memory, eight
-// tokens at the speed of the multiplier; figures in bench/results.
+// Reads each weight of its panels once a tile and K quants a token, writes 16 floats a panel and
+// token. bench/linear_bench on one core of an AVX-512 VNNI Xeon, a second of processor time: one
+// token, weights from memory: 14 GB/s (Q4_1), 15 (Q8_0), 16 (F16), where plain reading gives 15;
+// tiles of eight, weights in cache: 124 GMAC (Q4_1), 129 (Q8_0).
 
 #include "kernels/cpu/linear_kernels.h"
 #include "kernels/cpu/vec16.h"
