@@ -76,7 +76,7 @@ def test_metrics(shared, client):
     assert sample(after, "sluice_leaked_pages") == 0
     assert sample(after, "sluice_engine_up") == 1
     for line in after.splitlines():
-        assert re.fullmatch(r'# (HELP|TYPE) .+|[a-z_:]+(\{.*\})? [-+0-9.eEinfINFa-zA-Z]+', line), line
+        assert re.fullmatch(r'# (HELP|TYPE) .+|[a-z_:][a-z0-9_:]*(\{.*\})? [-+.0-9a-zA-Z]+', line), line
 
 
 def test_health_is_not_serving_until_loaded(serve):
