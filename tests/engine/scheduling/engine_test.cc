@@ -115,12 +115,12 @@ TEST(EngineTest, OneEngineEqualsTwo) {
 }
 
 TEST(EngineTest, TheQueueIsBounded) {
-  const auto dispatcher = MakeDispatcher({{.step_time = milliseconds(5), .max_queue = 3}});
+  const auto dispatcher = MakeDispatcher({{.step_time = milliseconds(20), .max_queue = 3}});
   // A request that is refused stays whole.
   int accepted = 0;
   absl::Status refused;
   for (uint64_t i = 1; i <= 40; ++i) {
-    Request request = Timed(MakeRequest(i, 20, 100));
+    Request request = Timed(MakeRequest(i, 20, 40));  // eight fit the pool: none is preempted
     const absl::Status status = dispatcher->Dispatch(std::move(request));
     accepted += status.ok();
     if (!status.ok()) {
@@ -140,9 +140,12 @@ TEST(EngineTest, TheLeastLoadedEngineIsTaken) {
   const auto dispatcher =
       MakeDispatcher({{.step_time = milliseconds(2)}, {.step_time = milliseconds(2)}});
   ASSERT_TRUE(dispatcher->Dispatch(Timed(MakeRequest(1, 150, 100))).ok());
+  dispatcher->Pause(RequestHandle{1});  // its load stays
+  ChunkCollector collector;
   for (uint64_t i = 2; i <= 4; ++i)
     ASSERT_TRUE(dispatcher->Dispatch(Timed(MakeRequest(i, 4, 20))).ok());
-  ChunkCollector collector;
+  Collect(*dispatcher, collector, 3);
+  dispatcher->Resume(RequestHandle{1});
   Collect(*dispatcher, collector, 4);
   EXPECT_EQ(dispatcher->engines()[0]->stats().prompt_tokens.load(), 150u);
   EXPECT_EQ(dispatcher->engines()[1]->stats().prompt_tokens.load(), 12u);
@@ -151,9 +154,11 @@ TEST(EngineTest, TheLeastLoadedEngineIsTaken) {
 TEST(EngineTest, DrainRefusesAndFinishes) {
   const auto dispatcher = MakeDispatcher({{.step_time = milliseconds(1)}});
   ASSERT_TRUE(dispatcher->Dispatch(Timed(MakeRequest(1, 20, 40))).ok());
+  dispatcher->Pause(RequestHandle{1});
   dispatcher->Drain();
   EXPECT_TRUE(absl::IsUnavailable(dispatcher->Dispatch(Timed(MakeRequest(2, 20, 40)))));
   EXPECT_FALSE(dispatcher->idle());
+  dispatcher->Resume(RequestHandle{1});
   ChunkCollector collector;
   Collect(*dispatcher, collector, 1);
   EXPECT_TRUE(collector.Outcome(1).end->status.ok());
@@ -163,7 +168,7 @@ TEST(EngineTest, DrainRefusesAndFinishes) {
 
 TEST(EngineTest, ShutdownEndsWhatRuns) {
   for (const int depth : {0, 1}) {
-    const auto dispatcher = MakeDispatcher({{.depth = depth, .step_time = milliseconds(1)}});
+    const auto dispatcher = MakeDispatcher({{.depth = depth, .step_time = milliseconds(5)}});
     for (uint64_t i = 1; i <= 12; ++i)
       ASSERT_TRUE(dispatcher->Dispatch(Timed(MakeRequest(i, 20, 200, i))).ok());
     std::this_thread::sleep_for(milliseconds(10));
