@@ -107,7 +107,6 @@ absl::StatusOr<GenerateOutcome> GenerateRemotely(const GenerateJob& job, SignalW
   const engine::SteadyClock clock;
   const v1::GenerateRequest request = MakeRequest(job);
   const engine::Time start = clock.Now();
-  // A model without a vocabulary has no text to show; the job says so by asking for ids.
   Transcript transcript(stdout,
                         job.print_token_ids ? Transcript::Form::kTokenIds : Transcript::Form::kText,
                         job.sampling.n, start);
@@ -122,7 +121,13 @@ absl::StatusOr<GenerateOutcome> GenerateRemotely(const GenerateJob& job, SignalW
     if (response.has_sequence_finished()) {
       open = transcript.Add(ChunkOf(response.sequence_finished()), clock.Now());
     }
-    if (response.has_accepted()) usage.prompt_tokens = response.accepted().prompt_tokens();
+    if (response.has_accepted()) {
+      usage.prompt_tokens = response.accepted().prompt_tokens();
+      // A model without a vocabulary has no text to show.
+      if (!response.accepted().output().return_text()) {
+        transcript.set_form(Transcript::Form::kTokenIds);
+      }
+    }
     if (!open) context.TryCancel();
   }
   const grpc::Status status = stream->Finish();

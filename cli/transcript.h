@@ -20,6 +20,8 @@ class Transcript {
   // `start`: when the request was handed over.
   Transcript(std::FILE* out, Form form, int num_sequences, engine::Time start);
 
+  // From now on; before the first chunk.
+  void set_form(Form form) { form_ = form; }
   // Takes the next chunk, which came at `now`. False when `out` can take no more.
   bool Add(const engine::TokenChunk& chunk, engine::Time now);
   // Ends an open line of the output.
@@ -40,7 +42,7 @@ class Transcript {
   void Write(const std::string& text);
 
   std::FILE* const out_;
-  const Form form_;
+  Form form_;
   const engine::Time start_;
   std::vector<Output> outputs_;
   bool write_failed_ = false;

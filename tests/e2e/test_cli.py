@@ -101,6 +101,15 @@ def test_tokenize_is_the_reference(sluice):
     assert len(rows) == 71
 
 
+def test_tokenize_reads_a_vocabulary_without_tensors(sluice):
+    model = harness.TINY / "vocab-spm.gguf"
+    with open(harness.TINY / "vocab-spm.tokenizer.jsonl") as file:
+        rows = [json.loads(line) for line in file]
+    for row in rows[:12]:
+        assert tokenized(sluice, model, row["text"], "--no-bos") == row["ids"], row["text"]
+        assert tokenized(sluice, model, row["text"])[1:] == row["ids"]
+
+
 def test_tokenize_json(sluice):
     result = run(sluice, "tokenize", "--json", "--model", harness.MODEL, text="Hello 東".encode())
     value = json.loads(result.stdout)
@@ -180,6 +189,7 @@ PLANTED = {
     "kv-head0": harness.MODEL,
     "prefill-stride": harness.MODEL,
     "ffn-4e": harness.MODEL,
+    "k-bias": harness.TINY / "tiny-odd.f16.gguf",  # SmolLM2 has no biases
     "rope-base": harness.MODEL,
     "vocab-unpadded": harness.MODEL,
 }

@@ -159,12 +159,23 @@ def test_port_in_use(sluice, shared):
     assert run.returncode == 69 and shared.address in run.stderr
 
 
-def test_model_without_vocabulary_serves_ids(serve):
-    server = serve(model=harness.TINY / "tiny-odd.f16.gguf")
+def test_model_without_vocabulary_serves_ids(serve, tmp_path):
+    # Under other names, of the same length, the vocabulary's keys mean nothing.
+    content = (harness.TINY / "tiny-odd.f16.gguf").read_bytes().replace(b"tokenizer.ggml.", b"elsewhere.ggml.")
+    (tmp_path / "ids-only.gguf").write_bytes(content)
+    server = serve(model=tmp_path / "ids-only.gguf")
     model = server.client.stub.GetModel(pb.GetModelRequest())
+    assert not model.HasField("tokenizer") and model.vocab_size == 509
     reply = server.client.generate(greedy(ids=[5, 6, 7], max_tokens=8, ignore_eos=True))
-    assert len(reply.ids) == 8 and all(0 <= i < model.vocab_size for i in reply.ids)
-    if not model.HasField("tokenizer"):
+    assert len(reply.ids) == 8 and reply.text == "" and not reply.accepted.output.return_text
+    for message in (greedy("text", max_tokens=8), greedy(ids=[5], max_tokens=8, return_text=True),
+                    greedy(ids=[5], max_tokens=8, stop=["a"])):
         with pytest.raises(grpc.RpcError) as error:
-            server.client.generate(greedy("text", max_tokens=8))
+            server.client.generate(message)
         assert error.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+        assert "vocabulary" in error.value.details()
+    expected = " ".join(map(str, reply.ids))
+    for target in (["--server", server.address], ["--model", tmp_path / "ids-only.gguf"]):
+        run = subprocess.run([server.process.args[0], "generate", *target, "--token-ids", "5,6,7", "--max-tokens", "8",
+                              "--temperature", "0", "--ignore-eos"], capture_output=True, text=True, timeout=60)
+        assert run.stdout.strip() == expected, run.stderr
