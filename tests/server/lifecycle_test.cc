@@ -183,7 +183,12 @@ TEST(LifecycleTest, ShutsDownBesideAReaderThatNeverReads) {
   TestServer server(options);
   grpc::ClientContext context;
   auto reader = server.stub().Generate(&context, GreedyRequest(4, 3000));
-  ASSERT_TRUE(Eventually([&] { return server.stats().generation_tokens.load() > 128; }));
+  // The reader's window takes 64 KiB and as much waits for it: then the engine makes no more.
+  ASSERT_TRUE(Eventually([&] {
+    const uint64_t made = server.stats().generation_tokens.load();
+    std::this_thread::sleep_for(milliseconds(100));
+    return made > 64 && server.stats().generation_tokens.load() == made;
+  }));
   const auto began = std::chrono::steady_clock::now();
   server.server().Shutdown();
   EXPECT_LT(std::chrono::steady_clock::now() - began, std::chrono::seconds(6));
