@@ -130,7 +130,7 @@ int Run(const ServeFlags& flags) {
     return kExitBadModel;
   }
   for (const std::string& warning : model->warnings) spdlog::warn("{}", warning);
-  spdlog::info("self-check: {}", model->self_check.message);
+  spdlog::info("{}", model->self_check.message);
   const engine::ModelFacts facts = model->facts;
   (*server)->Serve(*std::move(model));
   PrintReady(flags, **server, facts, engine::Seconds(engine::SteadyClock().Now() - start));
