@@ -15,6 +15,7 @@
 #include "engine/base/clock.h"
 #include "engine/mailbox.h"
 #include "engine/request.h"
+#include "engine/scheduler_limits.h"
 #include "engine/stats.h"
 #include "engine/step_runner.h"
 #include "engine/tokenizer/tokenizer.h"
@@ -30,7 +31,8 @@ struct EngineOptions {
   int num_engines = 1;           // CPU engines, sharing the weights
   int num_threads = 0;           // of each engine; 0: cores / engines
   uint64_t kv_memory_bytes = 0;  // of each engine; 0: automatic from the model and free memory
-  // f32 keeps the CPU's logits within 0.01 of the reference; f16 halves the memory and errs by up to 0.03.
+  // f32 keeps the logits within 0.01 of the reference; f16 halves the memory and errs by up to
+  // 0.03.
   KvDType kv_dtype = KvDType::kF32;
   int max_batch = 64;         // running sequences of an engine
   int max_step_tokens = 512;  // token budget of one step
@@ -38,16 +40,6 @@ struct EngineOptions {
   int max_context = 0;        // positions of a sequence; 0: the model's
   bool force_avx2 = false;    // even where AVX-512 is there; same bits
   kernels::PlantedBug planted_bug = kernels::PlantedBug::kNone;  // test builds only
-};
-
-// Limits of the scheduler of one engine, after the model and the pool are known.
-struct SchedulerLimits {
-  int depth = 0;  // steps in flight while planning
-  int max_batch = 64;
-  int max_step_tokens = 512;
-  int max_queue = 1024;
-  int num_pages = 0;    // page 0 included
-  int max_context = 0;  // positions of a sequence, at most
 };
 
 // Facts of the loaded model, for GetModel, logs and provenance. Value.

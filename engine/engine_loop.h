@@ -8,7 +8,7 @@
 
 #include "engine/base/clock.h"
 #include "engine/base/thread_role.h"
-#include "engine/engine.h"
+#include "engine/scheduler_limits.h"
 #include "engine/mailbox.h"
 #include "engine/scheduler.h"
 #include "engine/stats.h"

@@ -13,10 +13,10 @@
 
 #include "engine/base/clock.h"
 #include "engine/base/ids.h"
-#include "engine/engine.h"
 #include "engine/kv/page_allocator.h"
 #include "engine/live_request.h"
 #include "engine/request.h"
+#include "engine/scheduler_limits.h"
 #include "engine/sequence.h"
 #include "engine/stats.h"
 #include "engine/step_plan.h"

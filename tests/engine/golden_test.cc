@@ -118,16 +118,17 @@ TEST_P(TinyGoldenTest, CpuLogitsAndGreedy) {
     kernels::DType kv_type;
     double bound;
   };
-  for (const Path& path : {Path{false, kernels::DType::kF32, kCpuError}, Path{true, kernels::DType::kF32, kCpuError},
-                           Path{false, kernels::DType::kF16, kCpuF16Error}}) {
-    const auto runner = testing::OpenProbe(kGolden + "/tiny/" + file,
-                                           {.kv_type = path.kv_type, .force_avx2 = path.force_avx2});
+  for (const Path& path :
+       {Path{false, kernels::DType::kF32, kCpuError}, Path{true, kernels::DType::kF32, kCpuError},
+        Path{false, kernels::DType::kF16, kCpuF16Error}}) {
+    const auto runner = testing::OpenProbe(
+        kGolden + "/tiny/" + file, {.kv_type = path.kv_type, .force_avx2 = path.force_avx2});
     const std::vector<float> actual = AllLogits(*runner, tokens, 17);
     ASSERT_EQ(actual.size(), expected.values.size());
     const Difference difference = Compare(actual, expected.values);
     EXPECT_LE(difference.largest, path.bound) << "at element " << difference.at;
-    std::printf("%s cpu, %s cache: largest error %.2e\n", file.c_str(), kernels::Name(path.kv_type).data(),
-                difference.largest);
+    std::printf("%s cpu, %s cache: largest error %.2e\n", file.c_str(),
+                kernels::Name(path.kv_type).data(), difference.largest);
     if (path.kv_type == kernels::DType::kF16) continue;
     for (size_t position = 0; position < tokens.size(); ++position) {
       const std::span<const float> row =
