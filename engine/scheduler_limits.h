@@ -1,0 +1,15 @@
+#pragma once
+
+namespace sluice::engine {
+
+// Limits of the scheduler of one engine, after the model and the pool are known.
+struct SchedulerLimits {
+  int depth = 0;  // steps in flight while planning
+  int max_batch = 64;
+  int max_step_tokens = 512;
+  int max_queue = 1024;
+  int num_pages = 0;    // page 0 included
+  int max_context = 0;  // positions of a sequence, at most
+};
+
+}  // namespace sluice::engine
