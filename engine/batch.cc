@@ -56,6 +56,9 @@ absl::Status Batch::AddRow(const StepPlan& plan, const StepRow& row,
     tokens_.push_back(~previous_logit_rows[source]);
   } else {
     const std::span<const TokenId> row_tokens = plan.Tokens(row);
+    for (TokenId token : row_tokens) {
+      if (token < 0) return Internal("a row holds the token id " + std::to_string(token));
+    }
     tokens_.insert(tokens_.end(), row_tokens.begin(), row_tokens.end());
   }
   for (int32_t i = 0; i < row.num_tokens; ++i) positions_.push_back(row.first_pos + i);
@@ -84,7 +87,8 @@ kernels::BatchView Batch::view() const {
           .pages = pages_.data(),
           .logit_tokens = logit_tokens_.data(),
           .adapters = adapters_.data(),
-          .previous_tokens = previous_tokens_.data()};
+          .previous_tokens = previous_tokens_.data(),
+          .num_previous = static_cast<int64_t>(previous_tokens_.size())};
 }
 
 }  // namespace sluice::engine

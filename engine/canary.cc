@@ -45,7 +45,8 @@ absl::Status ForwardProbe::Append(std::span<const TokenId> tokens, bool all_logi
                           .pages = pages.data(),
                           .logit_tokens = logit_tokens.data(),
                           .adapters = &adapter,
-                          .previous_tokens = nullptr});
+                          .previous_tokens = nullptr,
+                          .num_previous = 0});
 }
 
 }  // namespace sluice::engine

@@ -1,7 +1,9 @@
 #include <algorithm>
 #include <cstdio>
 #include <fstream>
+#include <limits>
 #include <map>
+#include <optional>
 #include <thread>
 #include <utility>
 
@@ -14,16 +16,34 @@
 namespace sluice::engine {
 namespace {
 
-// MemAvailable of the machine, in bytes; 1 GiB when the system does not say.
+// A number at the beginning of `path`; nullopt when there is none ("max").
+std::optional<uint64_t> ReadNumber(const char* path) {
+  std::ifstream stream(path);
+  uint64_t number = 0;
+  if (!(stream >> number)) return std::nullopt;
+  return number;
+}
+
+// Bytes that this process may still take: MemAvailable of the machine, less where a control group
+// (version 2 or 1) allows less. 1 GiB when the system does not say.
 uint64_t AvailableMemory() {
+  uint64_t available = uint64_t{1} << 30;
   std::ifstream meminfo("/proc/meminfo");
   std::string name, unit;
   uint64_t kilobytes = 0;
   while (meminfo >> name >> kilobytes) {
     std::getline(meminfo, unit);
-    if (name == "MemAvailable:") return kilobytes * 1024;
+    if (name == "MemAvailable:") available = kilobytes * 1024;
   }
-  return uint64_t{1} << 30;
+  constexpr const char* kGroups[][2] = {
+      {"/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"},
+      {"/sys/fs/cgroup/memory/memory.limit_in_bytes",
+       "/sys/fs/cgroup/memory/memory.usage_in_bytes"}};
+  for (const auto& [limit_path, used_path] : kGroups) {
+    const std::optional<uint64_t> limit = ReadNumber(limit_path), used = ReadNumber(used_path);
+    if (limit && used) available = std::min(available, *limit > *used ? *limit - *used : 0);
+  }
+  return available;
 }
 
 int ThreadsPerEngine(const EngineOptions& options) {
@@ -43,7 +63,9 @@ absl::Status CheckOptions(const EngineOptions& options) {
   RETURN_IF_ERROR(in_range("largest batch", options.max_batch, 1, 4096));
   RETURN_IF_ERROR(in_range("tokens of a step", options.max_step_tokens, 1, 65'536));
   RETURN_IF_ERROR(in_range("queue", options.max_queue, 1, 1 << 20));
-  RETURN_IF_ERROR(in_range("context", options.max_context, 0, 1 << 24));
+  if (options.max_context != 0) {
+    RETURN_IF_ERROR(in_range("context", options.max_context, 2, 1 << 24));
+  }
   if (options.max_step_tokens < options.max_batch) {
     return InvalidArgument("tokens of a step (" + std::to_string(options.max_step_tokens) +
                            ") must not be fewer than the largest batch (" +
@@ -52,38 +74,65 @@ absl::Status CheckOptions(const EngineOptions& options) {
   return absl::OkStatus();
 }
 
-// Pages and served context of one engine's pool. Automatic: what max_batch sequences of full
-// context need, at most a quarter of the available memory shared by the engines, at least one
-// sequence of 2,048 positions.
+// Pages and served context of one engine's pool.
 struct PoolSize {
   int64_t num_pages = 0;  // page 0 included
   int32_t max_context = 0;
 };
+
+// Pages of one engine, page 0 included, as asked for; or what max_batch sequences of full context
+// need, at most a quarter of the available memory shared by the engines, at least one sequence of
+// 2,048 positions.
+absl::StatusOr<int64_t> NumPages(const EngineOptions& options, int64_t page_bytes,
+                                 int64_t sequence_pages, int64_t available) {
+  if (options.kv_memory_bytes == 0) {
+    const int64_t share = available / 4 / options.num_engines;
+    const int64_t least = std::min<int64_t>(sequence_pages, 2048 / kernels::kPageTokens);
+    return 1 + std::max(least, std::min(sequence_pages * options.max_batch, share / page_bytes));
+  }
+  const auto pages =
+      static_cast<int64_t>(options.kv_memory_bytes / static_cast<uint64_t>(page_bytes));
+  if (pages < 2) {
+    return InvalidArgument("KV memory: at least 2 pages of " + std::to_string(page_bytes) +
+                           " bytes are needed, got " + std::to_string(options.kv_memory_bytes) +
+                           " bytes");
+  }
+  return std::min(pages, sequence_pages * options.max_batch + 1);
+}
+
+// `weight_bytes`: what the weights will take out of the available memory.
 absl::StatusOr<PoolSize> SizePool(const EngineOptions& options, const ModelConfig& config,
-                                  kernels::DType kv_type) {
-  const int64_t page_bytes = KvCache::PageBytes(config, kv_type);
+                                  kernels::DType kv_type, uint64_t weight_bytes) {
+  if (config.context_length < 2) {
+    return InvalidArgument("context_length: expected at least 2 positions, got " +
+                           std::to_string(config.context_length));
+  }
   const int32_t wanted = options.max_context > 0 ? options.max_context : config.context_length;
   if (wanted > config.context_length) {
     return InvalidArgument("context: the model has " + std::to_string(config.context_length) +
                            " positions, asked for " + std::to_string(wanted));
   }
+  const int64_t page_bytes = KvCache::PageBytes(config, kv_type);
   const int64_t sequence_pages =
       (int64_t{wanted} + kernels::kPageTokens - 1) / kernels::kPageTokens;
-  int64_t pages = 0;
-  if (options.kv_memory_bytes > 0) {
-    pages = static_cast<int64_t>(options.kv_memory_bytes) / page_bytes;
-    if (pages < 2) {
-      return InvalidArgument("KV memory: at least 2 pages of " + std::to_string(page_bytes) +
-                             " bytes are needed, got " + std::to_string(options.kv_memory_bytes) +
-                             " bytes");
-    }
-  } else {
-    const auto share = static_cast<int64_t>(AvailableMemory()) / 4 / options.num_engines;
-    const int64_t least = std::min<int64_t>(sequence_pages, 2048 / kernels::kPageTokens);
-    pages = 1 + std::max(least, std::min(sequence_pages * options.max_batch, share / page_bytes));
+  const uint64_t memory = AvailableMemory();
+  const auto available = static_cast<int64_t>(memory > weight_bytes ? memory - weight_bytes : 0);
+  ASSIGN_OR_RETURN(const int64_t pages, NumPages(options, page_bytes, sequence_pages, available));
+  if (pages > std::numeric_limits<int32_t>::max() / 2) {
+    return InvalidArgument("KV memory: at most 2^30 pages, got " + std::to_string(pages));
   }
-  pages = std::min<int64_t>(pages, sequence_pages * options.max_batch + 1);
+  if (pages * page_bytes * options.num_engines > available) {
+    return ResourceExhausted("KV memory: " + std::to_string(options.num_engines) + " x " +
+                             std::to_string(pages) + " pages of " + std::to_string(page_bytes) +
+                             " bytes do not fit the " + std::to_string(available) +
+                             " bytes that the weights leave available");
+  }
   const int64_t positions = (pages - 1) * kernels::kPageTokens;
+  if (options.max_context > positions) {
+    return InvalidArgument("context: " + std::to_string(options.max_context) +
+                           " positions were asked for, the KV pool holds " +
+                           std::to_string(positions));
+  }
   return PoolSize{pages, static_cast<int32_t>(std::min<int64_t>(wanted, positions))};
 }
 
@@ -169,7 +218,9 @@ absl::StatusOr<LoadedModel> LoadModel(const std::string& path, const EngineOptio
   const int num_threads = ThreadsPerEngine(options);
   const kernels::DType kv_type =
       options.kv_dtype == KvDType::kF16 ? kernels::DType::kF16 : kernels::DType::kF32;
-  ASSIGN_OR_RETURN(const PoolSize pool, SizePool(options, *config, kv_type));
+  uint64_t weight_bytes = 0;
+  for (const GgufTensor& tensor : file->tensors()) weight_bytes += tensor.bytes;
+  ASSIGN_OR_RETURN(const PoolSize pool, SizePool(options, *config, kv_type, weight_bytes));
   ASSIGN_OR_RETURN(std::shared_ptr<const Weights> weights,
                    Weights::Load(*file, *config,
                                  {.backend = kernels::Backend::kCpu,
@@ -192,18 +243,21 @@ absl::StatusOr<LoadedModel> LoadModel(const std::string& path, const EngineOptio
   ASSIGN_OR_RETURN(const ModelConfig strict_config, ModelConfig::FromGguf(*file));
   ASSIGN_OR_RETURN(model.self_check,
                    RunSelfCheck(*file, strict_config, runner_options, config, weights));
+  if (!model.self_check.passed) model.warnings.push_back(model.self_check.message);
 
   const SchedulerLimits limits = {.depth = 0,
                                   .max_batch = options.max_batch,
                                   .max_step_tokens = options.max_step_tokens,
                                   .max_queue = options.max_queue,
                                   .num_pages = static_cast<int>(pool.num_pages),
-                                  .max_context = pool.max_context};
+                                  .max_context = pool.max_context,
+                                  .f16_kv = kv_type == kernels::DType::kF16};
+  const int64_t sequence_pages =
+      (pool.max_context + kernels::kPageTokens - 1) / kernels::kPageTokens;
   const Batch::Limits batch_limits = {
       .max_tokens = options.max_step_tokens,
       .max_rows = options.max_batch,
-      .max_pages = options.max_batch *
-                   ((pool.max_context + kernels::kPageTokens - 1) / kernels::kPageTokens)};
+      .max_pages = static_cast<int>(std::min(sequence_pages * options.max_batch, pool.num_pages))};
   auto chunks = std::make_unique<ChunkMailbox>(num_lanes);
   std::vector<std::unique_ptr<Engine>> engines;
   std::string backend;

@@ -226,7 +226,8 @@ void Scheduler::CommitRow(const StepRow& row, RowResult* result, Time now) {
   Count(stats_->nonfinite_logits);
   EndRequest(request,
              {Internal("the logits of output token " +
-                       std::to_string(sequence.output().num_tokens()) + " are not finite"),
+                       std::to_string(sequence.output().num_tokens()) + " are not finite" +
+                       (limits_.f16_kv ? " (K or V may exceed f16: try --kv-dtype f32)" : "")),
               "NON_FINITE_LOGITS"},
              now);
 }

@@ -39,8 +39,9 @@ namespace sluice::engine {
 // tokens. A sequence leaves the queue when all its known tokens have pages and every running
 // sequence could still get one more; it then needs pages only as it grows. When the pool is empty,
 // the newest running sequence goes back to the queue, keeps its tokens and is computed again later;
-// paused ones go first. So the oldest sequence that is not paused always advances: a request that
-// fits the pool alone ends, whatever the pool's size.
+// paused ones go first. So the oldest running sequence that is not paused always advances, and the
+// queue moves as running ones end: a request that fits the pool alone ends, whatever the pool's
+// size. A sequence that was paused and gave up its pages waits in the queue like any other.
 //
 // Up to one planned step may be in flight while the next is planned (`SchedulerLimits::depth`). A
 // sequence that ends with a row in flight becomes a zombie: the row's outcome is dropped, and slot

@@ -9,7 +9,8 @@ struct SchedulerLimits {
   int max_step_tokens = 512;
   int max_queue = 1024;
   int num_pages = 0;    // page 0 included
-  int max_context = 0;  // positions of a sequence, at most
+  int max_context = 0;  // positions of a sequence, at most; 2 or more
+  bool f16_kv = false;  // the KV cache is f16: named when logits are not finite
 };
 
 }  // namespace sluice::engine

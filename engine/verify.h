@@ -34,9 +34,11 @@ struct VerifyReport {
   std::vector<VerifyRow> rows;  // in order of execution
   int64_t positions = 0;
   int64_t top1_equal = 0;
+  // Positions where the best tokens differ although the strict margin exceeds 0.005.
+  int64_t top1_beyond_margin = 0;
   double max_logit_error = 0;
   std::string first_beyond;  // "layer 3 attention"; empty when all are within
-  bool passed = false;
+  bool passed = false;       // nothing beyond tolerance, no top-1 beyond the margin
   // With kl_file.
   int64_t kl_positions = 0;
   double kl_mean = 0, kl_max = 0;

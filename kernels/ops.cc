@@ -109,6 +109,25 @@ void Observe(Exec& exec, std::string_view op, const float* values, int64_t rows,
   exec.observer()->OnOp(op, exec.layer(), {values, static_cast<size_t>(rows * cols)}, rows, cols);
 }
 
+// The K and V that the step has just stored, read back from their pages: [T, G*D] each.
+void ObserveKv(Exec& exec, const BatchView& batch, const KvLayer& kv) {
+  if (exec.observer() == nullptr) return;
+  const int64_t cols = kv.num_kv_heads * kv.head_size;
+  std::vector<float> values(static_cast<size_t>(batch.num_tokens * cols));
+  for (bool value : {false, true}) {
+    for (int64_t row = 0; row < batch.num_rows; ++row) {
+      const int32_t* pages = batch.pages + batch.page_begins[row];
+      const auto num_pages =
+          static_cast<size_t>(batch.page_begins[row + 1] - batch.page_begins[row]);
+      const int32_t begin = batch.row_begins[row];
+      const auto num_tokens = static_cast<size_t>(batch.row_begins[row + 1] - begin);
+      ReadKv(kv, {pages, num_pages}, {batch.positions + begin, num_tokens}, value,
+             values.data() + begin * cols);
+    }
+    Observe(exec, value ? "v" : "k", values.data(), batch.num_tokens, cols);
+  }
+}
+
 // Calls the function of the Exec's backend.
 template <typename CpuFn, typename RefFn>
 absl::Status OnBackend(std::string_view op, const Exec& exec, const CpuFn& cpu_fn,
@@ -237,9 +256,10 @@ absl::Status EmbedTokens(Exec& exec, const PackedWeight& table, const Rope& rope
   for (int64_t t = 0; t < batch.num_tokens; ++t) {
     int32_t token = batch.tokens[t];
     if (token < 0) {
-      if (batch.previous_tokens == nullptr) {
-        return Invalid(kOp, "token " + std::to_string(t) +
-                                " refers to the previous step, which left no tokens");
+      if (~token >= batch.num_previous) {
+        return Invalid(kOp, "token " + std::to_string(t) + " refers to logit row " +
+                                std::to_string(~token) + " of the previous step, which left " +
+                                std::to_string(batch.num_previous) + " tokens");
       }
       token = batch.previous_tokens[~token];
     }
@@ -279,6 +299,7 @@ absl::Status NormQkvRopeStore(Exec& exec, const NormQkvRopeStoreArgs& args, Cons
       kOp, exec, [&] { cpu::NormQkvRopeStore(exec, args, residual, batch, kv, q_out); },
       [&] { ref::NormQkvRopeStore(exec, args, residual, batch, kv, q_out); }));
   Observe(exec, "qkv", q_out.values, q_out.rows, q_out.cols);
+  ObserveKv(exec, batch, kv);
   return absl::OkStatus();
 }
 
@@ -405,7 +426,8 @@ absl::Status Sample(Exec& exec, ConstMatrixF32 logits, const SampleArgs& args, S
       [&] { ref::Sample(exec, logits, args, slots.table(), out); }));
   if (previous_tokens == nullptr) return absl::OkStatus();
   for (size_t i = 0; i < args.rows.size(); ++i) {
-    previous_tokens[args.rows[i].logit_row] = out[i].token;
+    // A row without a token ends; what was launched ahead for it needs an id all the same.
+    previous_tokens[args.rows[i].logit_row] = out[i].finite ? out[i].token : 0;
   }
   return absl::OkStatus();
 }

@@ -4,38 +4,41 @@
 // kernels/ops.cc checks shapes, switches on the backend once and feeds the observer. An op runs on
 // the Exec's stream or threads, in order.
 //
+// clang-format off
+//
 // One letter a dimension, project-wide:
-//   T tokens in the step      S ragged rows (sequences) in the step     R rows that want logits
-//   E model width             H query heads      G key/value heads      D head size
-//   F FFN width               V vocabulary       L layers               P pages      B tokens a
-//   page (16)
+//   T tokens in the step    S ragged rows (sequences) in the step    R rows that want logits
+//   E model width           H query heads        G key/value heads   D head size
+//   F FFN width             V vocabulary         L layers            P pages
+//   B tokens a page (16)
 //
 // How these contracts express what comes later, so that nothing above the kernels changes:
 //   int16 activations     `Activation` is the backend's choice of form. The CPU writes f32 values
-//   beside int16 blocks of 32
-//                         with one f32 scale and block sum each; CUDA will write f16 rows with a
-//                         power-of-two scale. The producer of an activation quantises it; the
-//                         residual stream stays f32.
+//                         beside int16 blocks of 32 with one f32 scale and block sum each; CUDA
+//                         will write f16 rows with a power-of-two scale. The producer of an
+//                         activation quantises it; the residual stream stays f32.
 //   three types in Q/K/V  q, k and v are three `Linear`s, each with its own type, chosen per output
-//   tile at run time. tensor parallelism    a rank's Linears hold its shard (heads, FFN columns);
-//   MatMulAddResidual is the one place where
-//                         partial sums meet, so its all-reduce in rank order goes between product
-//                         and residual; NormLmHead computes [R, V/n] and gathers; the communicator
-//                         belongs to Exec.
-//   CUDA graphs           everything that varies from step to step is reached through `BatchView`,
-//   whose arrays live at
-//                         fixed addresses of the device; ops allocate nothing and never
-//                         synchronise; graphs belong to DeviceRunner. Page 0 is scratch for padding
-//                         rows.
+//                         tile at run time.
+//   tensor parallelism    A rank's Linears hold its shard (heads, FFN columns). MatMulAddResidual
+//                         is the one place where partial sums meet, so its all-reduce in rank order
+//                         goes between product and residual; NormLmHead computes [R, V/n] and
+//                         gathers. The communicator belongs to Exec.
+//   CUDA graphs           Everything that varies from step to step is reached through `BatchView`,
+//                         whose arrays live at fixed addresses of the device; ops allocate nothing
+//                         and never synchronise; graphs belong to DeviceRunner. Page 0 is scratch
+//                         for padding rows.
 //   LoRA                  `Linear::adapters` (a table by adapter id) with `BatchView::adapters`,
-//   one id a row; 0 is none. speculation           `BatchView::logit_tokens` names any tokens of a
-//   row: a row verifies n draft tokens with n + 1 logit
-//                         rows in the same forward; Sample takes the rows it is given.
-//   prompt logprobs       logit rows of prompt positions, scored with `SampleRow::forced_token` and
-//   never sampled. masks                 `SampleArgs::mask`, R x ceil(V/32) words, applied before
-//   everything else in Sample; rows without
-//                         one have mask_row -1. Forward and Sample are two launches, so a mask may
-//                         be made in between.
+//                         one id a row; 0 is none.
+//   speculation           `BatchView::logit_tokens` names any tokens of a row: a row verifies n
+//                         draft tokens with n + 1 logit rows in the same forward; Sample takes the
+//                         rows it is given.
+//   prompt logprobs       Logit rows of prompt positions, scored with `SampleRow::forced_token`
+//                         and never sampled.
+//   masks                 `SampleArgs::mask`, R x ceil(V/32) words, applied before everything else
+//                         in Sample; rows without one have mask_row -1. Forward and Sample are two
+//                         launches, so a mask may be made in between.
+//
+// clang-format on
 
 #include <cstddef>
 #include <cstdint>
@@ -172,10 +175,10 @@ struct BatchView {
   const int32_t* page_begins = nullptr;  // [S + 1], first entry of each row in `pages`
   const int32_t* pages =
       nullptr;  // flattened page tables; entry i of a row holds positions [16 i, 16 i + 16)
-  const int32_t* logit_tokens = nullptr;  // [R], token indices in [0, T), ascending
-  const int32_t* adapters = nullptr;      // [S], 0 is none
-  const int32_t* previous_tokens =
-      nullptr;  // tokens sampled by the previous step, by its logit row
+  const int32_t* logit_tokens = nullptr;     // [R], token indices in [0, T), ascending
+  const int32_t* adapters = nullptr;         // [S], 0 is none
+  const int32_t* previous_tokens = nullptr;  // sampled by the previous step, by its logit row
+  int64_t num_previous = 0;                  // entries of previous_tokens
 };
 
 // ---------------------------------------------------------------- ops

@@ -16,6 +16,7 @@
 
 #include <cmath>
 #include <cstdint>
+#include <limits>
 
 #include "kernels/core/sample_weight.h"
 #include "kernels/ops.h"
@@ -48,7 +49,10 @@ inline float PenalizedLogit(float logit, const SamplerParams& params, bool seen,
     const float by_count = params.frequency_penalty * static_cast<float>(output_count);
     logit -= by_count;
   }
-  return logit;
+  // A legal penalty near 0 overflows; that is no fault of the logits. NaN stays NaN.
+  constexpr float kLargest = std::numeric_limits<float>::max();
+  if (logit > kLargest) return kLargest;
+  return logit < -kLargest ? -kLargest : logit;
 }
 
 // log of a token's probability: its raw logit, the largest one of the row, and the row's Z at

@@ -242,8 +242,8 @@ inline float ReduceMax(F32x16 a) {
   return most;
 }
 
-// exp(x) for x <= 0 (values below -87.3 give 0), by one FMA-only polynomial (Cephes expf): the same
-// bits wherever it runs.
+// exp(x) for x <= 0, never 0 (values below -87.3 give 2^-126: attention keeps 0 for "no tile yet"),
+// by one FMA-only polynomial (Cephes expf): the same bits wherever it runs.
 inline F32x16 ExpNonPositive(F32x16 x) {
   const F32x16 clamped = Max(x, Set1(-87.33654f));
   const F32x16 n = RoundNearest(Mul(clamped, Set1(1.44269504088896341f)));

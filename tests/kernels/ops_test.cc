@@ -92,6 +92,7 @@ TEST_F(OpsTest, RefusesTokensOutsideTheVocabulary) {
   ExpectError(Embed(), absl::StatusCode::kInvalidArgument, "previous step");
   const std::vector<int32_t> previous = {77};
   batch_.previous_tokens = previous.data();
+  batch_.num_previous = 1;
   ExpectError(Embed(), absl::StatusCode::kInvalidArgument, "got 77");
 }
 
@@ -105,6 +106,7 @@ TEST_F(OpsTest, TakesTokensOfThePreviousStep) {
   inputs_.tokens = {~2, ~1};
   batch_.tokens = inputs_.tokens.data();
   batch_.previous_tokens = previous.data();
+  batch_.num_previous = 3;
   ASSERT_TRUE(Embed().ok());
   EXPECT_EQ(residual_, want);
 }
