@@ -1,5 +1,6 @@
 #include "cli/flags.h"
 
+#include <algorithm>
 #include <cctype>
 #include <charconv>
 #include <cmath>
@@ -7,6 +8,7 @@
 #include <cstdlib>
 #include <limits>
 #include <string_view>
+#include <thread>
 #include <utility>
 
 #include "cli/exit_codes.h"
@@ -266,9 +268,16 @@ CLI::Option* AddDurationFlag(CLI::App& app, const std::string& name,
 }
 
 void AddComputeFlags(CLI::App& app, engine::EngineOptions* options, const std::string& group) {
+  // More threads only get in each other's way, and far more cannot be started.
+  const int64_t most_threads = 4 * std::max<int64_t>(1, std::thread::hardware_concurrency());
   app.add_option("--threads", options->num_threads, "Threads of each engine; 0: cores / engines")
       ->type_name("N")
-      ->check(IntegerBetween(0, 1024))
+      ->check(CLI::Validator(
+          [most_threads](std::string& text) -> std::string {
+            const std::string problem = IntegerBetween(0, most_threads)(text);
+            return problem.empty() ? "" : problem + " (at most 4 for each hardware thread)";
+          },
+          ""))
       ->capture_default_str()
       ->group(group);
   app.add_option_function<std::string>(
@@ -338,6 +347,12 @@ void PrintError(const std::string& command, const std::string& message) {
   std::string line = "sluice" + (command.empty() ? "" : " " + command) + ": ";
   for (const char c : message) line += c == '\n' || c == '\r' ? ' ' : c;
   std::fprintf(stderr, "%s\n", line.c_str());
+}
+
+int FinishOutput(const std::string& command, int exit_code) {
+  if (std::ferror(stdout) == 0 && std::fflush(stdout) == 0) return exit_code;
+  PrintError(command, "standard output: cannot be written");
+  return kExitFailed;
 }
 
 int UsageError(const std::string& command, const std::string& message) {

@@ -49,7 +49,10 @@ CLI::Option* AddDurationFlag(CLI::App& app, const std::string& name,
 
 // Prints "sluice COMMAND: message" on stderr, on one line.
 void PrintError(const std::string& command, const std::string& message);
-// The same with a pointer to the help. Returns kExitUsage.
+// The last word of a command that writes on stdout: `exit_code`, or kExitFailed and a line on
+// stderr when some of its output was lost (a full disk, a closed descriptor).
+int FinishOutput(const std::string& command, int exit_code);
+// PrintError with a pointer to the help. Returns kExitUsage.
 int UsageError(const std::string& command, const std::string& message);
 
 }  // namespace sluice::cli

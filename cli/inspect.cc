@@ -28,7 +28,7 @@ int Run(const InspectFlags& flags) {
   }
   std::fwrite(text->data(), 1, text->size(), stdout);
   if (!text->empty() && text->back() != '\n') std::fputc('\n', stdout);
-  return std::fflush(stdout) == 0 ? kExitOk : kExitFailed;
+  return FinishOutput(kName, kExitOk);
 }
 
 }  // namespace

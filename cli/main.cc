@@ -13,7 +13,8 @@ namespace {
 
 // CLI11 reports what a user mistyped by throwing; this is the one place where it is caught.
 int Explain(const CLI::ParseError& error, CLI::App& program, int argc, char** argv) {
-  if (error.get_exit_code() == 0) return program.exit(error);  // --help, --version
+  if (error.get_exit_code() == 0)
+    return FinishOutput("", program.exit(error));  // --help, --version
   const std::vector<CLI::App*> named = program.get_subcommands();
   if (!named.empty()) {
     std::string message = error.what();

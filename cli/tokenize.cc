@@ -65,14 +65,13 @@ absl::Status Tokenize(const TokenizeFlags& flags) {
     for (const engine::TokenId id : ids) line += (line.empty() ? "" : " ") + std::to_string(id);
   }
   std::printf("%s\n", line.c_str());
-  return std::fflush(stdout) == 0 ? absl::OkStatus()
-                                  : engine::DataLoss("standard output is closed");
+  return absl::OkStatus();
 }
 
 int Run(const TokenizeFlags& flags) {
   if (flags.model.empty()) return UsageError(kName, "give --model FILE");
   const absl::Status status = Tokenize(flags);
-  if (status.ok()) return kExitOk;
+  if (status.ok()) return FinishOutput(kName, kExitOk);
   PrintError(kName, engine::Message(status));
   return kExitFailed;
 }
