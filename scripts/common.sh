@@ -7,7 +7,12 @@ cd "$root"
 model_name=SmolLM2-135M-Instruct.Q4_1.gguf
 model_path="models/$model_name"
 
-step() { printf '\n== %s\n' "$*"; }
+# step NAME: a heading; what runs now, for those who ask later.
+current_step=start
+step() {
+  current_step="$*"
+  printf '\n== %s\n' "$*"
+}
 die() { printf 'error: %s\n' "$*" >&2; exit 1; }
 
 has_command() { command -v "$1" >/dev/null 2>&1; }
@@ -63,7 +68,7 @@ install_missing() {
   if [ "$(id -u)" -ne 0 ]; then
     if ! { has_command sudo && sudo -n true 2>/dev/null; }; then
       echo "packages are missing and this is not root; run this, then start again:" >&2
-      echo "sudo apt-get install -y --no-install-recommends $list" >&2
+      echo "sudo apt-get update && sudo apt-get install -y --no-install-recommends $list" >&2
       exit 3
     fi
     sudo=(sudo -n)

@@ -1,13 +1,17 @@
 #!/usr/bin/env python3
 """Adds up what the test runs wrote below a folder and ends with "N passed, N failed, N skipped".
 
+    sum_tests.py FOLDER [FAILED_STEP]
+
 Each folder with a ctest.xml is one ctest run; a GoogleTest program of it that wrote NAME.xml beside counts with its
-cases, any other ctest entry counts as one. e2e.xml is pytest's account. A run that is absent counts as a failure.
-Exit code 1 when anything failed.
+cases, any other ctest entry counts as one. e2e.xml is pytest's account. A run that is absent or whose account is torn counts as a failure. FAILED_STEP is what ended the whole
+before its end: one failure, and the runs after it are not missed.
+Exit code 1 when anything failed, 2 when nothing could be added up.
 """
 
 import pathlib
 import sys
+import traceback
 import xml.etree.ElementTree as ElementTree
 
 
@@ -31,10 +35,16 @@ def cases_of(path):
 def count_ctest(folder):
     counts = {"passed": 0, "failed": 0, "skipped": 0}
     failures = []
-    entries = list(ElementTree.parse(folder / "ctest.xml").getroot().iter("testcase"))
-    if not entries:
+    try:
+        entries = list(ElementTree.parse(folder / "ctest.xml").getroot().iter("testcase"))
+        problem = None if entries else "ctest found no tests"
+    except FileNotFoundError:
+        entries, problem = [], "ctest did not run"
+    except (ElementTree.ParseError, OSError) as error:
+        entries, problem = [], f"ctest.xml cannot be read: {error}"
+    if problem:
         counts["failed"] = 1
-        failures.append(f"{folder.name}: ctest found no tests")
+        failures.append(f"{folder.name}: {problem}")
     for entry in entries:
         name = entry.get("name")
         whole = "failed" if entry.get("status") == "fail" else outcome(entry)
@@ -51,21 +61,24 @@ def count_ctest(folder):
     return counts, failures
 
 
-def main(results):
+def main(results, failed_step=None):
     total = {"passed": 0, "failed": 0, "skipped": 0}
     rows, failures = [], []
     for folder in sorted(path for path in results.iterdir() if path.is_dir()):
-        if (folder / "ctest.xml").exists():
-            counts, failed = count_ctest(folder)
-        else:
-            counts, failed = {"passed": 0, "failed": 1, "skipped": 0}, [f"{folder.name}: ctest did not run"]
+        if failed_step and not (folder / "ctest.xml").exists():
+            continue
+        counts, failed = count_ctest(folder)
         rows.append((folder.name, counts))
         failures += failed
     outcomes = cases_of(results / "e2e.xml")
-    if not outcomes:
+    if not outcomes and not failed_step:
         outcomes = ["failed"]
         failures.append("end to end: pytest did not run")
-    rows.append(("end to end", {kind: outcomes.count(kind) for kind in total}))
+    if outcomes:
+        rows.append(("end to end", {kind: outcomes.count(kind) for kind in total}))
+    if failed_step:
+        rows.append(("the script", {"passed": 0, "failed": 1, "skipped": 0}))
+        failures.append(f"step: {failed_step}")
     for name, counts in rows:
         print(f"{name:12} {counts['passed']:5} passed {counts['failed']:3} failed {counts['skipped']:3} skipped")
         for kind in total:
@@ -77,4 +90,9 @@ def main(results):
 
 
 if __name__ == "__main__":
-    sys.exit(main(pathlib.Path(sys.argv[1])))
+    try:
+        code = main(pathlib.Path(sys.argv[1]), *sys.argv[2:3])
+    except Exception:
+        traceback.print_exc()
+        code = 2
+    sys.exit(code)

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Builds and runs every test. The last line says "N passed, N failed, N skipped"; the exit code is 0 only when
-# nothing failed.
+# Builds and runs every test. The last line says "N passed, N failed, N skipped", also when a step before the tests
+# fails: that step is a failure then. The exit code is 0 only when nothing failed.
 #
 #   scripts/test.sh            unit tests, sanitizers, end to end
 #   scripts/test.sh --quick    without the sanitizers
@@ -28,6 +28,20 @@ fi
 results=build/test-results
 rm -rf "$results"
 mkdir -p "$results"
+
+# Ends with the totals however the script ends.
+totals_printed=0
+print_totals() {
+  local code=$?
+  trap - EXIT
+  if [ "$totals_printed" -eq 0 ]; then
+    if [ "$code" -eq 0 ]; then code=1; fi
+    printf '\n== Result: "%s" failed with exit code %s\n' "$current_step" "$code"
+    python3 scripts/sum_tests.py "$results" "$current_step" || [ $? -eq 1 ] || echo "0 passed, 1 failed, 0 skipped"
+  fi
+  exit "$code"
+}
+trap print_totals EXIT
 
 # run_ctest PRESET CTEST-ARGUMENT...: every GoogleTest program writes its cases beside ctest's own account.
 run_ctest() {
@@ -77,4 +91,8 @@ step "End to end"
   --junitxml="$results/e2e.xml" || true
 
 step "Result ($SECONDS s)"
-python3 scripts/sum_tests.py "$results"
+code=0
+python3 scripts/sum_tests.py "$results" || code=$?
+# Another code is that of a summary that broke off: the trap counts it.
+if [ "$code" -le 1 ]; then totals_printed=1; fi
+exit "$code"
