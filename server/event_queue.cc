@@ -40,18 +40,23 @@ void EventQueue::Add(engine::TokenChunk&& chunk) {
     sequence.prompt_tokens_done = std::max(sequence.prompt_tokens_done, chunk.prompt_tokens_done);
     sequence.preemptions = std::max(sequence.preemptions, chunk.preemptions);
   }
+  if (sequence.waiting_tokens == 0) sequence.first_position = chunk.position;
+  sequence.waiting_tokens += static_cast<int64_t>(chunk.token_ids.size());
+  // What will never be written must not be held: it would count as waiting for ever.
+  if (!output_.return_token_ids) chunk.token_ids.clear();
+  if (!output_.return_text) chunk.text.clear();
   waiting_bytes_ += BytesOf(chunk);
   if (sequence.waiting) {
     sequence.waiting->Merge(std::move(chunk));
   } else {
     sequence.waiting = std::move(chunk);
   }
+  sequence.waiting->position = sequence.first_position;
 }
 
 // Tokens of which nothing is to be seen yet (their text is held back) wait for the next ones.
 bool EventQueue::HasDelta(const engine::TokenChunk& chunk) const {
-  return (output_.return_text && !chunk.text.empty()) ||
-         (output_.return_token_ids && !chunk.token_ids.empty()) || !chunk.logprobs.empty();
+  return !chunk.text.empty() || !chunk.token_ids.empty() || !chunk.logprobs.empty();
 }
 
 bool EventQueue::HasEvent(const Sequence& sequence) const {
@@ -103,7 +108,8 @@ void EventQueue::NextOf(Sequence& sequence, v1::GenerateResponse* out) {
   engine::TokenChunk& chunk = *sequence.waiting;
   if (HasDelta(chunk)) {
     waiting_bytes_ -= BytesOf(chunk);
-    tokens_sent_ += static_cast<int64_t>(chunk.token_ids.size());
+    tokens_sent_ += sequence.waiting_tokens;
+    sequence.waiting_tokens = 0;
     *out->mutable_delta() = ToDelta(chunk, output_);
     if (!chunk.sequence_end) {
       sequence.waiting.reset();

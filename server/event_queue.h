@@ -28,7 +28,7 @@ class EventQueue {
   // Forgets what waits. Nothing but the end is taken after it.
   void Abandon();
 
-  // Bytes of text, ids and logprobs that wait.
+  // Bytes of text, ids and logprobs that wait; only of what the client asked for.
   size_t waiting_bytes() const { return waiting_bytes_; }
   // Tokens in the messages that Next() gave.
   int64_t tokens_sent() const { return tokens_sent_; }
@@ -41,7 +41,9 @@ class EventQueue {
 
  private:
   struct Sequence {
-    std::optional<engine::TokenChunk> waiting;
+    std::optional<engine::TokenChunk> waiting;  // without what the client did not ask for
+    int64_t waiting_tokens = 0;
+    int32_t first_position = 0;  // of the waiting tokens
     bool progress_due = false;
     int32_t prompt_tokens_done = 0;
     int32_t preemptions = 0;

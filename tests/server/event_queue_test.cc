@@ -121,6 +121,27 @@ TEST(EventQueueTest, KeepsTokensWithoutVisibleTextForTheNextDelta) {
   EXPECT_EQ(Drain(queue), (std::vector<std::string>{"accepted", "delta 0 at 0 ab"}));
 }
 
+TEST(EventQueueTest, HoldsNothingThatTheClientDidNotAskFor) {
+  engine::OutputParams output;
+  output.return_text = false;
+  EventQueue queue(Acceptance(), output, 1);
+  for (int i = 0; i < 1000; ++i) queue.Add(Chunk(0, i, {7}, "some text"));
+  EXPECT_EQ(queue.waiting_bytes(), 0u);
+  TokenChunk last = EndOf(Chunk(0, 1000, {7}, "end"), engine::FinishReason::kLength);
+  last.request_end.emplace();
+  queue.Add(std::move(last));
+  EXPECT_EQ(Drain(queue), (std::vector<std::string>{"accepted", "end 0", "finished"}));
+}
+
+TEST(EventQueueTest, CountsTheTokensOfTextWithoutTheirIds) {
+  EventQueue queue(Acceptance(), engine::OutputParams{}, 1);
+  queue.Add(Chunk(0, 3, {7, 8}, "ab"));
+  queue.Add(Chunk(0, 5, {9}, "c"));
+  EXPECT_EQ(queue.waiting_bytes(), 3u);
+  EXPECT_EQ(Drain(queue), (std::vector<std::string>{"accepted", "delta 0 at 3 abc"}));
+  EXPECT_EQ(queue.tokens_sent(), 3);
+}
+
 TEST(EventQueueTest, SaysNothingOfARequestThatFailedBeforeItsFirstToken) {
   EventQueue queue(Acceptance(), TextAndIds(), 1);
   TokenChunk failed = EndOf(Chunk(0, 0, {}, ""), engine::FinishReason::kError);

@@ -48,6 +48,20 @@ TEST(SlowReaderTest, IsPausedAndGoesOnWithoutLoss) {
   EXPECT_TRUE(server.WaitUntilQuiet());
 }
 
+TEST(SlowReaderTest, IsNotSeenInACallThatAsksForNothingButTheEnd) {
+  TestServer::Options options = LongPieces(milliseconds(60'000));
+  options.max_context = 20'000;
+  options.limits.num_pages = 2049;
+  TestServer server(options);
+  v1::GenerateRequest request = GreedyRequest(5, 18'000);  // more than 64 KiB of ids
+  request.mutable_output()->set_return_token_ids(false);
+  request.mutable_output()->set_return_text(false);
+  const Reply reply = server.Generate(request, std::chrono::seconds(30));
+  EXPECT_TRUE(reply.status.ok()) << reply.status.error_message();
+  ASSERT_NE(reply.finished(), nullptr);
+  EXPECT_EQ(reply.finished()->usage().completion_tokens(), 18'000);
+}
+
 TEST(SlowReaderTest, IsAbortedAfterTheStallTimeoutAndLosesItsPages) {
   TestServer server(LongPieces(milliseconds(1500)));
   server.ExpectCanary();
