@@ -28,6 +28,7 @@ def one_line(stderr):
     ["serve", "--model", "x", "--kv-memory", "2X"],
     ["serve", "--model", "x", "--kv-dtype", "f64"],
     ["serve", "--model", "x", "--listen", "nowhere"],
+    ["serve", "--model", "x", "--threads", "100000"],
     ["serve"],
     ["generate", "--model", "x", "--prompt", "a", "--top-p", "nan"],
     ["generate", "--model", "x"],
@@ -53,6 +54,22 @@ def test_help(sluice, command):
     longest = max(result.stdout.decode().splitlines(), key=len)
     assert len(longest) <= 110, longest
     assert b"plant" not in result.stdout
+
+
+@pytest.mark.parametrize("arguments", [
+    ["--version"],
+    ["--help"],
+    ["inspect", harness.MODEL],
+    ["tokenize", "--model", harness.MODEL],
+    ["generate", "--model", harness.MODEL, "--prompt", "Once", "--max-tokens", 40, "--ignore-eos"],
+    ["verify", "--model", harness.TINY / "tiny-odd.f16.gguf"],
+], ids=lambda arguments: arguments[0])
+def test_lost_output_is_an_error(sluice, arguments):
+    with open("/dev/full", "w") as full:
+        result = subprocess.run([str(sluice), *map(str, arguments)], input=b"text", stdout=full, stderr=subprocess.PIPE,
+                                timeout=300)
+    assert result.returncode == 1
+    assert one_line(result.stderr).endswith("standard output: cannot be written")
 
 
 def test_version(sluice):

@@ -1,5 +1,8 @@
 """The other methods, metrics, health, and what the process does when it starts, idles and ends."""
 
+import contextlib
+import fcntl
+import os
 import re
 import signal
 import subprocess
@@ -140,6 +143,54 @@ def test_second_signal_exits_at_once(serve, number, code):
     server.signal(number)
     assert server.wait() == code
     assert time.monotonic() - start < 1
+    call.cancel()
+
+
+@pytest.fixture
+def unread(sluice):
+    """A server that serves, with a call running and a stderr that is full and never read."""
+    reader, writer = os.pipe()
+    fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
+    process = subprocess.Popen([sluice, "serve", "--model", harness.MODEL, "--listen", "127.0.0.1:0"],
+                               stdout=subprocess.PIPE, stderr=writer, text=True)
+    address = re.match(r"ready on (\S+):", process.stdout.readline())[1]
+    os.set_blocking(reader, False)
+    os.read(reader, 1 << 20)
+    filler = os.dup(writer)
+    # The description is the server's too: it has to block again.
+    os.set_blocking(filler, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(filler, b".")
+    os.set_blocking(filler, True)
+    client = Client(address)
+    client.generate(greedy("Hello", max_tokens=2))  # a line in the access log, which cannot be written
+    yield process, client
+    client.close()
+    if process.poll() is None:
+        process.kill()
+        process.wait(10)
+    process.stdout.close()
+    for descriptor in (reader, writer, filler):
+        os.close(descriptor)
+
+
+def test_a_log_that_nobody_reads_does_not_keep_the_server(unread):
+    process, client = unread
+    start = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(30) == 0
+    print(f"ended after {time.monotonic() - start:.2f} s")
+
+
+def test_a_log_that_nobody_reads_does_not_stop_the_second_signal(unread):
+    process, client = unread
+    call, _ = long_call(client, tokens=2000)
+    process.send_signal(signal.SIGTERM)
+    time.sleep(0.3)
+    assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(2) == 143
     call.cancel()
 
 
