@@ -172,9 +172,11 @@ int Run(GenerateFlags& flags) {
   job.output.return_token_ids = true;  // the transcript counts them
   if (flags.seed_option->count() > 0) job.seed = flags.seed;
 
-  SignalWatcher signals(kName);
+  SignalWatcher signals;
   const absl::StatusOr<GenerateOutcome> outcome =
       job.server.empty() ? GenerateLocally(job, signals) : GenerateRemotely(job, signals);
+  // Text that cannot be written cancels the call: say that, not that it was cancelled.
+  if (FinishOutput(kName, kExitOk) != kExitOk) return kExitFailed;
   const absl::Status status = outcome.ok() ? outcome->status : outcome.status();
   if (outcome.ok() && !outcome->summary.empty()) {
     std::fprintf(stderr, "%s\n", outcome->summary.c_str());

@@ -1,9 +1,13 @@
 #include <unistd.h>
 
+#include <chrono>
 #include <csignal>
 #include <cstdio>
+#include <future>
 #include <limits>
 #include <memory>
+#include <string>
+#include <thread>
 #include <utility>
 
 #include "CLI/CLI.hpp"
@@ -25,6 +29,8 @@ namespace sluice::cli {
 namespace {
 
 constexpr char kName[] = "serve";
+constexpr std::chrono::seconds kMostShutdown{5};    // after the drain
+constexpr std::chrono::seconds kMostLogWriting{2};  // within that
 
 struct ServeFlags {
   std::string model;
@@ -68,7 +74,7 @@ void PrintReady(const ServeFlags& flags, const server::Server& server,
           ? (" in each of " + std::to_string(flags.engine.num_engines) + " engines").c_str()
           : "",
       seconds);
-  std::fflush(stdout);
+  if (std::fflush(stdout) != 0) spdlog::warn("standard output: cannot be written");
 }
 
 absl::StatusOr<engine::LoadedModel> Load(const ServeFlags& flags, int num_lanes) {
@@ -77,13 +83,31 @@ absl::StatusOr<engine::LoadedModel> Load(const ServeFlags& flags, int num_lanes)
                            [&](const engine::LoadProgress& progress) { bar.Update(progress); });
 }
 
-// Serves until a signal or a fault ends it.
-int ServeUntilEnd(server::Server& server, SignalWatcher& signals) {
-  signals.Arm([&] {
-    spdlog::info(
-        "draining: new calls are refused, accepted ones go on; a second signal exits at once");
-    server.BeginDrain();
-  });
+// From now on the process ends within kMostShutdown, whatever waits for whatever.
+void BoundShutdown() {
+  std::thread([] {
+    std::this_thread::sleep_for(kMostShutdown);
+    _exit(kExitEnginesDown);
+  }).detach();
+}
+
+// Frees the server and writes what waits in the logs, then ends the process. Both logs join their
+// threads, and those may stand in a write to a pipe that nobody reads: then the lines are lost, and
+// the exit code is the drain's all the same.
+[[noreturn]] void WriteLogsAndExit(std::unique_ptr<server::Server> server, int exit_code) {
+  std::promise<void> written;
+  const std::future<void> end = written.get_future();
+  std::thread([server = std::move(server), written = std::move(written)]() mutable {
+    server.reset();
+    spdlog::shutdown();
+    written.set_value();
+  }).detach();
+  end.wait_for(kMostLogWriting);
+  _exit(exit_code);
+}
+
+// Waits until a signal or a fault ends the service and what was accepted is done.
+int AwaitEnd(server::Server& server) {
   server.WaitForDrainOrFault();
   int exit_code = kExitOk;
   if (server.engines_down()) {
@@ -95,8 +119,6 @@ int ServeUntilEnd(server::Server& server, SignalWatcher& signals) {
   } else {
     spdlog::info("the drain is over: every accepted request ended by itself");
   }
-  signals.Disarm();
-  server.Shutdown();
   return exit_code;
 }
 
@@ -104,7 +126,7 @@ int Run(const ServeFlags& flags) {
   if (flags.model.empty()) return UsageError(kName, "give --model FILE");
   const engine::Time start = engine::SteadyClock().Now();
   std::signal(SIGPIPE, SIG_IGN);  // a scraper or log reader that went away is no reason to end
-  SignalWatcher signals(kName);
+  SignalWatcher signals;
   // Nothing was accepted yet: ending while the model loads loses nothing.
   signals.Arm([] { _exit(kExitOk); });
   LogScope log(flags.log_level);
@@ -132,9 +154,19 @@ int Run(const ServeFlags& flags) {
   for (const std::string& warning : model->warnings) spdlog::warn("{}", warning);
   spdlog::info("{}", model->self_check.message);
   const engine::ModelFacts facts = model->facts;
+  // Before the first call can be accepted: from then on a signal has something to lose.
+  signals.Arm([&server = **server] {
+    spdlog::info(
+        "draining: new calls are refused, accepted ones go on; a second signal exits at once");
+    server.BeginDrain();
+  });
   (*server)->Serve(*std::move(model));
   PrintReady(flags, **server, facts, engine::Seconds(engine::SteadyClock().Now() - start));
-  return ServeUntilEnd(**server, signals);
+  const int exit_code = AwaitEnd(**server);
+  BoundShutdown();
+  signals.Disarm();
+  (*server)->Shutdown();
+  WriteLogsAndExit(*std::move(server), exit_code);
 }
 
 void AddListenFlags(CLI::App& app, ServeFlags& flags) {

@@ -23,17 +23,13 @@ namespace {
   std::abort();
 }
 
-const char* SignalName(int signal_number) { return signal_number == SIGINT ? "SIGINT" : "SIGTERM"; }
-
-// Ends the process without destructors: a drain that hangs must not stop a second signal.
-[[noreturn]] void ExitAtOnce(int signal_number) {
-  std::fflush(stdout);
-  _exit(kExitSignalOffset + signal_number);
-}
+// Ends the process without destructors and without a word: a drain that hangs must not stop a
+// second signal, and neither must a pipe that nobody reads, at which any write may block for ever.
+[[noreturn]] void ExitAtOnce(int signal_number) { _exit(kExitSignalOffset + signal_number); }
 
 }  // namespace
 
-SignalWatcher::SignalWatcher(std::string command) : command_(std::move(command)) {
+SignalWatcher::SignalWatcher() {
   sigset_t signals;
   sigemptyset(&signals);
   sigaddset(&signals, SIGINT);
@@ -88,12 +84,7 @@ void SignalWatcher::Watch() {
 
 void SignalWatcher::Take(int signal_number) {
   engine::MutexLock lock(mutex_);
-  if (first_signal_ != 0) {
-    std::fprintf(stderr, "sluice %s: second signal (%s): exiting at once\n", command_.c_str(),
-                 SignalName(signal_number));
-    ExitAtOnce(signal_number);
-  }
-  if (exits_unarmed_) ExitAtOnce(signal_number);
+  if (first_signal_ != 0 || exits_unarmed_) ExitAtOnce(signal_number);
   first_signal_ = signal_number;
   if (action_) action_();
 }

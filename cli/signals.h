@@ -1,7 +1,6 @@
 #pragma once
 
 #include <functional>
-#include <string>
 #include <thread>
 
 #include "engine/base/mutex.h"
@@ -14,7 +13,7 @@ namespace sluice::cli {
 // Construct it before any other thread is started: threads inherit the signal mask. Thread-safe.
 class SignalWatcher {
  public:
-  explicit SignalWatcher(std::string command);
+  SignalWatcher();
   ~SignalWatcher();
   SignalWatcher(const SignalWatcher&) = delete;
   SignalWatcher& operator=(const SignalWatcher&) = delete;
@@ -31,7 +30,6 @@ class SignalWatcher {
   void Watch();
   void Take(int signal_number);
 
-  const std::string command_;
   int signal_fd_ = -1;
   int stop_fd_ = -1;
   mutable engine::Mutex mutex_;
