@@ -4,6 +4,8 @@
 #include <random>
 #include <utility>
 
+#include "engine/base/status.h"
+
 namespace sluice::server {
 namespace {
 
@@ -19,12 +21,18 @@ CallRegistry::CallRegistry(int max_calls, int max_of_peer)
       max_of_peer_(max_of_peer),
       name_base_(RandomBits()) {}
 
-std::optional<engine::RequestHandle> CallRegistry::Open(std::shared_ptr<Call> call,
-                                                        const std::string& peer) {
+absl::StatusOr<engine::RequestHandle> CallRegistry::Open(std::shared_ptr<Call> call,
+                                                         const std::string& peer) {
   engine::MutexLock lock(mutex_);
-  if (calls_.size() >= max_calls_) return std::nullopt;
+  if (calls_.size() >= max_calls_) {
+    return engine::ResourceExhausted("too many open calls: at most " + std::to_string(max_calls_) +
+                                     " in all");
+  }
   int& of_peer = of_peer_[peer];
-  if (of_peer >= max_of_peer_) return std::nullopt;
+  if (of_peer >= max_of_peer_) {
+    return engine::ResourceExhausted("too many open calls of this connection: at most " +
+                                     std::to_string(max_of_peer_));
+  }
   ++of_peer;
   const engine::RequestHandle handle{++last_handle_};
   calls_.emplace(handle.value, Entry{std::move(call), peer});

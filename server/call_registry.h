@@ -8,7 +8,7 @@
 #include <unordered_set>
 #include <vector>
 
-#include "absl/status/status.h"
+#include "absl/status/statusor.h"
 
 #include "engine/base/clock.h"
 #include "engine/base/mutex.h"
@@ -36,8 +36,8 @@ class CallRegistry {
   // At most `max_calls` in all and `max_of_peer` of a connection.
   CallRegistry(int max_calls, int max_of_peer);
 
-  // A handle for a new call; nothing when a cap is reached.
-  std::optional<engine::RequestHandle> Open(std::shared_ptr<Call> call, const std::string& peer);
+  // A handle for a new call; RESOURCE_EXHAUSTED naming the cap that is reached.
+  absl::StatusOr<engine::RequestHandle> Open(std::shared_ptr<Call> call, const std::string& peer);
   // The call is over for the client and for the engine.
   void Close(engine::RequestHandle handle);
   std::shared_ptr<Call> Find(engine::RequestHandle handle) const;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <limits>
+#include <string_view>
 
 namespace sluice::server {
 namespace {
@@ -63,9 +64,20 @@ std::optional<std::string> FieldTable::Violation(Field field, double value) cons
       !limit.minimum || (limit.minimum_excluded ? value > *limit.minimum : value >= *limit.minimum);
   const bool below = !limit.maximum || value <= *limit.maximum;
   if (above && below) return std::nullopt;
+  const std::string_view name = limit.field;
+  const char* unit = name.starts_with("count(")   ? " entries"
+                     : name.starts_with("bytes(") ? " bytes"
+                                                  : "";
   return std::string("must be in ") + (limit.minimum_excluded ? "(" : "[") +
          (limit.minimum ? FormatNumber(*limit.minimum) : "-inf") + ", " +
-         (limit.maximum ? FormatNumber(*limit.maximum) : "inf") + "], is " + FormatNumber(value);
+         (limit.maximum ? FormatNumber(*limit.maximum) : "inf") + "]" + unit + ", is " +
+         FormatNumber(value);
+}
+
+std::string PathOf(const FieldLimit& limit) {
+  const std::string name = limit.field;
+  const size_t open = name.find('(');
+  return open == std::string::npos ? name : name.substr(open + 1, name.size() - open - 2);
 }
 
 std::span<const char* const> UnimplementedFields() {

@@ -74,7 +74,8 @@ class FieldTable {
   std::span<const FieldLimit> all() const { return limits_; }
   const ModelBounds& bounds() const { return bounds_; }
 
-  // Nothing when `value` is within; otherwise "must be in [0, 100], is -0.1". NaN is never within.
+  // Nothing when `value` is within; otherwise "must be in [0, 100], is -0.1", with a unit for
+  // sizes. NaN is never within.
   std::optional<std::string> Violation(Field field, double value) const;
 
  private:
@@ -84,6 +85,9 @@ class FieldTable {
 
 // Fields of GenerateRequest that answer UNIMPLEMENTED in this version.
 std::span<const char* const> UnimplementedFields();
+
+// The path of a limit's field in a request: "stopping.stop" of "count(stopping.stop)".
+std::string PathOf(const FieldLimit& limit);
 
 // A number the way a person writes it: "100", "0.1", "1e+30".
 std::string FormatNumber(double value);

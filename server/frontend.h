@@ -40,9 +40,18 @@ struct Frontend {
         calls(server_options.max_open_streams, kMaxCallsOfPeer),
         text_pool(num_text_threads) {}
 
-  static constexpr int kMaxCallsOfPeer = 256;
-  // Texts above this are tokenised off gRPC's threads.
+  // Above the streams that a connection may have at once, because a call keeps its place for a
+  // moment after its stream has ended.
+  static constexpr int kMaxCallsOfPeer = 512;
+  // Texts above this are tokenised off gRPC's threads, and bodies above that parsed off them.
   static constexpr size_t kInlineTextBytes = 4096;
+  static constexpr size_t kInlineBodyBytes = 64 * 1024;
+
+  // What a call is told when the text pool does not take its job.
+  RpcError NotTaken(TextPool::Refusal refusal) const {
+    if (refusal == TextPool::Refusal::kStopped) return Draining();
+    return QueueFull("too many texts wait to be tokenised", counters.RetryDelay());
+  }
 
   const ServerOptions options;
   CallRegistry calls;

@@ -51,7 +51,7 @@ std::optional<RpcError> GenerateReactor::Refusal() const {
     return DeadlineError("the deadline had passed when the call arrived");
   }
   if (frontend_.refusing.load()) {
-    return MakeError(absl::StatusCode::kUnavailable, "the server is draining", "DRAINING");
+    return Draining();
   }
   const ServedModel* model = frontend_.model.load();
   if (model == nullptr) return StillLoading();
@@ -64,11 +64,8 @@ std::optional<RpcError> GenerateReactor::Refusal() const {
 void GenerateReactor::Begin(const grpc::ByteBuffer* body) {
   // Opened before it looks whether the server drains: a drain that begins now waits for this call.
   const auto handle = frontend_.calls.Open(shared_from_this(), peer_);
-  if (!handle) {
-    return Reject(QueueFull("too many open calls: at most " +
-                                std::to_string(Frontend::kMaxCallsOfPeer) + " a connection and " +
-                                std::to_string(frontend_.options.max_open_streams) + " in all",
-                            frontend_.counters.RetryDelay()));
+  if (!handle.ok()) {
+    return Reject(QueueFull(engine::Message(handle.status()), frontend_.counters.RetryDelay()));
   }
   const ServedModel* model = frontend_.model.load();
   {
@@ -77,16 +74,34 @@ void GenerateReactor::Begin(const grpc::ByteBuffer* body) {
     model_ = model;
   }
   if (const auto refusal = Refusal()) return Reject(*refusal);
+  if (body->Length() <= Frontend::kInlineBodyBytes) return Open(*model, *body);
+  TextPool::Job job;
+  job.bytes = body->Length();
+  // A copy shares the bytes and outlives a call that is cancelled while it waits.
+  job.run = [self = shared_from_this(), model, copy = *body] { self->Open(*model, copy); };
+  job.refuse = [self = shared_from_this()](TextPool::Refusal refusal) {
+    self->Reject(self->frontend_.NotTaken(refusal));
+  };
+  frontend_.text_pool.Run(TextPool::Kind::kGenerate, std::move(job));
+}
+
+void GenerateReactor::Open(const ServedModel& model, const grpc::ByteBuffer& body) {
+  engine::RequestHandle handle;
+  {
+    engine::MutexLock lock(mutex_);
+    if (finishing_) return;  // cancelled or cut while it waited for a thread
+    handle = handle_;
+  }
   GenerateDraft draft;
   {
     v1::GenerateRequest request;
-    if (const auto error = ParseGenerate(Flatten(*body), &request)) return Reject(*error);
+    if (const auto error = ParseGenerate(Flatten(body), &request)) return Reject(*error);
     if (const auto error =
-            ValidateGenerate(request, *model, frontend_.seeds.Next(), arrival_, &draft)) {
+            ValidateGenerate(request, model, frontend_.seeds.Next(), arrival_, &draft)) {
       return Reject(*error);
     }
   }
-  draft.request.handle = *handle;
+  draft.request.handle = handle;
   draft.request.deadline = deadline_;
   std::string name = draft.request.id;
   if (!frontend_.calls.TakeName(&name)) {
@@ -98,12 +113,22 @@ void GenerateReactor::Begin(const grpc::ByteBuffer* body) {
   draft.accepted.set_request_id(name);
   {
     engine::MutexLock lock(mutex_);
+    if (finishing_) return frontend_.calls.ReleaseName(name);
     name_ = request_id_ = std::move(name);
   }
-  if (draft.text.size() <= Frontend::kInlineTextBytes) return Submit(*model, std::move(draft));
-  frontend_.text_pool.Run([self = shared_from_this(), model, draft = std::move(draft)]() mutable {
+  if (draft.text.size() <= Frontend::kInlineTextBytes ||
+      body.Length() > Frontend::kInlineBodyBytes) {  // on a text thread already
+    return Submit(model, std::move(draft));
+  }
+  TextPool::Job job;
+  job.bytes = draft.text.size();
+  job.run = [self = shared_from_this(), model = &model, draft = std::move(draft)]() mutable {
     self->Submit(*model, std::move(draft));
-  });
+  };
+  job.refuse = [self = shared_from_this()](TextPool::Refusal refusal) {
+    self->Reject(self->frontend_.NotTaken(refusal));
+  };
+  frontend_.text_pool.Run(TextPool::Kind::kGenerate, std::move(job));
 }
 
 void GenerateReactor::Submit(const ServedModel& model, GenerateDraft draft) {
@@ -172,7 +197,8 @@ void GenerateReactor::Add(engine::TokenChunk&& chunk) {
 
 void GenerateReactor::UpdatePause() {
   if (finishing_ || events_->end()) return;
-  if (!paused_since_ && events_->waiting_bytes() > kMaxWaitingBytes) {
+  // Only a write brings the sequence back, so there must be something to write.
+  if (!paused_since_ && events_->waiting_bytes() > kMaxWaitingBytes && events_->ready()) {
     paused_since_ = std::chrono::steady_clock::now();
     model_->dispatcher().Pause(handle_);
   } else if (paused_since_ && events_->waiting_bytes() <= kResumeBelowBytes) {
@@ -336,9 +362,14 @@ void GenerateReactor::Cut(const std::string& reason, const std::string& message)
       if (!events_->end()) {
         model_->dispatcher().Cancel(handle_, engine::Unavailable(message));
       }
-      return;  // ends when the engine has
+      // Ends when the engine has, unless the reader may be too slow to see how.
+      if (writes_begun_ == writes_done_ || writes_called_ < writes_begun_) return;
     }
     action.error = MakeError(absl::StatusCode::kUnavailable, message, reason);
+    if (dispatched_) {
+      action.error.metadata.emplace_back("tokens_sent", std::to_string(events_->tokens_sent()));
+      events_->Abandon();
+    }
     action.finish = ClaimFinish(action.error.code, reason);
   }
   Perform(std::move(action));

@@ -46,6 +46,8 @@ class GenerateReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
   void Begin(const grpc::ByteBuffer* body);
   // Why a call cannot even be looked at now.
   std::optional<RpcError> Refusal() const;
+  // Parses, validates and submits. On a gRPC thread, or a text thread when there is much to parse.
+  void Open(const ServedModel& model, const grpc::ByteBuffer& body);
   // Validated: tokenises, resolves lengths, dispatches. On a gRPC or a text thread.
   void Submit(const ServedModel& model, GenerateDraft draft);
   void Dispatch(const ServedModel& model, GenerateDraft draft);

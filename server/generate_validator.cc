@@ -20,15 +20,28 @@ using engine::TokenId;
 
 constexpr float kGreedyBelow = 1e-5f;
 
+template <typename Index>
+std::string Indexed(const char* field, Index index) {
+  return std::string(field) + "[" + std::to_string(index) + "]";
+}
+
 // The parts of a request that go through the field table, gathering what is wrong.
 class FieldChecker {
  public:
   FieldChecker(const FieldTable& limits, std::vector<FieldViolation>* violations)
       : limits_(limits), violations_(violations) {}
 
-  void Check(Field field, double value) { Check(field, value, limits_[field].field); }
-  void Check(Field field, double value, const std::string& path) {
-    if (auto what = limits_.Violation(field, value)) Fail(path, std::move(*what));
+  // False when the value is not within its limits.
+  bool Check(Field field, double value) {
+    auto what = limits_.Violation(field, value);
+    if (what) Fail(PathOf(limits_[field]), std::move(*what));
+    return !what;
+  }
+  // The same of element `index` of the field at `path`; the path is built for a bad one only.
+  template <typename Index>
+  void CheckElement(Field field, double value, const char* path, Index index) {
+    auto what = limits_.Violation(field, value);
+    if (what) Fail(Indexed(path, index), std::move(*what));
   }
   // Takes the given value, or the table's default.
   template <typename T>
@@ -52,14 +65,10 @@ bool IsPrintableAscii(const std::string& text) {
   return std::all_of(text.begin(), text.end(), [](char c) { return c >= 0x20 && c < 0x7f; });
 }
 
-std::string Indexed(const char* field, size_t index) {
-  return std::string(field) + "[" + std::to_string(index) + "]";
-}
-
 void CheckTokenIds(const google::protobuf::RepeatedField<int32_t>& ids, const char* path,
                    FieldChecker* check) {
   for (int i = 0; i < ids.size() && !check->full(); ++i) {
-    check->Check(Field::kTokenId, ids[i], Indexed(path, static_cast<size_t>(i)));
+    check->CheckElement(Field::kTokenId, ids[i], path, i);
   }
 }
 
@@ -81,6 +90,13 @@ void ValidateInput(const v1::GenerateRequest& in, const ServedModel& model, Fiel
     case v1::GenerateRequest::kTokenIds:
       draft->input = "token_ids.ids";
       if (in.token_ids().ids().empty()) check->Fail("token_ids.ids", "must not be empty");
+      if (in.token_ids().ids_size() >= model.limits.bounds().max_context) {
+        check->Fail("token_ids.ids", "the prompt of " + std::to_string(in.token_ids().ids_size()) +
+                                         " tokens leaves no room in the context of " +
+                                         std::to_string(model.limits.bounds().max_context) +
+                                         " positions");
+        break;
+      }
       CheckTokenIds(in.token_ids().ids(), "token_ids.ids", check);
       draft->request.prompt.assign(in.token_ids().ids().begin(), in.token_ids().ids().end());
       break;
@@ -93,19 +109,19 @@ void ValidateInput(const v1::GenerateRequest& in, const ServedModel& model, Fiel
 
 void ValidateLogitBias(const v1::Sampling& in, const ServedModel& model, FieldChecker* check,
                        engine::SamplingParams* out) {
-  check->Check(Field::kLogitBiasEntries, static_cast<double>(in.logit_bias().size()));
+  if (!check->Check(Field::kLogitBiasEntries, static_cast<double>(in.logit_bias().size()))) return;
   size_t num_forbidden = 0;
   for (const auto& [id, bias] : in.logit_bias()) {
     if (check->full()) return;
-    const std::string path = "sampling.logit_bias[" + std::to_string(id) + "]";
     if (model.limits.Violation(Field::kTokenId, id)) {
-      check->Fail(path, "no such token id: the vocabulary has " +
-                            std::to_string(model.limits.bounds().vocab_size));
+      check->Fail(Indexed("sampling.logit_bias", id),
+                  "no such token id: the vocabulary has " +
+                      std::to_string(model.limits.bounds().vocab_size));
     }
     if (bias == -std::numeric_limits<float>::infinity()) {
       ++num_forbidden;
     } else {
-      check->Check(Field::kLogitBias, bias, path);
+      check->CheckElement(Field::kLogitBias, bias, "sampling.logit_bias", id);
     }
     out->logit_bias.emplace_back(id, bias);
   }
@@ -182,16 +198,16 @@ void ValidateStopping(const v1::Stopping& in, const ServedModel& model, engine::
                                            std::to_string(out.max_tokens) + ", is " +
                                            std::to_string(out.min_tokens));
   }
-  check->Check(Field::kStopCount, in.stop().size());
+  if (!check->Check(Field::kStopCount, in.stop().size())) return;
   if (!in.stop().empty() && !model.has_vocabulary()) {
     check->Fail("stopping.stop", "the model has no vocabulary: use stop_token_ids");
   }
   for (int i = 0; i < in.stop().size() && !check->full(); ++i) {
-    check->Check(Field::kStopBytes, static_cast<double>(in.stop(i).size()),
-                 Indexed("stopping.stop", static_cast<size_t>(i)));
+    check->CheckElement(Field::kStopBytes, static_cast<double>(in.stop(i).size()), "stopping.stop",
+                        i);
   }
   out.stop.assign(in.stop().begin(), in.stop().end());
-  check->Check(Field::kStopTokenIdCount, in.stop_token_ids().size());
+  if (!check->Check(Field::kStopTokenIdCount, in.stop_token_ids().size())) return;
   CheckTokenIds(in.stop_token_ids(), "stopping.stop_token_ids", check);
   out.stop_token_ids.assign(in.stop_token_ids().begin(), in.stop_token_ids().end());
   out.ignore_eos = in.ignore_eos();
@@ -288,7 +304,7 @@ std::optional<RpcError> ValidateGenerate(const v1::GenerateRequest& in, const Se
   if (auto error = CheckModelName(in.model(), model.name)) return error;
   std::vector<FieldViolation> violations;
   FieldChecker check(model.limits, &violations);
-  check.Check(Field::kRequestIdBytes, static_cast<double>(in.request_id().size()), "request_id");
+  check.Check(Field::kRequestIdBytes, static_cast<double>(in.request_id().size()));
   if (!IsPrintableAscii(in.request_id())) {
     check.Fail("request_id", "must be printable ASCII, is " + Quote(in.request_id()));
   }
@@ -296,8 +312,7 @@ std::optional<RpcError> ValidateGenerate(const v1::GenerateRequest& in, const Se
   ValidateSampling(in.sampling(), model, seed, &check, draft);
   ValidateStopping(in.stopping(), model, arrival, &check, draft);
   ValidateOutput(in.output(), model, &check, draft);
-  check.Check(Field::kCacheSaltBytes, static_cast<double>(in.cache().cache_salt().size()),
-              "cache.cache_salt");
+  check.Check(Field::kCacheSaltBytes, static_cast<double>(in.cache().cache_salt().size()));
   check.Check(Field::kPriority, in.scheduling().priority());
   draft->request.queue_deadline =
       TimeAfter(in.scheduling().has_queue_timeout(), in.scheduling().queue_timeout(),

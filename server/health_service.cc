@@ -111,6 +111,10 @@ void HealthService::SetReady(bool ready) {
   if (ready_.exchange(ready) != ready) Publish();
 }
 
+void HealthService::SetStarted() {
+  if (!started_.exchange(true)) Publish();
+}
+
 void HealthService::SetLive(bool live) {
   if (live_.exchange(live) != live) Publish();
 }
@@ -120,6 +124,7 @@ HealthService::ServingStatus HealthService::StatusOf(const std::string& service)
     return yes ? HealthCheckResponse::SERVING : HealthCheckResponse::NOT_SERVING;
   };
   if (service.empty() || service == "sluice.v1.Inference") return serving(ready_.load());
+  if (service == "startup") return serving(started_.load());
   if (service == "liveness") return serving(live_.load());
   engine::MutexLock lock(mutex_);
   if (!model_service_.empty() && service == model_service_) return serving(ready_.load());

@@ -14,8 +14,9 @@ namespace sluice::server {
 
 // grpc.health.v1 by its own rules: NOT_SERVING until the model answers, and again from the
 // beginning of a drain or when the last engine died. Load never changes it. Names: "" and
-// "sluice.v1.Inference" (ready for calls), "model/NAME" (the same, once loaded), "liveness" (the
-// process need not be restarted). Check never waits for an engine. Thread-safe.
+// "sluice.v1.Inference" (ready for calls), "model/NAME" (the same, once loaded), "startup" (the
+// model was loaded, for good), "liveness" (the process need not be restarted). Check never waits
+// for an engine. Thread-safe.
 class HealthService final : public grpc::health::v1::Health::WithRawCallbackMethod_Check<
                                 grpc::health::v1::Health::WithRawCallbackMethod_Watch<
                                     grpc::health::v1::Health::Service>> {
@@ -25,7 +26,9 @@ class HealthService final : public grpc::health::v1::Health::WithRawCallbackMeth
   // The model's name becomes known.
   void SetModel(const std::string& name);
   void SetReady(bool ready);
+  void SetStarted();
   void SetLive(bool live);
+  bool live() const { return live_.load(); }
   // Ends every Watch, and those that come later.
   void EndWatches();
 
@@ -46,6 +49,7 @@ class HealthService final : public grpc::health::v1::Health::WithRawCallbackMeth
   void Unregister(const std::shared_ptr<Watcher>& watcher);
 
   std::atomic<bool> ready_{false};
+  std::atomic<bool> started_{false};
   std::atomic<bool> live_{true};
   mutable engine::Mutex mutex_;
   std::string model_service_ ABSL_GUARDED_BY(mutex_);

@@ -1,16 +1,20 @@
 #include "server/listener.h"
 
 #include <grpc/compression.h>
+#include <grpc/support/log.h>
 #include <grpcpp/ext/proto_server_reflection_plugin.h>
 #include <grpcpp/health_check_service_interface.h>
 #include <grpcpp/impl/server_builder_option.h>
 #include <grpcpp/resource_quota.h>
 #include <grpcpp/server.h>
 #include <grpcpp/server_builder.h>
+#include <spdlog/spdlog.h>
+#include <sys/resource.h>
 
 #include <algorithm>
 
 #include "engine/base/status.h"
+#include "server/listener_probe.h"
 
 namespace sluice::server {
 namespace {
@@ -71,6 +75,24 @@ class ReflectionOption final : public grpc::ServerBuilderOption {
   const bool wanted_;
 };
 
+// The library writes lines of its own about what we report anyway: for those who debug only.
+void LogOfLibrary(gpr_log_func_args* line) {
+  spdlog::debug("grpc {}:{}: {}", line->file, line->line, line->message);
+}
+
+// One accept without a free descriptor ends the library's listener: take as many as we may have.
+void RaiseDescriptorLimit() {
+  rlimit limit{};
+  if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur >= limit.rlim_max) return;
+  const auto before = limit.rlim_cur;
+  limit.rlim_cur = limit.rlim_max;
+  if (setrlimit(RLIMIT_NOFILE, &limit) == 0) {
+    spdlog::debug("raised the limit of open files from {} to {}", before, limit.rlim_cur);
+  } else {
+    spdlog::warn("cannot raise the limit of open files from {} to {}", before, limit.rlim_cur);
+  }
+}
+
 }  // namespace
 
 absl::Status CheckAddress(const char* what, const std::string& address) {
@@ -90,6 +112,12 @@ absl::Status CheckAddress(const char* what, const std::string& address) {
 absl::StatusOr<Listener> Listen(const std::string& address, bool reflection,
                                 const std::vector<grpc::Service*>& services) {
   RETURN_IF_ERROR(CheckAddress("listen", address));
+  if (!TcpAddress::Resolve(address, 0)) {
+    return engine::Unavailable("cannot listen on " + address +
+                               ": the host name has no address (a failure of DNS?)");
+  }
+  gpr_set_log_function(LogOfLibrary);
+  RaiseDescriptorLimit();
   // The library's own health service says SERVING from the start; ours waits for the model.
   grpc::EnableDefaultHealthCheckService(false);
   grpc::ServerBuilder builder;

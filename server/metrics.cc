@@ -1,7 +1,12 @@
 #include "server/metrics.h"
 
+#include <unistd.h>
+
 #include <algorithm>
+#include <atomic>
+#include <chrono>
 #include <exception>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -9,6 +14,7 @@
 #include "prometheus/exposer.h"
 
 #include "engine/base/status.h"
+#include "server/listener_probe.h"
 #include "server/metric_families.h"
 
 namespace sluice::server {
@@ -16,17 +22,6 @@ namespace {
 
 double Load(const std::atomic<int64_t>& value) { return static_cast<double>(value.load()); }
 double Load(const std::atomic<uint64_t>& value) { return static_cast<double>(value.load()); }
-
-// Seconds since the last step while there is work; 0 when there is none.
-double StepAge(const engine::EngineStats& stats) {
-  const int64_t last = stats.last_step_nanos.load();
-  if (last == 0 || (stats.requests_running.load() == 0 && stats.requests_waiting.load() == 0)) {
-    return 0;
-  }
-  const auto now = std::chrono::steady_clock::now().time_since_epoch();
-  const int64_t nanos = std::chrono::duration_cast<std::chrono::nanoseconds>(now).count();
-  return std::max<double>(0, static_cast<double>(nanos - last) * 1e-9);
-}
 
 double KvUsage(const engine::EngineStats& stats) {
   const double total = Load(stats.kv_pages_total);
@@ -70,6 +65,11 @@ void AddEngineCounters(const engine::EngineStats& stats, const Labels& labels,
   cancelled("running", Load(stats.cancelled_running));
   out->Counter("sluice_prompt_tokens_total", "Prompt tokens prefilled.", labels,
                Load(stats.prompt_tokens));
+  const char* no_cache = " This version has no prefix cache: always 0.";
+  out->Counter("sluice_prefix_cache_queries_tokens_total",
+               std::string("Prompt tokens looked up in the prefix cache.") + no_cache, labels, 0);
+  out->Counter("sluice_prefix_cache_hits_tokens_total",
+               std::string("Prompt tokens found in the prefix cache.") + no_cache, labels, 0);
   out->Counter("sluice_generation_tokens_total", "Tokens generated.", labels,
                Load(stats.generation_tokens));
   out->Counter("sluice_preemptions_total", "Sequences that gave their pages back to wait.", labels,
@@ -113,6 +113,10 @@ void AddVllmNames(const engine::EngineStats& stats, const Labels& labels, Metric
   out->Counter("vllm:generation_tokens_total", "Tokens generated.", labels,
                Load(stats.generation_tokens));
   out->Counter("vllm:num_preemptions_total", "Preemptions.", labels, Load(stats.preemptions));
+  out->Counter("vllm:prefix_cache_queries_total",
+               "Prompt tokens looked up in the prefix cache: none in this version.", labels, 0);
+  out->Counter("vllm:prefix_cache_hits_total",
+               "Prompt tokens found in the prefix cache: none in this version.", labels, 0);
   out->Histogram("vllm:time_to_first_token_seconds", "From arrival to the first token.", labels,
                  stats.time_to_first_token.Read());
   out->Histogram("vllm:inter_token_latency_seconds", "Between two tokens of a sequence.", labels,
@@ -121,7 +125,8 @@ void AddVllmNames(const engine::EngineStats& stats, const Labels& labels, Metric
 
 const char* VllmReason(const std::string& finish_reason) {
   if (finish_reason == "length" || finish_reason == "context") return "length";
-  if (finish_reason == "error" || finish_reason == "deadline") return "abort";
+  if (finish_reason == "error" || finish_reason == "deadline" || finish_reason == "cancelled")
+    return "abort";
   return "stop";
 }
 
@@ -175,6 +180,16 @@ void AddModel(const ServedModel& model, MetricFamilies* out) {
 
 }  // namespace
 
+double StepAge(const engine::EngineStats& stats) {
+  // The work first: an engine that takes some after a long rest has moved the step's time before.
+  const bool works = stats.requests_running.load() != 0 || stats.requests_waiting.load() != 0;
+  const int64_t last = stats.last_step_nanos.load();
+  if (last == 0 || !works) return 0;
+  const auto now = std::chrono::steady_clock::now().time_since_epoch();
+  const int64_t nanos = std::chrono::duration_cast<std::chrono::nanoseconds>(now).count();
+  return std::max<double>(0, static_cast<double>(nanos - last) * 1e-9);
+}
+
 // What a scrape reads.
 class Metrics::Source final : public prometheus::Collectable {
  public:
@@ -208,17 +223,38 @@ class Metrics::Source final : public prometheus::Collectable {
 
 class Metrics::Listener {
  public:
-  explicit Listener(const std::string& address) : exposer(address) {}
+  // Idle connections hold a thread each until the timeout, so that there are some to spare.
+  explicit Listener(const std::string& address)
+      : exposer(std::vector<std::string>{"listening_ports", address, "num_threads", "8",
+                                         "request_timeout_ms", "2000"}) {}
   prometheus::Exposer exposer;
 };
 
 Metrics::Metrics() = default;
-Metrics::~Metrics() = default;
+
+// The HTTP library looks every two seconds whether it is to stop, or when a connection comes: so
+// connections come.
+Metrics::~Metrics() {
+  if (!listener_) return;
+  std::atomic<bool> stopped{false};
+  std::thread waker([this, &stopped, port = port()] {
+    const auto address = TcpAddress::Resolve(address_, port);
+    while (address && !stopped.load()) {
+      const int fd = address->Connect();
+      if (fd >= 0) close(fd);
+      std::this_thread::sleep_for(std::chrono::milliseconds(10));
+    }
+  });
+  listener_.reset();
+  stopped.store(true);
+  waker.join();
+}
 
 absl::StatusOr<std::unique_ptr<Metrics>> Metrics::Listen(const std::string& address,
                                                          Frontend* frontend,
                                                          const Startup* startup) {
   std::unique_ptr<Metrics> metrics(new Metrics());
+  metrics->address_ = address;
   metrics->source_ = std::make_shared<Source>(frontend, startup);
   // The library reports a port in use by an exception; it stops here.
   try {

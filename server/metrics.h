@@ -6,9 +6,13 @@
 
 #include "absl/status/statusor.h"
 
+#include "engine/stats.h"
 #include "server/frontend.h"
 
 namespace sluice::server {
+
+// Seconds since the engine's last step while it has work; 0 when it has none.
+double StepAge(const engine::EngineStats& stats);
 
 // /metrics over HTTP. The engines' and the server's counters are read when a scrape asks, so
 // nothing is pushed from the step loop. Series depend on engines and our own constants only, never
@@ -33,6 +37,7 @@ class Metrics {
   class Source;
   class Listener;
   Metrics();
+  std::string address_;
   std::shared_ptr<Source> source_;
   std::unique_ptr<Listener> listener_;
 };

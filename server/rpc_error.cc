@@ -47,6 +47,14 @@ RpcError StillLoading() {
   return error;
 }
 
+RpcError Draining() {
+  RpcError error;
+  error.code = absl::StatusCode::kUnavailable;
+  error.message = "the server is draining";
+  error.reason = "DRAINING";
+  return error;
+}
+
 RpcError QueueFull(std::string message, std::chrono::milliseconds retry_after) {
   RpcError error;
   error.code = absl::StatusCode::kResourceExhausted;

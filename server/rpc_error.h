@@ -41,6 +41,7 @@ RpcError BadField(std::string field, std::string description);
 RpcError BadFields(std::vector<FieldViolation> violations);
 RpcError ModelNotFound(std::string_view name, std::string_view served);
 RpcError StillLoading();
+RpcError Draining();
 RpcError QueueFull(std::string message, std::chrono::milliseconds retry_after);
 
 // At most 64 bytes of what a client sent, in quotes, with everything but printable ASCII escaped.

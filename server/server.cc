@@ -16,6 +16,7 @@
 #include "server/health_service.h"
 #include "server/inference_service.h"
 #include "server/listener.h"
+#include "server/listener_probe.h"
 #include "server/metrics.h"
 
 namespace sluice::server {
@@ -58,6 +59,9 @@ class Server::Impl {
  private:
   void Watch();
   void CheckEngines();
+  void CheckProgress();
+  // Something broke for good: not live, and WaitForDrainOrFault returns.
+  void Fault(const char* what);
   bool CutOpenCalls(const std::string& message);
 
   Frontend frontend_;
@@ -107,6 +111,7 @@ void Server::Impl::Serve(engine::LoadedModel model) {
   delivery_ = std::make_unique<Delivery>(&model_->dispatcher().chunks(), &frontend_.calls);
   startup_.ready_seconds = Seconds(Now() - started_);
   health_.SetModel(model_->name);
+  health_.SetStarted();
   frontend_.model.store(model_.get());
   if (!frontend_.draining.load()) health_.SetReady(true);
   // A drain that began in between has seen no model: its word is the last.
@@ -152,6 +157,7 @@ void Server::Impl::Watch() {
   const milliseconds patience = frontend_.options.stall_timeout;
   const milliseconds stall_interval = std::clamp(patience / 8, milliseconds{5}, milliseconds{500});
   Time next_stall_check = Now() + stall_interval;
+  ListenerProbe probe(TcpAddress::Resolve(frontend_.options.listen, port_), {});
   while (true) {
     {
       engine::MutexLock lock(mutex_);
@@ -160,6 +166,8 @@ void Server::Impl::Watch() {
       if (stopping_) return;
     }
     CheckEngines();
+    CheckProgress();
+    if (probe.Tick(Now())) Fault("the service takes no connections any more");
     if (Now() < next_stall_check) continue;
     for (const auto& call : frontend_.calls.All()) call->CheckStall(Now());
     next_stall_check = Now() + stall_interval;
@@ -171,10 +179,26 @@ void Server::Impl::CheckEngines() {
   if (model == nullptr || engines_down_.load()) return;
   const bool up = model->dispatcher().any_up();
   if (up) engines_were_up_ = true;
-  if (up || !engines_were_up_) return;
+  if (!up && engines_were_up_) Fault("all engines are down");
+}
+
+void Server::Impl::CheckProgress() {
+  const ServedModel* model = frontend_.model.load();
+  if (model == nullptr || engines_down_.load()) return;
+  const double patience = Seconds(frontend_.options.engine_patience);
+  bool live = true;
+  for (const auto& engine : model->dispatcher().engines()) {
+    live = live && (!engine->up() || StepAge(engine->stats()) <= patience);
+  }
+  if (health_.live() && !live) spdlog::error("an engine has work and makes no progress");
+  health_.SetLive(live);
+}
+
+void Server::Impl::Fault(const char* what) {
+  if (engines_down_.load()) return;
   health_.SetReady(false);
   health_.SetLive(false);
-  spdlog::error("all engines are down");
+  spdlog::error("{}", what);
   engines_down_.store(true);
   engine::MutexLock lock(mutex_);
   changed_.NotifyAll();
@@ -192,6 +216,7 @@ void Server::Impl::Shutdown() {
   frontend_.refusing.store(true);
   health_.EndWatches();
   CutOpenCalls("the server is stopping");
+  frontend_.text_pool.Stop();  // the library waits for the calls whose texts wait here
   if (grpc_) {
     grpc_->Shutdown(std::chrono::system_clock::now() + kCutGrace);
     grpc_->Wait();
@@ -202,7 +227,6 @@ void Server::Impl::Shutdown() {
     changed_.NotifyAll();
   }
   if (watcher_.joinable()) watcher_.join();
-  frontend_.text_pool.Stop();
   metrics_.reset();
   if (model_) {
     model_->dispatcher().Shutdown();

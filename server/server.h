@@ -25,6 +25,8 @@ struct ServerOptions {
   std::chrono::milliseconds drain_timeout{30'000};
   // A stream whose reader takes nothing for so long ends ABORTED (SLOW_READER).
   std::chrono::milliseconds stall_timeout{30'000};
+  // An engine that has work and made no step for so long is not live.
+  std::chrono::milliseconds engine_patience{60'000};
   std::string build;  // provenance: version and commit
 };
 
@@ -50,9 +52,10 @@ class Server {
   // Waits until the drain is over (or drain_timeout passed and the rest was cut with UNAVAILABLE),
   // or the last engine died. True when every accepted request ended by itself.
   bool WaitForDrain();
-  // All engines died of a fault: the process should exit with 70.
+  // All engines died of a fault, or no connections can be taken any more: the process should exit
+  // with 70.
   bool engines_down() const;
-  // Blocks until BeginDrain was called or the last engine died.
+  // Blocks until BeginDrain was called or engines_down().
   void WaitForDrainOrFault();
   // Stops everything; streams that are still open end UNAVAILABLE.
   void Shutdown();

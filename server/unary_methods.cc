@@ -56,6 +56,12 @@ std::optional<RpcError> Open(Frontend& frontend, const grpc::ByteBuffer& body, R
   return CheckModelName(request->model(), (*model)->name);
 }
 
+// Calls that work on text, and need not be answered by a server that goes away.
+std::optional<RpcError> RefuseText(const Frontend& frontend) {
+  if (frontend.refusing.load()) return Draining();
+  return std::nullopt;
+}
+
 std::optional<RpcError> TooLong(const char* field, const google::protobuf::MessageLite& message) {
   const size_t bytes = message.ByteSizeLong();
   if (bytes <= kMaxResponseBytes) return std::nullopt;
@@ -63,8 +69,9 @@ std::optional<RpcError> TooLong(const char* field, const google::protobuf::Messa
                              std::to_string(kMaxResponseBytes) + " are sent: split it");
 }
 
-void TokenizeNow(const Answer& answer, const engine::Tokenizer& tokenizer,
+void TokenizeNow(const Answer& answer, const ServedModel& model,
                  const v1::TokenizeRequest& request) {
+  const engine::Tokenizer& tokenizer = *model.loaded.tokenizer;
   engine::Tokenizer::EncodeOptions options;
   options.add_special = !request.has_add_special() || request.add_special();
   options.parse_special = !request.has_parse_special() || request.parse_special();
@@ -101,47 +108,67 @@ void DetokenizeNow(const Answer& answer, const ServedModel& model,
   answer.Send(out);
 }
 
+RpcError Cancelled() {
+  RpcError error;
+  error.code = absl::StatusCode::kCancelled;
+  error.message = "the client cancelled the call";
+  return error;
+}
+
 RpcError NoVocabulary(const char* field) {
   return BadField(field, "the model has no vocabulary, so there is no text");
+}
+
+// Parses and answers; `text_field` is what needs a vocabulary.
+template <typename Request>
+void AnswerNow(const Answer& answer, const grpc::ByteBuffer& body, const char* text_field,
+               void (*work)(const Answer&, const ServedModel&, const Request&)) {
+  Request request;
+  const ServedModel* model = nullptr;
+  if (const auto error = Open(answer.frontend, body, &request, &model)) return answer.Fail(*error);
+  if (!model->has_vocabulary()) return answer.Fail(NoVocabulary(text_field));
+  work(answer, *model, request);
+}
+
+// Answers at once, or on a text thread when the body is long.
+template <typename Request>
+grpc::ServerUnaryReactor* WorkOnText(const Answer& answer, const grpc::ByteBuffer& body,
+                                     const char* text_field,
+                                     void (*work)(const Answer&, const ServedModel&,
+                                                  const Request&)) {
+  Frontend& frontend = answer.frontend;
+  if (const auto error = RefuseText(frontend)) {
+    answer.Fail(*error);
+  } else if (body.Length() <= Frontend::kInlineTextBytes) {
+    AnswerNow(answer, body, text_field, work);
+  } else {
+    TextPool::Job job;
+    job.bytes = body.Length();
+    job.run = [answer, copy = body, text_field, work] {
+      if (answer.context->IsCancelled()) return answer.Fail(Cancelled());
+      if (const auto error = RefuseText(answer.frontend)) return answer.Fail(*error);
+      AnswerNow(answer, copy, text_field, work);
+    };
+    job.refuse = [answer](TextPool::Refusal refusal) {
+      answer.Fail(answer.frontend.NotTaken(refusal));
+    };
+    frontend.text_pool.Run(TextPool::Kind::kOther, std::move(job));
+  }
+  return answer.reactor;
 }
 
 }  // namespace
 
 grpc::ServerUnaryReactor* Tokenize(Frontend& frontend, grpc::CallbackServerContext* context,
                                    const grpc::ByteBuffer* body, grpc::ByteBuffer* response) {
-  const Answer answer = Begin(frontend, "Tokenize", context, response);
-  v1::TokenizeRequest request;
-  const ServedModel* model = nullptr;
-  if (const auto error = Open(frontend, *body, &request, &model)) {
-    answer.Fail(*error);
-  } else if (!model->has_vocabulary()) {
-    answer.Fail(NoVocabulary("text"));
-  } else if (request.text().size() <= Frontend::kInlineTextBytes) {
-    TokenizeNow(answer, *model->loaded.tokenizer, request);
-  } else {
-    frontend.text_pool.Run([answer, model, request = std::move(request)] {
-      TokenizeNow(answer, *model->loaded.tokenizer, request);
-    });
-  }
-  return answer.reactor;
+  return WorkOnText<v1::TokenizeRequest>(Begin(frontend, "Tokenize", context, response), *body,
+                                         "text", TokenizeNow);
 }
 
 grpc::ServerUnaryReactor* Detokenize(Frontend& frontend, grpc::CallbackServerContext* context,
                                      const grpc::ByteBuffer* body, grpc::ByteBuffer* response) {
-  const Answer answer = Begin(frontend, "Detokenize", context, response);
-  v1::DetokenizeRequest request;
-  const ServedModel* model = nullptr;
-  if (const auto error = Open(frontend, *body, &request, &model)) {
-    answer.Fail(*error);
-  } else if (!model->has_vocabulary()) {
-    answer.Fail(NoVocabulary("token_ids"));
-  } else if (static_cast<size_t>(request.token_ids_size()) <= Frontend::kInlineTextBytes) {
-    DetokenizeNow(answer, *model, request);
-  } else {
-    frontend.text_pool.Run(
-        [answer, model, request = std::move(request)] { DetokenizeNow(answer, *model, request); });
-  }
-  return answer.reactor;
+  return WorkOnText<v1::DetokenizeRequest>(Begin(frontend, "Detokenize", context, response), *body,
+                                           "token_ids", DetokenizeNow);
 }
 
 grpc::ServerUnaryReactor* GetModel(Frontend& frontend, grpc::CallbackServerContext* context,

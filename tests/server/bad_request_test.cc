@@ -85,7 +85,7 @@ std::vector<BadCase> SamplingCases() {
                        (*in.mutable_sampling()->mutable_logit_bias())[id] = -kInf;
                      }
                    }});
-  cases.push_back({"count(sampling.logit_bias)", [](v1::GenerateRequest& in) {
+  cases.push_back({"sampling.logit_bias", [](v1::GenerateRequest& in) {
                      for (int id = 0; id < 100'000; ++id) {
                        (*in.mutable_sampling()->mutable_logit_bias())[id] = 0;
                      }
@@ -104,13 +104,13 @@ std::vector<BadCase> StoppingCases() {
   };
   cases.push_back({"stopping.stop[0]", ADD(stopping, stop, "")});
   cases.push_back({"stopping.stop[0]", ADD(stopping, stop, std::string(1 << 20, 'x'))});
-  cases.push_back({"count(stopping.stop)", [](v1::GenerateRequest& in) {
+  cases.push_back({"stopping.stop", [](v1::GenerateRequest& in) {
                      for (int i = 0; i < 17; ++i) in.mutable_stopping()->add_stop("x");
                    }});
   cases.push_back({"body", ADD(stopping, stop, "\xff\xfe")});
   cases.push_back({"stopping.stop_token_ids[0]", ADD(stopping, stop_token_ids, 256)});
   cases.push_back({"stopping.stop_token_ids[0]", ADD(stopping, stop_token_ids, -1)});
-  cases.push_back({"count(stopping.stop_token_ids)", [](v1::GenerateRequest& in) {
+  cases.push_back({"stopping.stop_token_ids", [](v1::GenerateRequest& in) {
                      for (int i = 0; i < 65; ++i) in.mutable_stopping()->add_stop_token_ids(i);
                    }});
   for (const int64_t seconds : {int64_t{0}, int64_t{-5}, int64_t{1} << 60}) {

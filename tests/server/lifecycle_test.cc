@@ -1,6 +1,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <chrono>
 #include <string>
 #include <thread>
@@ -42,7 +43,9 @@ TEST(HealthTest, SaysServingOnlyFromServeToDrain) {
   EXPECT_EQ(HealthOf(server, "sluice.v1.Inference"), HealthCheckResponse::NOT_SERVING);
   EXPECT_EQ(HealthOf(server, "liveness"), HealthCheckResponse::SERVING);
   EXPECT_EQ(HealthOf(server, "model/fake"), -1);
+  EXPECT_EQ(HealthOf(server, "startup"), HealthCheckResponse::NOT_SERVING);
   server.Serve();
+  EXPECT_EQ(HealthOf(server, "startup"), HealthCheckResponse::SERVING);
   EXPECT_EQ(HealthOf(server, ""), HealthCheckResponse::SERVING);
   EXPECT_EQ(HealthOf(server, "sluice.v1.Inference"), HealthCheckResponse::SERVING);
   EXPECT_EQ(HealthOf(server, "model/fake"), HealthCheckResponse::SERVING);
@@ -50,6 +53,26 @@ TEST(HealthTest, SaysServingOnlyFromServeToDrain) {
   server.server().BeginDrain();
   EXPECT_EQ(HealthOf(server, ""), HealthCheckResponse::NOT_SERVING);
   EXPECT_EQ(HealthOf(server, "liveness"), HealthCheckResponse::SERVING);
+}
+
+TEST(HealthTest, IsNotLiveWhileAnEngineHangs) {
+  std::atomic<bool> hang{true};
+  TestServer::Options options;
+  options.server.engine_patience = milliseconds(200);
+  options.runner.on_wait = [&hang] {
+    while (hang.load()) std::this_thread::sleep_for(milliseconds(1));
+  };
+  TestServer server(options);
+  EXPECT_EQ(HealthOf(server, "liveness"), HealthCheckResponse::SERVING);  // idle is not hanging
+  Reply reply;
+  std::thread client([&] { reply = server.Generate(GreedyRequest(4, 2)); });
+  EXPECT_TRUE(
+      Eventually([&] { return HealthOf(server, "liveness") == HealthCheckResponse::NOT_SERVING; }));
+  hang.store(false);
+  client.join();
+  EXPECT_TRUE(reply.status.ok()) << reply.status.error_message();
+  EXPECT_TRUE(
+      Eventually([&] { return HealthOf(server, "liveness") == HealthCheckResponse::SERVING; }));
 }
 
 TEST(HealthTest, WatchFollows) {
@@ -127,6 +150,11 @@ TEST(LifecycleTest, DrainsWithoutLosingACall) {
   const Reply late = server.Generate(GreedyRequest(4, 1));
   EXPECT_EQ(late.status.error_code(), grpc::StatusCode::UNAVAILABLE);
   EXPECT_EQ(ReasonOf(late.status), "DRAINING");
+  grpc::ClientContext context;
+  v1::TokenizeResponse tokens;
+  const grpc::Status tokenize = server.stub().Tokenize(&context, v1::TokenizeRequest(), &tokens);
+  EXPECT_EQ(tokenize.error_code(), grpc::StatusCode::UNAVAILABLE);
+  EXPECT_EQ(ReasonOf(tokenize), "DRAINING");
   EXPECT_FALSE(RetrySecondsOf(late.status).has_value());
   EXPECT_TRUE(server.server().WaitForDrain());
   for (std::thread& client : clients) client.join();
@@ -262,6 +290,10 @@ TEST(LifecycleTest, RefusesAPortInUseAndBadAddresses) {
     options.listen = bad;
     EXPECT_TRUE(absl::IsInvalidArgument(Server::Start(options).status())) << bad;
   }
+  options.listen = "no-such-host.invalid:50051";
+  const auto nowhere = Server::Start(options);
+  EXPECT_TRUE(absl::IsUnavailable(nowhere.status())) << nowhere.status();
+  EXPECT_THAT(std::string(nowhere.status().message()), HasSubstr("DNS"));
   first.ExpectCanary();
 }
 

@@ -5,10 +5,13 @@
 #include <unistd.h>
 
 #include <cctype>
+#include <chrono>
 #include <map>
+#include <memory>
 #include <set>
 #include <sstream>
 #include <string>
+#include <vector>
 
 #include "tests/server/test_server.h"
 
@@ -86,6 +89,10 @@ const std::set<std::string>& ExpectedNames() {
                                                "sluice_prompt_tokens_total",
                                                "sluice_generation_tokens_total",
                                                "sluice_preemptions_total",
+                                               "sluice_prefix_cache_queries_tokens_total",
+                                               "sluice_prefix_cache_hits_tokens_total",
+                                               "vllm:prefix_cache_queries_total",
+                                               "vllm:prefix_cache_hits_total",
                                                "sluice_recomputed_tokens_total",
                                                "sluice_nonfinite_logits_total",
                                                "sluice_time_to_first_token_seconds",
@@ -201,6 +208,28 @@ TEST(MetricsTest, RefusesAPortInUse) {
   EXPECT_TRUE(absl::IsUnavailable(Server::Start(options).status()));
   options.metrics_listen = "nowhere";
   EXPECT_TRUE(absl::IsInvalidArgument(Server::Start(options).status()));
+}
+
+TEST(MetricsTest, AnswersBesideIdleConnectionsAndStopsAtOnce) {
+  auto server = std::make_unique<TestServer>(WithMetrics());
+  const int port = server->server().metrics_port();
+  std::vector<int> idle;
+  for (int i = 0; i < 4; ++i) {
+    idle.push_back(socket(AF_INET, SOCK_STREAM, 0));
+    sockaddr_in address{};
+    address.sin_family = AF_INET;
+    address.sin_port = htons(static_cast<uint16_t>(port));
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    ASSERT_EQ(connect(idle.back(), reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
+  }
+  const auto scrape_began = std::chrono::steady_clock::now();
+  const Scrape scrape = Parse(Get(port, "/metrics"));
+  EXPECT_EQ(scrape.values.at("sluice_rejected_total{model=\"fake\",reason=\"QUEUE_FULL\"}"), 0);
+  EXPECT_LT(std::chrono::steady_clock::now() - scrape_began, std::chrono::seconds(1));
+  for (const int fd : idle) close(fd);
+  const auto stop_began = std::chrono::steady_clock::now();
+  server.reset();
+  EXPECT_LT(std::chrono::steady_clock::now() - stop_began, std::chrono::milliseconds(1500));
 }
 
 }  // namespace
