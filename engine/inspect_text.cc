@@ -15,7 +15,7 @@ namespace sluice::engine {
 namespace {
 
 constexpr size_t kTextColumns = 60;  // of a string value
-constexpr size_t kElements = 6;      // of an array
+constexpr size_t kShownElements = 6;      // of an array
 
 // Lines of columns, each as wide as its longest cell; the last is not padded.
 class Table {
@@ -97,10 +97,10 @@ std::string ValueText(const GgufValue& value) {
               [](const auto& elements) {
                 using Element = typename std::decay_t<decltype(elements)>::value_type;
                 std::string out = std::to_string(elements.size()) + " [";
-                for (size_t i = 0; i < std::min(elements.size(), kElements); ++i) {
+                for (size_t i = 0; i < std::min(elements.size(), kShownElements); ++i) {
                   out += (i > 0 ? ", " : "") + ScalarText<Element>(elements[i]);
                 }
-                return out + (elements.size() > kElements ? ", ...]" : "]");
+                return out + (elements.size() > kShownElements ? ", ...]" : "]");
               },
               held);
         } else {

@@ -17,7 +17,7 @@ constexpr int kCanaryTokens = 6;
 constexpr int kCanaryLayers = 1;
 // int16 activations and an f16 KV cache move the logits of one layer by less than 1e-3 of their
 // norm; a wrong stride, head or scale moves them by their size.
-constexpr double kTolerance = 0.01;
+constexpr double kCanaryTolerance = 0.01;
 
 // A runner just large enough for the canary.
 absl::StatusOr<std::unique_ptr<DeviceRunner>> MakeProbe(DeviceRunner::Options options,
@@ -105,11 +105,12 @@ absl::StatusOr<SelfCheck> RunSelfCheck(const GgufFile& file, const ModelConfig& 
     check.message = "self-check: the model's own weights give logits that are not finite";
     return check;
   }
-  check.passed = actual.size() == expected.size() && check.max_relative_error <= kTolerance;
+  check.passed = actual.size() == expected.size() && check.max_relative_error <= kCanaryTolerance;
   char line[160];
   std::snprintf(line, sizeof line,
                 "self-check: relative error %.2e against the strict path (at most %.0e), top-1 %s",
-                check.max_relative_error, kTolerance, check.top1_equal ? "equal" : "not equal");
+                check.max_relative_error, kCanaryTolerance,
+                check.top1_equal ? "equal" : "not equal");
   check.message = line;
   if (!check.passed) return FailedPrecondition(check.message);
   return check;

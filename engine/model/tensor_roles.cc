@@ -14,12 +14,12 @@
 namespace sluice::engine {
 namespace {
 
-constexpr int kMaxLayers = 1024;
+constexpr int kMaxDescribedLayers = 1024;
 
 // As many layers as the file says it has or, where it says nothing sensible, as its tensors show.
 int NumLayers(const GgufFile& file, std::string_view architecture) {
   const auto said = file.GetUint(std::string(architecture) + ".block_count");
-  if (said.ok() && said->has_value() && **said >= 1 && **said <= kMaxLayers) {
+  if (said.ok() && said->has_value() && **said >= 1 && **said <= kMaxDescribedLayers) {
     return static_cast<int>(**said);
   }
   int layers = 0;
@@ -30,7 +30,7 @@ int NumLayers(const GgufFile& file, std::string_view architecture) {
     const char* begin = tensor.name.data() + kPrefix.size();
     const auto [rest, error] =
         std::from_chars(begin, tensor.name.data() + tensor.name.size(), layer);
-    if (error == std::errc() && layer >= 0 && layer < kMaxLayers) {
+    if (error == std::errc() && layer >= 0 && layer < kMaxDescribedLayers) {
       layers = std::max(layers, layer + 1);
     }
   }
