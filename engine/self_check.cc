@@ -17,7 +17,7 @@ constexpr int kCanaryTokens = 6;
 constexpr int kCanaryLayers = 1;
 // int16 activations and an f16 KV cache move the logits of one layer by less than 1e-3 of their
 // norm; a wrong stride, head or scale moves them by their size.
-constexpr double kCanaryTolerance = 0.01;
+constexpr double kCanaryTolerance = 0.002;
 
 // A runner just large enough for the canary.
 absl::StatusOr<std::unique_ptr<DeviceRunner>> MakeProbe(DeviceRunner::Options options,
