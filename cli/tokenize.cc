@@ -11,7 +11,7 @@
 #include "nlohmann/json.hpp"
 
 #include "engine/base/status.h"
-#include "engine/gguf/gguf_file.h"
+#include "engine/model_file/model_file.h"
 #include "engine/tokenizer/tokenizer.h"
 
 namespace sluice::cli {
@@ -47,11 +47,11 @@ std::string ToJson(const std::vector<engine::TokenId>& ids, const engine::Tokeni
 
 absl::Status Tokenize(const TokenizeFlags& flags) {
   // Only the vocabulary is read: no weights, so a file of 40 GB answers at once.
-  ASSIGN_OR_RETURN(const std::shared_ptr<const engine::GgufFile> file,
-                   engine::GgufFile::Open(flags.model));
+  ASSIGN_OR_RETURN(const std::shared_ptr<const engine::ModelFile> file,
+                   engine::ModelFile::Open(flags.model));
   std::vector<std::string> warnings;
   ASSIGN_OR_RETURN(const std::shared_ptr<const engine::Tokenizer> tokenizer,
-                   engine::Tokenizer::FromGguf(*file, &warnings));
+                   engine::Tokenizer::FromFile(*file, &warnings));
   for (const std::string& warning : warnings) {
     std::fprintf(stderr, "warning: %s\n", warning.c_str());
   }

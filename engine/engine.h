@@ -156,7 +156,7 @@ struct LoadProgress {
 };
 
 // Opens and checks the file, loads weights, sizes and allocates the KV pool, runs the self-check,
-// starts the engines. `num_lanes`: delivery threads. Errors as GgufFile, ModelConfig, Weights and
+// starts the engines. `num_lanes`: delivery threads. Errors as ModelFile, ModelConfig, Weights and
 // Tokenizer give them; FAILED_PRECONDITION when the self-check fails; RESOURCE_EXHAUSTED with
 // numbers when memory is short.
 absl::StatusOr<LoadedModel> LoadModel(const std::string& path, const EngineOptions& options,

@@ -11,7 +11,7 @@ namespace sluice::engine {
 namespace {
 
 // The reason without the file's path in front: the reader knows which file was asked for.
-std::string Reason(const GgufFile& file, const absl::Status& status) {
+std::string Reason(const ModelFile& file, const absl::Status& status) {
   const std::string message = Message(status);
   const std::string prefix = file.path() + ": ";
   return message.starts_with(prefix) ? message.substr(prefix.size()) : message;
@@ -23,7 +23,7 @@ void AddTypeProblems(Inspection& inspection) {
     std::string first;
   };
   std::map<std::string, Users> unsupported;
-  for (const GgufTensor& tensor : inspection.file->tensors()) {
+  for (const FileTensor& tensor : inspection.file->tensors()) {
     // Norms and biases are used in f32 whatever they are stored as.
     if (tensor.rows() == 1 || kernels::SupportsWeight(kernels::Backend::kCpu, tensor.type))
       continue;
@@ -37,17 +37,17 @@ void AddTypeProblems(Inspection& inspection) {
   }
 }
 
-Inspection Inspect(std::shared_ptr<const GgufFile> file) {
+Inspection Inspect(std::shared_ptr<const ModelFile> file) {
   Inspection inspection;
   inspection.file = std::move(file);
-  const GgufFile& held = *inspection.file;
-  for (const GgufTensor& tensor : held.tensors()) {
+  const ModelFile& held = *inspection.file;
+  for (const FileTensor& tensor : held.tensors()) {
     inspection.num_parameters += tensor.cols() * tensor.rows();
   }
   if (held.tensors().empty()) {
     inspection.problems.push_back("no tensors: the file holds a vocabulary at most");
   }
-  absl::StatusOr<ModelConfig> config = ModelConfig::FromGguf(held);
+  absl::StatusOr<ModelConfig> config = ModelConfig::FromFile(held);
   if (config.ok()) {
     inspection.config = *std::move(config);
   } else {
@@ -58,12 +58,12 @@ Inspection Inspect(std::shared_ptr<const GgufFile> file) {
   if (roles.ok()) {
     inspection.roles = *std::move(roles);
   } else {
-    for (const GgufTensor& tensor : held.tensors()) {
+    for (const FileTensor& tensor : held.tensors()) {
       inspection.roles.present.push_back({tensor.name, ""});
     }
   }
   AddTypeProblems(inspection);
-  auto tokenizer = Tokenizer::FromGguf(held, &inspection.tokenizer_warnings);
+  auto tokenizer = Tokenizer::FromFile(held, &inspection.tokenizer_warnings);
   if (tokenizer.ok()) {
     inspection.tokenizer = *std::move(tokenizer);
   } else if (tokenizer.status().code() != absl::StatusCode::kNotFound) {
@@ -75,7 +75,7 @@ Inspection Inspect(std::shared_ptr<const GgufFile> file) {
 }  // namespace
 
 absl::StatusOr<std::string> InspectFile(const std::string& path, bool json) {
-  ASSIGN_OR_RETURN(std::shared_ptr<const GgufFile> file, GgufFile::Open(path));
+  ASSIGN_OR_RETURN(std::shared_ptr<const ModelFile> file, ModelFile::Open(path));
   const Inspection inspection = Inspect(std::move(file));
   return json ? InspectionJson(inspection) : InspectionText(inspection);
 }

@@ -10,7 +10,7 @@ namespace sluice::engine {
 // is missing and unused. With `json`, one JSON object for programs (keys: path, version, alignment,
 // architecture, facts, metadata, tensors, missing, unused, tokenizer, problems). A file that Sluice
 // would refuse is still described as far as it can be, its problems named. Errors: those of
-// GgufFile::Open.
+// ModelFile::Open.
 absl::StatusOr<std::string> InspectFile(const std::string& path, bool json);
 
 }  // namespace sluice::engine

@@ -13,13 +13,13 @@ using Json = nlohmann::ordered_json;
 
 constexpr size_t kElements = 16;  // of an array
 
-Json ValueJson(const GgufValue& value) {
+Json ValueJson(const MetadataValue& value) {
   Json out;
   out["type"] = TypeName(value);
   std::visit(
       [&out](const auto& held) {
         using T = std::decay_t<decltype(held)>;
-        if constexpr (std::is_same_v<T, GgufArray>) {
+        if constexpr (std::is_same_v<T, MetadataArray>) {
           std::visit(
               [&out](const auto& elements) {
                 using Element = typename std::decay_t<decltype(elements)>::value_type;
@@ -86,7 +86,7 @@ Json TokenizerJson(const Inspection& inspection) {
 }  // namespace
 
 std::string InspectionJson(const Inspection& inspection) {
-  const GgufFile& file = *inspection.file;
+  const ModelFile& file = *inspection.file;
   Json out;
   out["path"] = file.path();
   out["version"] = file.version();
@@ -99,13 +99,13 @@ std::string InspectionJson(const Inspection& inspection) {
   // push_back, not operator[]: keys are unique already, and looking each up among those before it
   // would take quadratic time.
   Json::object_t metadata;
-  for (const GgufFile::Entry& entry : file.entries()) {
+  for (const ModelFile::Entry& entry : file.entries()) {
     metadata.push_back({entry.key, ValueJson(entry.value)});
   }
   out["metadata"] = std::move(metadata);
   Json tensors = Json::array();
   for (size_t i = 0; i < file.tensors().size(); ++i) {
-    const GgufTensor& tensor = file.tensors()[i];
+    const FileTensor& tensor = file.tensors()[i];
     tensors.push_back({{"name", tensor.name},
                        {"shape", tensor.dims},
                        {"type", kernels::Name(tensor.type)},

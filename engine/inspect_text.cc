@@ -14,8 +14,8 @@
 namespace sluice::engine {
 namespace {
 
-constexpr size_t kTextColumns = 60;  // of a string value
-constexpr size_t kShownElements = 6;      // of an array
+constexpr size_t kTextColumns = 60;   // of a string value
+constexpr size_t kShownElements = 6;  // of an array
 
 // Lines of columns, each as wide as its longest cell; the last is not padded.
 class Table {
@@ -88,11 +88,11 @@ std::string ScalarText(const T& value) {
   }
 }
 
-std::string ValueText(const GgufValue& value) {
+std::string ValueText(const MetadataValue& value) {
   return std::visit(
       [](const auto& held) -> std::string {
         using T = std::decay_t<decltype(held)>;
-        if constexpr (std::is_same_v<T, GgufArray>) {
+        if constexpr (std::is_same_v<T, MetadataArray>) {
           return std::visit(
               [](const auto& elements) {
                 using Element = typename std::decay_t<decltype(elements)>::value_type;
@@ -179,7 +179,7 @@ std::string ListText(std::string_view title, const std::vector<std::string>& lin
 }  // namespace
 
 std::string InspectionText(const Inspection& inspection) {
-  const GgufFile& file = *inspection.file;
+  const ModelFile& file = *inspection.file;
   std::string out = file.path() + "\n  GGUF version " + std::to_string(file.version()) + ", " +
                     BytesText(file.file_bytes()) + ", alignment " +
                     std::to_string(file.alignment()) + "\n";
@@ -189,14 +189,14 @@ std::string InspectionText(const Inspection& inspection) {
   out += "\nTokenizer\n" + TokenizerText(inspection);
 
   Table metadata;
-  for (const GgufFile::Entry& entry : file.entries()) {
+  for (const ModelFile::Entry& entry : file.entries()) {
     metadata.Add({entry.key, TypeName(entry.value), ValueText(entry.value)});
   }
   out += "\nMetadata (" + std::to_string(file.entries().size()) + " keys)\n" + metadata.Text();
 
   Table tensors;
   for (size_t i = 0; i < file.tensors().size(); ++i) {
-    const GgufTensor& tensor = file.tensors()[i];
+    const FileTensor& tensor = file.tensors()[i];
     tensors.Add({tensor.name, DimsString(tensor.dims), std::string(kernels::Name(tensor.type)),
                  BytesText(tensor.bytes), inspection.roles.present[i].role});
   }

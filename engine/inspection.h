@@ -6,15 +6,15 @@
 #include <string>
 #include <vector>
 
-#include "engine/gguf/gguf_file.h"
 #include "engine/model/model_config.h"
+#include "engine/model_file/model_file.h"
 #include "engine/tokenizer/tokenizer.h"
 
 namespace sluice::engine {
 
 // What is known of a file, found out once and then shown as text or as JSON. Value.
 struct Inspection {
-  std::shared_ptr<const GgufFile> file;
+  std::shared_ptr<const ModelFile> file;
   std::optional<ModelConfig> config;           // absent when the facts were refused
   TensorRoles roles;                           // `present` is in file order; "" for no known role
   std::shared_ptr<const Tokenizer> tokenizer;  // null when there is none or it was refused

@@ -9,7 +9,7 @@
 
 #include "engine/base/status.h"
 #include "engine/engine.h"
-#include "engine/gguf/gguf_file.h"
+#include "engine/model_file/model_file.h"
 #include "engine/model_runner.h"
 #include "engine/self_check.h"
 
@@ -136,9 +136,9 @@ absl::StatusOr<PoolSize> SizePool(const EngineOptions& options, const ModelConfi
   return PoolSize{pages, static_cast<int32_t>(std::min<int64_t>(wanted, positions))};
 }
 
-std::string MostFrequentMatrixType(const GgufFile& file) {
+std::string MostFrequentMatrixType(const ModelFile& file) {
   std::map<std::string, uint64_t> bytes;
-  for (const GgufTensor& tensor : file.tensors()) {
+  for (const FileTensor& tensor : file.tensors()) {
     if (tensor.dims.size() > 1) bytes[std::string(kernels::Name(tensor.type))] += tensor.bytes;
   }
   const auto most = std::max_element(
@@ -148,7 +148,7 @@ std::string MostFrequentMatrixType(const GgufFile& file) {
 
 std::string BaseName(const std::string& path) { return path.substr(path.find_last_of('/') + 1); }
 
-ModelFacts MakeFacts(const GgufFile& file, const ModelConfig& config, const Weights& weights,
+ModelFacts MakeFacts(const ModelFile& file, const ModelConfig& config, const Weights& weights,
                      const PoolSize& pool, const DeviceRunner::Options& runner,
                      const EngineOptions& options, const std::string& backend) {
   ModelFacts facts;
@@ -157,7 +157,7 @@ ModelFacts MakeFacts(const GgufFile& file, const ModelConfig& config, const Weig
   facts.file = BaseName(file.path());
   facts.weights_digest = weights.digest();
   facts.quantization = MostFrequentMatrixType(file);
-  for (const GgufTensor& tensor : file.tensors()) {
+  for (const FileTensor& tensor : file.tensors()) {
     facts.num_parameters += static_cast<int64_t>(tensor.rows() * tensor.cols());
   }
   facts.weight_bytes = weights.resident_bytes();
@@ -178,10 +178,10 @@ ModelFacts MakeFacts(const GgufFile& file, const ModelConfig& config, const Weig
   return facts;
 }
 
-absl::StatusOr<std::shared_ptr<const Tokenizer>> LoadTokenizer(const GgufFile& file,
+absl::StatusOr<std::shared_ptr<const Tokenizer>> LoadTokenizer(const ModelFile& file,
                                                                const ModelConfig& config,
                                                                std::vector<std::string>& warnings) {
-  absl::StatusOr<std::shared_ptr<const Tokenizer>> tokenizer = Tokenizer::FromGguf(file, &warnings);
+  absl::StatusOr<std::shared_ptr<const Tokenizer>> tokenizer = Tokenizer::FromFile(file, &warnings);
   if (absl::IsNotFound(tokenizer.status())) {
     warnings.push_back("the file has no vocabulary: requests must carry token ids");
     return std::shared_ptr<const Tokenizer>();
@@ -207,8 +207,8 @@ absl::StatusOr<LoadedModel> LoadModel(const std::string& path, const EngineOptio
   };
   RETURN_IF_ERROR(CheckOptions(options));
   report("open", 0, 0);
-  ASSIGN_OR_RETURN(std::shared_ptr<const GgufFile> file, GgufFile::Open(path));
-  ASSIGN_OR_RETURN(ModelConfig read_config, ModelConfig::FromGguf(*file, options.planted_bug));
+  ASSIGN_OR_RETURN(std::shared_ptr<const ModelFile> file, ModelFile::Open(path));
+  ASSIGN_OR_RETURN(ModelConfig read_config, ModelConfig::FromFile(*file, options.planted_bug));
   const auto config = std::make_shared<const ModelConfig>(std::move(read_config));
   LoadedModel model;
   ASSIGN_OR_RETURN(model.tokenizer, LoadTokenizer(*file, *config, model.warnings));
@@ -219,7 +219,7 @@ absl::StatusOr<LoadedModel> LoadModel(const std::string& path, const EngineOptio
   const kernels::DType kv_type =
       options.kv_dtype == KvDType::kF16 ? kernels::DType::kF16 : kernels::DType::kF32;
   uint64_t weight_bytes = 0;
-  for (const GgufTensor& tensor : file->tensors()) weight_bytes += tensor.bytes;
+  for (const FileTensor& tensor : file->tensors()) weight_bytes += tensor.bytes;
   ASSIGN_OR_RETURN(const PoolSize pool, SizePool(options, *config, kv_type, weight_bytes));
   ASSIGN_OR_RETURN(std::shared_ptr<const Weights> weights,
                    Weights::Load(*file, *config,
@@ -240,7 +240,7 @@ absl::StatusOr<LoadedModel> LoadModel(const std::string& path, const EngineOptio
                                                 .max_rows = options.max_batch,
                                                 .max_context = pool.max_context};
   report("self-check", 0, 0);
-  ASSIGN_OR_RETURN(const ModelConfig strict_config, ModelConfig::FromGguf(*file));
+  ASSIGN_OR_RETURN(const ModelConfig strict_config, ModelConfig::FromFile(*file));
   ASSIGN_OR_RETURN(model.self_check,
                    RunSelfCheck(*file, strict_config, runner_options, config, weights));
   if (!model.self_check.passed) model.warnings.push_back(model.self_check.message);

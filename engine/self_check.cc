@@ -64,7 +64,7 @@ void Compare(std::span<const float> actual, std::span<const float> expected, Sel
 
 }  // namespace
 
-absl::StatusOr<SelfCheck> RunSelfCheck(const GgufFile& file, const ModelConfig& reference_config,
+absl::StatusOr<SelfCheck> RunSelfCheck(const ModelFile& file, const ModelConfig& reference_config,
                                        const DeviceRunner::Options& options,
                                        std::shared_ptr<const ModelConfig> config,
                                        std::shared_ptr<const Weights> weights) {

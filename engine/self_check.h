@@ -6,7 +6,7 @@
 
 #include "engine/device_runner.h"
 #include "engine/engine.h"
-#include "engine/gguf/gguf_file.h"
+#include "engine/model_file/model_file.h"
 
 namespace sluice::engine {
 
@@ -16,7 +16,7 @@ namespace sluice::engine {
 // head of strict arithmetic. FAILED_PRECONDITION with the figures when the two differ by more than
 // the tolerance. A file whose weights give logits that are not finite on the strict path, or beyond
 // the first layer, is no fault of ours: the check is then OK, with passed = false and a message.
-absl::StatusOr<SelfCheck> RunSelfCheck(const GgufFile& file, const ModelConfig& reference_config,
+absl::StatusOr<SelfCheck> RunSelfCheck(const ModelFile& file, const ModelConfig& reference_config,
                                        const DeviceRunner::Options& options,
                                        std::shared_ptr<const ModelConfig> config,
                                        std::shared_ptr<const Weights> weights);

@@ -13,7 +13,7 @@
 #include "engine/base/status.h"
 #include "engine/canary.h"
 #include "engine/device_runner.h"
-#include "engine/gguf/gguf_file.h"
+#include "engine/model_file/model_file.h"
 
 namespace sluice::engine {
 namespace {
@@ -92,7 +92,7 @@ struct Pair {
   std::unique_ptr<DeviceRunner> expected;
 };
 
-absl::StatusOr<std::unique_ptr<DeviceRunner>> MakeRunner(const GgufFile& file, ModelConfig config,
+absl::StatusOr<std::unique_ptr<DeviceRunner>> MakeRunner(const ModelFile& file, ModelConfig config,
                                                          const kernels::Exec::Options& exec,
                                                          kernels::DType kv_type,
                                                          int max_positions) {
@@ -115,10 +115,10 @@ absl::StatusOr<std::unique_ptr<DeviceRunner>> MakeRunner(const GgufFile& file, M
                               std::move(weights));
 }
 
-absl::StatusOr<Pair> MakePair(const GgufFile& file, const EngineOptions& options,
+absl::StatusOr<Pair> MakePair(const ModelFile& file, const EngineOptions& options,
                               int max_positions) {
-  ASSIGN_OR_RETURN(ModelConfig config, ModelConfig::FromGguf(file, options.planted_bug));
-  ASSIGN_OR_RETURN(ModelConfig strict_config, ModelConfig::FromGguf(file));
+  ASSIGN_OR_RETURN(ModelConfig config, ModelConfig::FromFile(file, options.planted_bug));
+  ASSIGN_OR_RETURN(ModelConfig strict_config, ModelConfig::FromFile(file));
   ASSIGN_OR_RETURN(kernels::CpuIsa isa, kernels::DetectCpuIsa());
   if (options.force_avx2) isa = kernels::CpuIsa::kAvx2;
   const int num_threads = options.num_threads > 0
@@ -280,15 +280,15 @@ absl::Status MeasureKl(Pair& pair, std::span<const TokenId> tokens, size_t windo
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::vector<TokenId>> EncodeText(const GgufFile& file, std::string_view text,
+absl::StatusOr<std::vector<TokenId>> EncodeText(const ModelFile& file, std::string_view text,
                                                 size_t at_most) {
-  ASSIGN_OR_RETURN(std::shared_ptr<const Tokenizer> tokenizer, Tokenizer::FromGguf(file));
+  ASSIGN_OR_RETURN(std::shared_ptr<const Tokenizer> tokenizer, Tokenizer::FromFile(file));
   ASSIGN_OR_RETURN(std::vector<TokenId> tokens, tokenizer->Encode(text, {}));
   if (tokens.size() > at_most) tokens.resize(at_most);
   return tokens;
 }
 
-absl::StatusOr<std::vector<TokenId>> PromptTokens(const GgufFile& file,
+absl::StatusOr<std::vector<TokenId>> PromptTokens(const ModelFile& file,
                                                   const VerifyOptions& options,
                                                   int32_t vocab_size) {
   if (!options.text.empty()) return EncodeText(file, options.text, kPromptTokens);
@@ -306,8 +306,8 @@ absl::StatusOr<std::string> ReadText(const std::string& path) {
 }  // namespace
 
 absl::StatusOr<VerifyReport> VerifyModel(const std::string& path, const VerifyOptions& options) {
-  ASSIGN_OR_RETURN(std::shared_ptr<const GgufFile> file, GgufFile::Open(path));
-  ASSIGN_OR_RETURN(const ModelConfig config, ModelConfig::FromGguf(*file));
+  ASSIGN_OR_RETURN(std::shared_ptr<const ModelFile> file, ModelFile::Open(path));
+  ASSIGN_OR_RETURN(const ModelConfig config, ModelConfig::FromFile(*file));
   ASSIGN_OR_RETURN(std::vector<TokenId> tokens, PromptTokens(*file, options, config.vocab_size));
   if (tokens.empty()) return InvalidArgument("the text has no tokens");
   if (tokens.size() > static_cast<size_t>(config.context_length)) {

@@ -7,7 +7,7 @@
 
 #include "absl/status/status.h"
 
-#include "engine/gguf/gguf_file.h"
+#include "engine/model_file/model_file.h"
 
 namespace sluice::engine {
 
@@ -15,7 +15,7 @@ namespace sluice::engine {
 // Its user asks `left()` before taking bytes: taking more is a broken invariant. One thread.
 class ByteCursor {
  public:
-  ByteCursor(const GgufFile& file, uint64_t limit) : file_(file), limit_(limit) {}
+  ByteCursor(const ModelFile& file, uint64_t limit) : file_(file), limit_(limit) {}
 
   uint64_t offset() const { return offset_; }
   uint64_t left() const { return limit_ - offset_; }
@@ -36,7 +36,7 @@ class ByteCursor {
 
   static constexpr uint64_t kWindowBytes = uint64_t{256} << 10;
 
-  const GgufFile& file_;
+  const ModelFile& file_;
   const uint64_t limit_;
   uint64_t offset_ = 0;
   uint64_t window_begin_ = 0;

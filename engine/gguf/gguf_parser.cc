@@ -35,7 +35,7 @@ bool IsPrintable(std::string_view name) {
 
 }  // namespace
 
-GgufParser::GgufParser(GgufFile& file)
+GgufParser::GgufParser(ModelFile& file)
     : file_(file), cursor_(file, std::min(file.file_bytes(), kCaps.metadata_bytes)) {}
 
 std::string GgufParser::Where(uint64_t at, std::string_view text) const {
@@ -124,7 +124,7 @@ absl::Status GgufParser::ParseHeader() {
 }
 
 absl::Status GgufParser::ParseEntry() {
-  GgufFile::Entry entry;
+  ModelFile::Entry entry;
   entry.offset = cursor_.offset();
   subject_ = "key " + Number(file_.entries_.size());
   ASSIGN_OR_RETURN(entry.key, TakeString("name", 1, kCaps.key_bytes));
@@ -145,10 +145,10 @@ absl::Status GgufParser::ParseEntry() {
   return absl::OkStatus();
 }
 
-absl::StatusOr<GgufValue> GgufParser::ParseValue(uint32_t type) {
-  const auto scalar = [this]<typename T>(T) -> absl::StatusOr<GgufValue> {
+absl::StatusOr<MetadataValue> GgufParser::ParseValue(uint32_t type) {
+  const auto scalar = [this]<typename T>(T) -> absl::StatusOr<MetadataValue> {
     ASSIGN_OR_RETURN(const T value, Take<T>("value"));
-    return GgufValue(value);
+    return MetadataValue(value);
   };
   const uint64_t at = cursor_.offset();
   switch (type) {
@@ -169,11 +169,11 @@ absl::StatusOr<GgufValue> GgufParser::ParseValue(uint32_t type) {
     case 7: {
       ASSIGN_OR_RETURN(const uint8_t value, Take<uint8_t>("value"));
       if (value > 1) return Bad(at, "value: expected a bool of 0 or 1, got " + Number(value));
-      return GgufValue(value == 1);
+      return MetadataValue(value == 1);
     }
     case 8: {
       ASSIGN_OR_RETURN(std::string text, TakeString("value", 0, kCaps.string_bytes));
-      return GgufValue(std::move(text));
+      return MetadataValue(std::move(text));
     }
     case kTypeArray:
       return ParseArray();
@@ -186,7 +186,7 @@ absl::StatusOr<GgufValue> GgufParser::ParseValue(uint32_t type) {
   }
 }
 
-absl::StatusOr<GgufValue> GgufParser::ParseArray() {
+absl::StatusOr<MetadataValue> GgufParser::ParseArray() {
   const uint64_t type_at = cursor_.offset();
   ASSIGN_OR_RETURN(const uint32_t type, Take<uint32_t>("element type"));
   if (type > 12) return Bad(type_at, "element type: expected 0 to 12, got " + Number(type));
@@ -197,7 +197,7 @@ absl::StatusOr<GgufValue> GgufParser::ParseArray() {
     return Bad(at, "array length: expected at most " + Number(kCaps.array_elements) + ", got " +
                        Number(count));
   }
-  absl::StatusOr<GgufArray> array = GgufArray();
+  absl::StatusOr<MetadataArray> array = MetadataArray();
   switch (type) {
     case 0:
       array = ParseElements<uint8_t>(count, at);
@@ -237,11 +237,11 @@ absl::StatusOr<GgufValue> GgufParser::ParseArray() {
       break;
   }
   if (!array.ok()) return array.status();
-  return GgufValue(std::move(*array));
+  return MetadataValue(std::move(*array));
 }
 
 template <typename T>
-absl::StatusOr<GgufArray> GgufParser::ParseElements(uint64_t count, uint64_t at) {
+absl::StatusOr<MetadataArray> GgufParser::ParseElements(uint64_t count, uint64_t at) {
   constexpr bool kIsString = std::is_same_v<T, std::string>;
   constexpr bool kIsBool = std::is_same_v<T, bool>;
   constexpr uint64_t kElementBytes = kIsString ? sizeof(uint64_t) : kIsBool ? 1 : sizeof(T);
@@ -278,11 +278,11 @@ absl::StatusOr<GgufArray> GgufParser::ParseElements(uint64_t count, uint64_t at)
       RETURN_IF_ERROR(cursor_.Take(elements.data() + have, part * kElementBytes));
     }
   }
-  return GgufArray(std::move(elements));
+  return MetadataArray(std::move(elements));
 }
 
 absl::Status GgufParser::TakeAlignment() {
-  const GgufValue* value = file_.Find("general.alignment");
+  const MetadataValue* value = file_.Find("general.alignment");
   if (value == nullptr) return absl::OkStatus();
   subject_ = "key 'general.alignment'";
   const uint64_t at = file_.entries_[file_.entry_index_.find("general.alignment")->second].offset;
@@ -297,7 +297,7 @@ absl::Status GgufParser::TakeAlignment() {
   return absl::OkStatus();
 }
 
-absl::Status GgufParser::ParseDims(GgufTensor& tensor) {
+absl::Status GgufParser::ParseDims(FileTensor& tensor) {
   const uint64_t at = cursor_.offset();
   ASSIGN_OR_RETURN(const uint32_t num_dims, Take<uint32_t>("number of dimensions"));
   if (num_dims < 1 || num_dims > kCaps.dims) {
@@ -322,7 +322,7 @@ absl::Status GgufParser::ParseDims(GgufTensor& tensor) {
   return absl::OkStatus();
 }
 
-absl::Status GgufParser::SetTypeAndSize(GgufTensor& tensor, uint32_t type, uint64_t at) {
+absl::Status GgufParser::SetTypeAndSize(FileTensor& tensor, uint32_t type, uint64_t at) {
   const std::optional<kernels::DType> known = kernels::DTypeFromGgml(type);
   if (!known.has_value()) {
     const TensorTypeName described = DescribeTensorType(type);
@@ -355,7 +355,7 @@ absl::Status GgufParser::SetTypeAndSize(GgufTensor& tensor, uint32_t type, uint6
 }
 
 absl::Status GgufParser::ParseTensor(size_t index) {
-  GgufTensor tensor;
+  FileTensor tensor;
   const uint64_t at = cursor_.offset();
   subject_ = "tensor " + Number(index);
   ASSIGN_OR_RETURN(tensor.name, TakeString("name", 1, kCaps.name_bytes));
@@ -387,7 +387,7 @@ absl::Status GgufParser::PlaceTensors() {
   file_.data_offset_ = data_begin.value();
   CheckedU64 next = 0;
   for (size_t i = 0; i < file_.tensors_.size(); ++i) {
-    GgufTensor& tensor = file_.tensors_[i];
+    FileTensor& tensor = file_.tensors_[i];
     const uint64_t at = record_offsets_[i];
     subject_ = "tensor " + Quoted(tensor.name);
     if (tensor.offset % file_.alignment_ != 0) {
@@ -425,13 +425,13 @@ absl::Status GgufParser::Parse() {
   return PlaceTensors();
 }
 
-absl::StatusOr<std::shared_ptr<const GgufFile>> GgufParser::Open(const std::string& path) {
-  std::shared_ptr<GgufFile> file(new GgufFile());
+absl::StatusOr<std::shared_ptr<const ModelFile>> GgufParser::Open(const std::string& path) {
+  std::shared_ptr<ModelFile> file(new ModelFile());
   file->path_ = path;
   RETURN_IF_ERROR(file->OpenDescriptor());
   GgufParser parser(*file);
   RETURN_IF_ERROR(parser.Parse());
-  return std::shared_ptr<const GgufFile>(std::move(file));
+  return std::shared_ptr<const ModelFile>(std::move(file));
 }
 
 }  // namespace sluice::engine

@@ -11,31 +11,31 @@
 
 #include "engine/gguf/byte_cursor.h"
 #include "engine/gguf/checked_u64.h"
-#include "engine/gguf/gguf_file.h"
+#include "engine/model_file/model_file.h"
 
 namespace sluice::engine {
 
 // Reads the header, the keys and the tensor records of an open file into it, checking each field
 // before it is used. No recursion, and no count reserves memory: elements append as their bytes are
-// seen. Used once, by GgufFile::Open.
+// seen. Used once, by ModelFile::Open.
 class GgufParser {
  public:
-  static absl::StatusOr<std::shared_ptr<const GgufFile>> Open(const std::string& path);
+  static absl::StatusOr<std::shared_ptr<const ModelFile>> Open(const std::string& path);
 
  private:
-  explicit GgufParser(GgufFile& file);
+  explicit GgufParser(ModelFile& file);
 
   absl::Status Parse();
   absl::Status ParseHeader();
   absl::Status ParseEntry();
-  absl::StatusOr<GgufValue> ParseValue(uint32_t type);
-  absl::StatusOr<GgufValue> ParseArray();
+  absl::StatusOr<MetadataValue> ParseValue(uint32_t type);
+  absl::StatusOr<MetadataValue> ParseArray();
   template <typename T>
-  absl::StatusOr<GgufArray> ParseElements(uint64_t count, uint64_t at);
+  absl::StatusOr<MetadataArray> ParseElements(uint64_t count, uint64_t at);
   absl::Status TakeAlignment();
   absl::Status ParseTensor(size_t index);
-  absl::Status ParseDims(GgufTensor& tensor);
-  absl::Status SetTypeAndSize(GgufTensor& tensor, uint32_t type, uint64_t at);
+  absl::Status ParseDims(FileTensor& tensor);
+  absl::Status SetTypeAndSize(FileTensor& tensor, uint32_t type, uint64_t at);
   absl::Status PlaceTensors();
 
   // The next field: `what` names it in the error when the metadata ends before it does.
@@ -50,9 +50,9 @@ class GgufParser {
   absl::Status Unsupported(uint64_t at, std::string_view text) const;
   std::string Where(uint64_t at, std::string_view text) const;
 
-  static constexpr GgufFile::Caps kCaps = {};
+  static constexpr ModelFile::Caps kCaps = {};
 
-  GgufFile& file_;
+  ModelFile& file_;
   ByteCursor cursor_;
   std::string subject_ = "header";  // what is being read: "key 'general.name'", "tensor 3"
   uint64_t num_tensors_ = 0;

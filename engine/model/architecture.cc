@@ -19,7 +19,7 @@ constexpr std::array<Architecture, 2> kArchitectures = {{
 
 }  // namespace
 
-absl::StatusOr<Architecture> Architecture::Of(const GgufFile& file) {
+absl::StatusOr<Architecture> Architecture::Of(const ModelFile& file) {
   const std::string subject = file.path() + ": key 'general.architecture': expected ";
   ASSIGN_OR_RETURN(const std::optional<std::string_view> name,
                    file.GetString("general.architecture"));
@@ -32,7 +32,7 @@ absl::StatusOr<Architecture> Architecture::Of(const GgufFile& file) {
   return Unimplemented(subject + "'llama' or 'qwen2', got " + Quoted(*name));
 }
 
-void Architecture::ReadTensorTraits(const GgufFile& file, ModelConfig& config) const {
+void Architecture::ReadTensorTraits(const ModelFile& file, ModelConfig& config) const {
   config.has_qkv_bias = always_has_qkv_bias || file.FindTensor("blk.0.attn_q.bias") != nullptr;
   config.tied_head = file.FindTensor("output.weight") == nullptr;
 }

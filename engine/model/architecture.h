@@ -4,8 +4,8 @@
 
 #include "absl/status/statusor.h"
 
-#include "engine/gguf/gguf_file.h"
 #include "engine/model/model_config.h"
+#include "engine/model_file/model_file.h"
 
 namespace sluice::engine {
 
@@ -19,10 +19,10 @@ struct Architecture {
   std::string_view data_layout;  // the one value that tensor_data_layout may have
 
   // INVALID_ARGUMENT when general.architecture is missing or no string, UNIMPLEMENTED when unknown.
-  static absl::StatusOr<Architecture> Of(const GgufFile& file);
+  static absl::StatusOr<Architecture> Of(const ModelFile& file);
 
   // Sets has_qkv_bias and tied_head by what the file holds.
-  void ReadTensorTraits(const GgufFile& file, ModelConfig& config) const;
+  void ReadTensorTraits(const ModelFile& file, ModelConfig& config) const;
 };
 
 }  // namespace sluice::engine

@@ -25,14 +25,14 @@ std::string NumberString(double value) {
   return std::string(digits, result.ptr);
 }
 
-FactReader::FactReader(const GgufFile& file, std::string architecture)
+FactReader::FactReader(const ModelFile& file, std::string architecture)
     : file_(file), prefix_(std::move(architecture) + ".") {}
 
 std::string FactReader::Where(std::string_view name, std::string_view text) const {
   const std::string key = FullKey(name);
   std::string out = file_.path() + ": key " + Quoted(key) + ": ";
   out.append(text);
-  for (const GgufFile::Entry& entry : file_.entries()) {
+  for (const ModelFile::Entry& entry : file_.entries()) {
     if (entry.key == key) out += " (at byte " + std::to_string(entry.offset) + ")";
   }
   return out;
@@ -50,8 +50,8 @@ absl::StatusOr<std::optional<int32_t>> FactReader::OptionalCount(std::string_vie
                                                                  int32_t least, int32_t most) {
   const std::string key = FullKey(name);
   asked_.insert(key);
-  const GgufValue* value = file_.Find(key);
-  if (value != nullptr && std::holds_alternative<GgufArray>(*value)) {
+  const MetadataValue* value = file_.Find(key);
+  if (value != nullptr && std::holds_alternative<MetadataArray>(*value)) {
     return Unsupported(name, "expected one integer for all layers, got " + TypeName(*value));
   }
   ASSIGN_OR_RETURN(const std::optional<uint64_t> count, file_.GetUint(key));
@@ -97,14 +97,14 @@ absl::StatusOr<std::optional<std::string_view>> FactReader::OptionalText(std::st
 absl::Status FactReader::OnlyNumber(std::string_view name, double neutral) {
   const std::string key = FullKey(name);
   asked_.insert(key);
-  const GgufValue* value = file_.Find(key);
+  const MetadataValue* value = file_.Find(key);
   if (value == nullptr) return absl::OkStatus();
   std::string got;
   if (std::holds_alternative<float>(*value) || std::holds_alternative<double>(*value)) {
     ASSIGN_OR_RETURN(const std::optional<double> number, file_.GetFloat(key));
     if (*number == neutral) return absl::OkStatus();
     got = NumberString(*number);
-  } else if (std::holds_alternative<GgufArray>(*value)) {
+  } else if (std::holds_alternative<MetadataArray>(*value)) {
     got = TypeName(*value);
   } else {
     ASSIGN_OR_RETURN(const std::optional<uint64_t> number, file_.GetUint(key));
@@ -123,7 +123,7 @@ absl::Status FactReader::OnlyBool(std::string_view name, bool neutral) {
 }
 
 absl::Status FactReader::CheckAllAsked() const {
-  for (const GgufFile::Entry& entry : file_.entries()) {
+  for (const ModelFile::Entry& entry : file_.entries()) {
     const std::string_view key = entry.key;
     if (!key.starts_with(prefix_) || asked_.contains(entry.key)) continue;
     return Unsupported(key.substr(prefix_.size()),

@@ -10,7 +10,7 @@
 #include "absl/status/statusor.h"
 
 #include "engine/base/hash.h"
-#include "engine/gguf/gguf_file.h"
+#include "engine/model_file/model_file.h"
 
 namespace sluice::engine {
 
@@ -18,7 +18,7 @@ namespace sluice::engine {
 // were asked for, so that a key nobody understands is an error and never ignored. One thread.
 class FactReader {
  public:
-  FactReader(const GgufFile& file, std::string architecture);
+  FactReader(const ModelFile& file, std::string architecture);
 
   std::string FullKey(std::string_view name) const { return prefix_ + std::string(name); }
   bool Has(std::string_view name) const { return file_.Find(FullKey(name)) != nullptr; }
@@ -49,7 +49,7 @@ class FactReader {
  private:
   std::string Where(std::string_view name, std::string_view text) const;
 
-  const GgufFile& file_;
+  const ModelFile& file_;
   const std::string prefix_;
   std::unordered_set<std::string, StringHash, StringEqual> asked_;
 };

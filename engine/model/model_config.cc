@@ -7,11 +7,11 @@
 #include <utility>
 
 #include "engine/base/status.h"
-#include "engine/gguf/gguf_file.h"
 #include "engine/gguf/gguf_text.h"
 #include "engine/model/architecture.h"
 #include "engine/model/fact_reader.h"
 #include "engine/model/tensor_places.h"
+#include "engine/model_file/model_file.h"
 
 namespace sluice::engine {
 namespace {
@@ -25,7 +25,7 @@ constexpr int32_t kMaxContext = 1 << 24;
 constexpr int32_t kMaxVocabulary = 1 << 20;
 
 // Files that are no whole model by themselves.
-absl::Status CheckIsWholeModel(const GgufFile& file) {
+absl::Status CheckIsWholeModel(const ModelFile& file) {
   ASSIGN_OR_RETURN(const std::optional<std::string_view> type, file.GetString("general.type"));
   if (type.value_or("model") != "model") {
     return Unimplemented(file.path() + ": key 'general.type': expected 'model', got " +
@@ -165,8 +165,8 @@ absl::StatusOr<float> ReadLinearScaling(FactReader& facts) {
 
 // Divisors of the frequencies [rotary / 2], as Llama 3.1 files have them; empty when the file has
 // none.
-absl::StatusOr<std::vector<float>> ReadRopeFactors(const GgufFile& file, int32_t rotary_size) {
-  const GgufTensor* tensor = file.FindTensor("rope_freqs.weight");
+absl::StatusOr<std::vector<float>> ReadRopeFactors(const ModelFile& file, int32_t rotary_size) {
+  const FileTensor* tensor = file.FindTensor("rope_freqs.weight");
   if (tensor == nullptr) return std::vector<float>();
   std::vector<float> factors(static_cast<size_t>(rotary_size / 2));
   const std::string subject = file.path() + ": tensor 'rope_freqs.weight': ";
@@ -185,7 +185,7 @@ absl::StatusOr<std::vector<float>> ReadRopeFactors(const GgufFile& file, int32_t
   return factors;
 }
 
-absl::Status ReadRope(const GgufFile& file, const Architecture& architecture, FactReader& facts,
+absl::Status ReadRope(const ModelFile& file, const Architecture& architecture, FactReader& facts,
                       ModelConfig& config, kernels::PlantedBug bug) {
   config.rope_style = architecture.rope_style;
   ASSIGN_OR_RETURN(const std::optional<float> base, facts.OptionalPositive("rope.freq_base"));
@@ -229,9 +229,9 @@ absl::Status ReadRope(const GgufFile& file, const Architecture& architecture, Fa
 }
 
 // Rows of the embedding decide; what else the file says about the vocabulary must agree.
-absl::Status ReadVocabulary(const GgufFile& file, FactReader& facts, ModelConfig& config) {
+absl::Status ReadVocabulary(const ModelFile& file, FactReader& facts, ModelConfig& config) {
   const std::string subject = file.path() + ": tensor 'token_embd.weight'";
-  const GgufTensor* embedding = file.FindTensor("token_embd.weight");
+  const FileTensor* embedding = file.FindTensor("token_embd.weight");
   if (embedding == nullptr) {
     return InvalidArgument(subject + ": expected " + std::to_string(config.width) +
                            " values for each token, got none: it is missing from the file" +
@@ -258,7 +258,7 @@ absl::Status ReadVocabulary(const GgufFile& file, FactReader& facts, ModelConfig
   return absl::OkStatus();
 }
 
-std::string ModelName(const GgufFile& file, std::optional<std::string_view> given) {
+std::string ModelName(const ModelFile& file, std::optional<std::string_view> given) {
   if (given.has_value() && !given->empty()) return std::string(*given);
   const std::string& path = file.path();
   const size_t slash = path.rfind('/');
@@ -277,7 +277,7 @@ void PlantBug(kernels::PlantedBug bug, ModelConfig& config) {
 
 }  // namespace
 
-absl::StatusOr<ModelConfig> ModelConfig::FromGguf(const GgufFile& file, kernels::PlantedBug bug) {
+absl::StatusOr<ModelConfig> ModelConfig::FromFile(const ModelFile& file, kernels::PlantedBug bug) {
   ASSIGN_OR_RETURN(const Architecture architecture, Architecture::Of(file));
   RETURN_IF_ERROR(CheckIsWholeModel(file));
   ModelConfig config;

@@ -11,11 +11,11 @@
 
 namespace sluice::engine {
 
-class GgufFile;
+class ModelFile;
 
 // Every fact about a model that the forward pass uses. Read from a file's metadata and compared
 // with its tensor shapes; nothing is assumed: a missing or contradictory fact is an error that
-// names the key or the tensor. Value; const after FromGguf.
+// names the key or the tensor. Value; const after FromFile.
 struct ModelConfig {
   std::string architecture;  // "llama", "qwen2"
   std::string name;          // general.name, or the file's name
@@ -43,7 +43,7 @@ struct ModelConfig {
 
   // INVALID_ARGUMENT or UNIMPLEMENTED with file, key or tensor, what was expected and what came.
   // `bug` plants kFfnFourTimesWidth, kRopeBaseTenThousand or kVocabularyUnpadded in test builds.
-  static absl::StatusOr<ModelConfig> FromGguf(const GgufFile& file,
+  static absl::StatusOr<ModelConfig> FromFile(const ModelFile& file,
                                               kernels::PlantedBug bug = kernels::PlantedBug::kNone);
 
   kernels::Rope rope() const {
@@ -62,6 +62,6 @@ struct TensorRoles {
   std::vector<std::string> unused;   // in the file and not used
 };
 // INVALID_ARGUMENT or UNIMPLEMENTED when the architecture is missing or unknown.
-absl::StatusOr<TensorRoles> DescribeTensors(const GgufFile& file);
+absl::StatusOr<TensorRoles> DescribeTensors(const ModelFile& file);
 
 }  // namespace sluice::engine

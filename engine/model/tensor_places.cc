@@ -125,7 +125,7 @@ void AddPlace(const ModelConfig& config, const PlaceTraits& traits, int layer,
   place.rows = Size(config, traits.rows);
 }
 
-bool SameShape(const GgufTensor& tensor, const TensorPlace& place) {
+bool SameShape(const FileTensor& tensor, const TensorPlace& place) {
   // Trailing dimensions of 1 say nothing: [576] and [576, 1] are the same rows.
   return tensor.cols() == static_cast<uint64_t>(place.cols) &&
          tensor.rows() == static_cast<uint64_t>(place.rows) &&
@@ -161,9 +161,9 @@ std::vector<TensorPlace> TensorPlaces(const ModelConfig& config) {
   return places;
 }
 
-absl::Status CheckTensors(const GgufFile& file, const ModelConfig& config) {
+absl::Status CheckTensors(const ModelFile& file, const ModelConfig& config) {
   for (const TensorPlace& place : TensorPlaces(config)) {
-    const GgufTensor* tensor = file.FindTensor(place.name);
+    const FileTensor* tensor = file.FindTensor(place.name);
     const std::string subject = file.path() + ": tensor '" + place.name + "' (" + place.role + ")";
     if (tensor == nullptr) {
       if (!place.required) continue;
@@ -184,10 +184,10 @@ absl::Status CheckTensors(const GgufFile& file, const ModelConfig& config) {
   return absl::OkStatus();
 }
 
-absl::Status CheckNoStrangers(const GgufFile& file, const ModelConfig& config) {
+absl::Status CheckNoStrangers(const ModelFile& file, const ModelConfig& config) {
   std::unordered_set<std::string, StringHash, StringEqual> placed;
   for (TensorPlace& place : TensorPlaces(config)) placed.insert(std::move(place.name));
-  for (const GgufTensor& tensor : file.tensors()) {
+  for (const FileTensor& tensor : file.tensors()) {
     const std::string_view name = tensor.name;
     if (placed.contains(tensor.name)) continue;
     // Old converters kept the rotary frequencies of each layer, which the facts give anyway.

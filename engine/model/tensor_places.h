@@ -7,8 +7,8 @@
 
 #include "absl/status/status.h"
 
-#include "engine/gguf/gguf_file.h"
 #include "engine/model/model_config.h"
+#include "engine/model_file/model_file.h"
 
 namespace sluice::engine {
 
@@ -55,10 +55,10 @@ std::vector<TensorPlace> TensorPlaces(const ModelConfig& config);
 // Compares every place with the file: INVALID_ARGUMENT "FILE: tensor 'NAME' (ROLE): expected [..],
 // got [..] TYPE" for one that is missing or misshapen, UNIMPLEMENTED for a vector of a type that is
 // none of F32, F16, BF16.
-absl::Status CheckTensors(const GgufFile& file, const ModelConfig& config);
+absl::Status CheckTensors(const ModelFile& file, const ModelConfig& config);
 
 // Errors for tensors that have no place but would change what the model computes: layers beyond
 // block_count, unknown parts of layers, other heads or embeddings. Any other tensor may be ignored.
-absl::Status CheckNoStrangers(const GgufFile& file, const ModelConfig& config);
+absl::Status CheckNoStrangers(const ModelFile& file, const ModelConfig& config);
 
 }  // namespace sluice::engine

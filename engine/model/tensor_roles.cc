@@ -6,10 +6,10 @@
 #include <string_view>
 
 #include "engine/base/status.h"
-#include "engine/gguf/gguf_file.h"
 #include "engine/model/architecture.h"
 #include "engine/model/model_config.h"
 #include "engine/model/tensor_places.h"
+#include "engine/model_file/model_file.h"
 
 namespace sluice::engine {
 namespace {
@@ -17,13 +17,13 @@ namespace {
 constexpr int kMaxDescribedLayers = 1024;
 
 // As many layers as the file says it has or, where it says nothing sensible, as its tensors show.
-int NumLayers(const GgufFile& file, std::string_view architecture) {
+int NumLayers(const ModelFile& file, std::string_view architecture) {
   const auto said = file.GetUint(std::string(architecture) + ".block_count");
   if (said.ok() && said->has_value() && **said >= 1 && **said <= kMaxDescribedLayers) {
     return static_cast<int>(**said);
   }
   int layers = 0;
-  for (const GgufTensor& tensor : file.tensors()) {
+  for (const FileTensor& tensor : file.tensors()) {
     constexpr std::string_view kPrefix = "blk.";
     if (!tensor.name.starts_with(kPrefix)) continue;
     int layer = 0;
@@ -39,7 +39,7 @@ int NumLayers(const GgufFile& file, std::string_view architecture) {
 
 }  // namespace
 
-absl::StatusOr<TensorRoles> DescribeTensors(const GgufFile& file) {
+absl::StatusOr<TensorRoles> DescribeTensors(const ModelFile& file) {
   ASSIGN_OR_RETURN(const Architecture architecture, Architecture::Of(file));
   ModelConfig config;
   config.architecture = architecture.name;
@@ -54,7 +54,7 @@ absl::StatusOr<TensorRoles> DescribeTensors(const GgufFile& file) {
       roles.missing.push_back(place.name);
     }
   }
-  for (const GgufTensor& tensor : file.tensors()) {
+  for (const FileTensor& tensor : file.tensors()) {
     const auto found = role_of.find(tensor.name);
     if (found == role_of.end()) roles.unused.push_back(tensor.name);
     std::string role = found == role_of.end() ? "unused" : found->second;

@@ -11,9 +11,9 @@
 #include "engine/base/hash.h"
 #include "engine/base/mutex.h"
 #include "engine/base/status.h"
-#include "engine/gguf/gguf_file.h"
 #include "engine/model/sha256.h"
 #include "engine/model/tensor_places.h"
+#include "engine/model_file/model_file.h"
 
 namespace sluice::engine {
 
@@ -25,7 +25,7 @@ using kernels::PackedWeight;
 // of its tensor in order into a buffer of its own, hashes and repacks them while they are in cache.
 class WeightsLoader {
  public:
-  WeightsLoader(const GgufFile& file, const ModelConfig& config,
+  WeightsLoader(const ModelFile& file, const ModelConfig& config,
                 const Weights::LoadOptions& options, Weights& weights)
       : file_(file), config_(config), options_(options), weights_(weights) {}
 
@@ -34,7 +34,7 @@ class WeightsLoader {
  private:
   // What becomes of one tensor of the file.
   struct Job {
-    const GgufTensor* tensor = nullptr;
+    const FileTensor* tensor = nullptr;
     PackedWeight* matrix = nullptr;  // filled by the job, or
     size_t memory_offset = 0;        // of the matrix in Weights::matrix_memory_
     Buffer* vector = nullptr;        // f32; neither: only hashed
@@ -59,7 +59,7 @@ class WeightsLoader {
   static constexpr int64_t kPieceBytes = int64_t{1} << 20;
   static constexpr int64_t kPanelRows = 16;  // pieces are whole panels of PackWeightRows
 
-  const GgufFile& file_;
+  const ModelFile& file_;
   const ModelConfig& config_;
   const Weights::LoadOptions& options_;
   Weights& weights_;
@@ -92,7 +92,7 @@ absl::Status WeightsLoader::Plan() {
   weights_.matrices_.reserve(num_matrices);
   weights_.vectors_.resize(num_vectors);
   size_t vector = 0;
-  for (const GgufTensor& tensor : file_.tensors()) {
+  for (const FileTensor& tensor : file_.tensors()) {
     const auto found = place_of.find(tensor.name);
     if (found == place_of.end() && !options_.compute_digest) continue;
     Job& job = jobs_.emplace_back();
@@ -159,7 +159,7 @@ void WeightsLoader::Fail(const absl::Status& status) {
 }
 
 absl::Status WeightsLoader::RunPieces(Job& job, Buffer& staging) {
-  const GgufTensor& tensor = *job.tensor;
+  const FileTensor& tensor = *job.tensor;
   const auto cols = static_cast<int64_t>(tensor.cols());
   const auto rows = static_cast<int64_t>(tensor.rows());
   const int64_t row_bytes = kernels::RowBytes(tensor.type, cols);
@@ -190,7 +190,7 @@ absl::Status WeightsLoader::RunPieces(Job& job, Buffer& staging) {
 }
 
 absl::Status WeightsLoader::Run(Job& job, Buffer& staging) {
-  const GgufTensor& tensor = *job.tensor;
+  const FileTensor& tensor = *job.tensor;
   if (job.matrix != nullptr) {
     const auto rows = static_cast<int64_t>(tensor.rows());
     const auto cols = static_cast<int64_t>(tensor.cols());
@@ -302,7 +302,7 @@ absl::Status WeightsLoader::Load() {
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::shared_ptr<const Weights>> Weights::Load(const GgufFile& file,
+absl::StatusOr<std::shared_ptr<const Weights>> Weights::Load(const ModelFile& file,
                                                              const ModelConfig& config,
                                                              const LoadOptions& options) {
   std::shared_ptr<Weights> weights(new Weights());

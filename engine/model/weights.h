@@ -13,7 +13,7 @@
 
 namespace sluice::engine {
 
-class GgufFile;
+class ModelFile;
 
 // Weights of one layer: the Linears view matrices and biases owned by Weights.
 struct LayerWeights {
@@ -44,7 +44,7 @@ class Weights {
   // INVALID_ARGUMENT with "tensor: expected [..] .., got [..] .." when a tensor is missing or
   // misshapen; UNIMPLEMENTED for a type that the backend has no products for; DATA_LOSS when the
   // file changed or cannot be read.
-  static absl::StatusOr<std::shared_ptr<const Weights>> Load(const GgufFile& file,
+  static absl::StatusOr<std::shared_ptr<const Weights>> Load(const ModelFile& file,
                                                              const ModelConfig& config,
                                                              const LoadOptions& options);
 

@@ -121,7 +121,7 @@ MergeTable::Merge MergeTable::Find(TokenId left, TokenId right) const {
   return slots_[SlotOf(PairOf(left, right))].merge;
 }
 
-absl::StatusOr<MergeTable> MergeTable::FromGguf(const GgufFile& file,
+absl::StatusOr<MergeTable> MergeTable::FromFile(const ModelFile& file,
                                                 const Vocabulary& vocabulary) {
   ASSIGN_OR_RETURN(const std::vector<std::string>* merges, file.GetStrings(kMergesKey));
   if (merges == nullptr) {
@@ -158,8 +158,8 @@ absl::StatusOr<MergeTable> MergeTable::FromGguf(const GgufFile& file,
   return table;
 }
 
-absl::StatusOr<std::shared_ptr<const Tokenizer>> BpeTokenizer::FromGguf(
-    const GgufFile& file, std::vector<std::string>& warnings) {
+absl::StatusOr<std::shared_ptr<const Tokenizer>> BpeTokenizer::FromFile(
+    const ModelFile& file, std::vector<std::string>& warnings) {
   ASSIGN_OR_RETURN(const std::optional<std::string_view> pre, file.GetString(kPreKey));
   if (!pre.has_value()) {
     warnings.push_back(std::string(kPreKey) + " is missing, which means \"default\"");
@@ -167,10 +167,10 @@ absl::StatusOr<std::shared_ptr<const Tokenizer>> BpeTokenizer::FromGguf(
   auto pre_tokenizer = PreTokenizer::Create(pre.value_or("default"));
   if (!pre_tokenizer.ok()) return Prefix(kPreKey, pre_tokenizer.status());
   ASSIGN_OR_RETURN(Vocabulary vocabulary,
-                   Vocabulary::FromGguf(file, PieceSpelling::kByteLevel, warnings));
-  ASSIGN_OR_RETURN(MergeTable merges, MergeTable::FromGguf(file, vocabulary));
+                   Vocabulary::FromFile(file, PieceSpelling::kByteLevel, warnings));
+  ASSIGN_OR_RETURN(MergeTable merges, MergeTable::FromFile(file, vocabulary));
   ASSIGN_OR_RETURN(TokenizerTraits traits,
-                   TokenizerTraits::FromGguf(file, vocabulary,
+                   TokenizerTraits::FromFile(file, vocabulary,
                                              (*pre_tokenizer)->adds_bos_by_default(), warnings));
   traits.model = "gpt2";
   traits.pre = *pre;

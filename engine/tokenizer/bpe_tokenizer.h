@@ -11,7 +11,7 @@
 #include "absl/status/statusor.h"
 
 #include "engine/base/ids.h"
-#include "engine/gguf/gguf_file.h"
+#include "engine/model_file/model_file.h"
 #include "engine/tokenizer/pre_tokenizer.h"
 #include "engine/tokenizer/vocabulary.h"
 #include "engine/tokenizer/vocabulary_tokenizer.h"
@@ -30,7 +30,7 @@ class MergeTable {
 
   // INVALID_ARGUMENT for a merge that is not two tokens with a space between, or whose sum is no
   // token. Of a pair that occurs twice the last rank holds, as in Hugging Face's map.
-  static absl::StatusOr<MergeTable> FromGguf(const GgufFile& file, const Vocabulary& vocabulary);
+  static absl::StatusOr<MergeTable> FromFile(const ModelFile& file, const Vocabulary& vocabulary);
 
   // kNoRank when the two do not merge.
   Merge Find(TokenId left, TokenId right) const;
@@ -56,8 +56,8 @@ class MergeTable {
 // thread-safe.
 class BpeTokenizer final : public VocabularyTokenizer {
  public:
-  static absl::StatusOr<std::shared_ptr<const Tokenizer>> FromGguf(
-      const GgufFile& file, std::vector<std::string>& warnings);
+  static absl::StatusOr<std::shared_ptr<const Tokenizer>> FromFile(
+      const ModelFile& file, std::vector<std::string>& warnings);
 
  protected:
   absl::Status EncodeText(std::string_view text, bool after_user_defined,

@@ -127,7 +127,7 @@ class Joiner {
 
 // SentencePiece's normaliser is the identity in every model of the family; a file that asks for
 // more would silently get other ids.
-absl::Status CheckNormalizer(const GgufFile& file) {
+absl::Status CheckNormalizer(const ModelFile& file) {
   static constexpr std::string_view kSpacesKey = "tokenizer.ggml.remove_extra_whitespaces";
   static constexpr std::string_view kCharsMapKey = "tokenizer.ggml.precompiled_charsmap";
   ASSIGN_OR_RETURN(const auto removes_spaces, file.GetBool(kSpacesKey));
@@ -142,13 +142,13 @@ absl::Status CheckNormalizer(const GgufFile& file) {
 
 }  // namespace
 
-absl::StatusOr<std::shared_ptr<const Tokenizer>> SpmTokenizer::FromGguf(
-    const GgufFile& file, std::vector<std::string>& warnings) {
+absl::StatusOr<std::shared_ptr<const Tokenizer>> SpmTokenizer::FromFile(
+    const ModelFile& file, std::vector<std::string>& warnings) {
   RETURN_IF_ERROR(CheckNormalizer(file));
   ASSIGN_OR_RETURN(Vocabulary vocabulary,
-                   Vocabulary::FromGguf(file, PieceSpelling::kSentencePiece, warnings));
+                   Vocabulary::FromFile(file, PieceSpelling::kSentencePiece, warnings));
   ASSIGN_OR_RETURN(TokenizerTraits traits,
-                   TokenizerTraits::FromGguf(file, vocabulary, true, warnings));
+                   TokenizerTraits::FromFile(file, vocabulary, true, warnings));
   traits.model = "llama";
   ASSIGN_OR_RETURN(const auto adds_space, file.GetBool("tokenizer.ggml.add_space_prefix"));
   ASSIGN_OR_RETURN(Matchers matchers, Matchers::FromVocabulary(vocabulary));

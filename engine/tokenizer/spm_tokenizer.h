@@ -9,7 +9,7 @@
 #include "absl/status/statusor.h"
 
 #include "engine/base/ids.h"
-#include "engine/gguf/gguf_file.h"
+#include "engine/model_file/model_file.h"
 #include "engine/tokenizer/vocabulary.h"
 #include "engine/tokenizer/vocabulary_tokenizer.h"
 
@@ -24,8 +24,8 @@ namespace sluice::engine {
 // thread-safe.
 class SpmTokenizer final : public VocabularyTokenizer {
  public:
-  static absl::StatusOr<std::shared_ptr<const Tokenizer>> FromGguf(
-      const GgufFile& file, std::vector<std::string>& warnings);
+  static absl::StatusOr<std::shared_ptr<const Tokenizer>> FromFile(
+      const ModelFile& file, std::vector<std::string>& warnings);
 
   bool RemovesLeadingSpace() const override { return adds_space_; }
 

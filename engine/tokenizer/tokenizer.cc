@@ -3,15 +3,15 @@
 #include <algorithm>
 
 #include "engine/base/status.h"
-#include "engine/gguf/gguf_file.h"
 #include "engine/gguf/gguf_text.h"
+#include "engine/model_file/model_file.h"
 #include "engine/tokenizer/bpe_tokenizer.h"
 #include "engine/tokenizer/spm_tokenizer.h"
 
 namespace sluice::engine {
 
-absl::StatusOr<std::shared_ptr<const Tokenizer>> Tokenizer::FromGguf(
-    const GgufFile& file, std::vector<std::string>* warnings) {
+absl::StatusOr<std::shared_ptr<const Tokenizer>> Tokenizer::FromFile(
+    const ModelFile& file, std::vector<std::string>* warnings) {
   static constexpr std::string_view kModelKey = "tokenizer.ggml.model";
   std::vector<std::string> unread;
   std::vector<std::string>& heard = warnings != nullptr ? *warnings : unread;
@@ -24,8 +24,8 @@ absl::StatusOr<std::shared_ptr<const Tokenizer>> Tokenizer::FromGguf(
   }
   absl::StatusOr<std::shared_ptr<const Tokenizer>> tokenizer =
       Unimplemented(std::string(kModelKey) + ": expected 'gpt2' or 'llama', got " + Quoted(*model));
-  if (*model == "gpt2") tokenizer = BpeTokenizer::FromGguf(file, heard);
-  if (*model == "llama") tokenizer = SpmTokenizer::FromGguf(file, heard);
+  if (*model == "gpt2") tokenizer = BpeTokenizer::FromFile(file, heard);
+  if (*model == "llama") tokenizer = SpmTokenizer::FromFile(file, heard);
   if (!tokenizer.ok()) return Prefix(file.path(), tokenizer.status());
   return tokenizer;
 }

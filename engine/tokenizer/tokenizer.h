@@ -13,7 +13,7 @@
 
 namespace sluice::engine {
 
-class GgufFile;
+class ModelFile;
 
 // Token types of `tokenizer.ggml.token_type` (ggml/docs/gguf.md).
 enum class TokenType : uint8_t {
@@ -27,7 +27,7 @@ enum class TokenType : uint8_t {
 
 // Text to token ids and back, made from the vocabulary inside a GGUF file. Immutable; thread-safe.
 //
-//   auto tokenizer = Tokenizer::FromGguf(*file);         // StatusOr
+//   auto tokenizer = Tokenizer::FromFile(*file);         // StatusOr
 //   auto ids = (*tokenizer)->Encode("The capital of France is", {});
 class Tokenizer {
  public:
@@ -35,8 +35,8 @@ class Tokenizer {
   // token ids only. INVALID_ARGUMENT for a contradictory vocabulary; UNIMPLEMENTED naming an
   // unknown model or pre-tokeniser. Warnings (ids out of range that are not needed) are appended to
   // `warnings` when it is not null.
-  static absl::StatusOr<std::shared_ptr<const Tokenizer>> FromGguf(
-      const GgufFile& file, std::vector<std::string>* warnings = nullptr);
+  static absl::StatusOr<std::shared_ptr<const Tokenizer>> FromFile(
+      const ModelFile& file, std::vector<std::string>* warnings = nullptr);
   virtual ~Tokenizer() = default;
 
   struct EncodeOptions {

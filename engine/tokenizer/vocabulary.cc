@@ -95,7 +95,7 @@ class Vocabulary::Builder {
   Builder(PieceSpelling spelling, std::vector<std::string>& warnings)
       : spelling_(spelling), warnings_(warnings) {}
 
-  absl::StatusOr<Vocabulary> Build(const GgufFile& file) {
+  absl::StatusOr<Vocabulary> Build(const ModelFile& file) {
     ASSIGN_OR_RETURN(const std::vector<std::string>* pieces, file.GetStrings(kTokensKey));
     if (pieces == nullptr) return InvalidArgument(std::string(kTokensKey) + " is missing");
     if (pieces->size() < kMinTokens || pieces->size() > kMaxTokens) {
@@ -111,7 +111,7 @@ class Vocabulary::Builder {
   }
 
  private:
-  absl::Status ReadTypes(const GgufFile& file, size_t num_tokens) {
+  absl::Status ReadTypes(const ModelFile& file, size_t num_tokens) {
     ASSIGN_OR_RETURN(const auto types, file.GetInts(kTypesKey));
     if (!types.has_value()) {
       warnings_.push_back(std::string(kTypesKey) + " is missing: every token is taken for text");
@@ -135,7 +135,7 @@ class Vocabulary::Builder {
     return absl::OkStatus();
   }
 
-  absl::Status ReadScores(const GgufFile& file, size_t num_tokens) {
+  absl::Status ReadScores(const ModelFile& file, size_t num_tokens) {
     ASSIGN_OR_RETURN(const std::vector<float>* scores, file.GetFloats(kScoresKey));
     if (scores == nullptr) {
       if (spelling_ == PieceSpelling::kByteLevel) return absl::OkStatus();
@@ -278,7 +278,7 @@ class Vocabulary::Builder {
   TokenId first_duplicate_ = kNone;
 };
 
-absl::StatusOr<Vocabulary> Vocabulary::FromGguf(const GgufFile& file, PieceSpelling spelling,
+absl::StatusOr<Vocabulary> Vocabulary::FromFile(const ModelFile& file, PieceSpelling spelling,
                                                 std::vector<std::string>& warnings) {
   return Builder(spelling, warnings).Build(file);
 }

@@ -10,7 +10,7 @@
 #include "absl/status/statusor.h"
 
 #include "engine/base/ids.h"
-#include "engine/gguf/gguf_file.h"
+#include "engine/model_file/model_file.h"
 #include "engine/tokenizer/tokenizer.h"
 
 namespace sluice::engine {
@@ -29,7 +29,7 @@ class Vocabulary {
 
   // INVALID_ARGUMENT naming key and index for what contradicts itself. What Hugging Face tolerates
   // (two tokens of one spelling, pieces that are not byte-level) becomes a warning.
-  static absl::StatusOr<Vocabulary> FromGguf(const GgufFile& file, PieceSpelling spelling,
+  static absl::StatusOr<Vocabulary> FromFile(const ModelFile& file, PieceSpelling spelling,
                                              std::vector<std::string>& warnings);
 
   int32_t size() const { return static_cast<int32_t>(types_.size()); }

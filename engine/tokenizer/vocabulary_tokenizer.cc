@@ -21,7 +21,7 @@ constexpr size_t kMaxTextBytes = std::numeric_limits<int32_t>::max();
 // What to do about an id that the vocabulary does not have.
 enum class IdUse : uint8_t { kNeeded, kChecked, kOptional };
 
-absl::StatusOr<std::optional<TokenId>> ReadId(const GgufFile& file, std::string_view name,
+absl::StatusOr<std::optional<TokenId>> ReadId(const ModelFile& file, std::string_view name,
                                               int32_t vocab_size, IdUse use,
                                               std::vector<std::string>& warnings) {
   const std::string key = "tokenizer.ggml." + std::string(name) + "_token_id";
@@ -42,7 +42,7 @@ absl::StatusOr<std::optional<TokenId>> ReadId(const GgufFile& file, std::string_
   return std::nullopt;
 }
 
-absl::StatusOr<std::vector<TokenId>> FindEnds(const GgufFile& file, const Vocabulary& vocabulary,
+absl::StatusOr<std::vector<TokenId>> FindEnds(const ModelFile& file, const Vocabulary& vocabulary,
                                               std::optional<TokenId> eos,
                                               std::vector<std::string>& warnings) {
   std::vector<TokenId> ends;
@@ -65,7 +65,7 @@ absl::StatusOr<std::vector<TokenId>> FindEnds(const GgufFile& file, const Vocabu
 
 }  // namespace
 
-absl::StatusOr<TokenizerTraits> TokenizerTraits::FromGguf(const GgufFile& file,
+absl::StatusOr<TokenizerTraits> TokenizerTraits::FromFile(const ModelFile& file,
                                                           const Vocabulary& vocabulary,
                                                           bool adds_bos_by_default,
                                                           std::vector<std::string>& warnings) {

@@ -10,7 +10,7 @@
 #include "absl/status/statusor.h"
 
 #include "engine/base/ids.h"
-#include "engine/gguf/gguf_file.h"
+#include "engine/model_file/model_file.h"
 #include "engine/tokenizer/token_matcher.h"
 #include "engine/tokenizer/tokenizer.h"
 #include "engine/tokenizer/vocabulary.h"
@@ -29,7 +29,7 @@ struct TokenizerTraits {
   std::string chat_template;
 
   // INVALID_ARGUMENT when bos or eos is needed but missing or out of range.
-  static absl::StatusOr<TokenizerTraits> FromGguf(const GgufFile& file,
+  static absl::StatusOr<TokenizerTraits> FromFile(const ModelFile& file,
                                                   const Vocabulary& vocabulary,
                                                   bool adds_bos_by_default,
                                                   std::vector<std::string>& warnings);

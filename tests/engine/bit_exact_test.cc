@@ -10,7 +10,7 @@
 
 #include "engine/canary.h"
 #include "engine/engine.h"
-#include "engine/gguf/gguf_file.h"
+#include "engine/model_file/model_file.h"
 #include "engine/model_runner.h"
 #include "tests/testing/collect.h"
 
@@ -163,10 +163,10 @@ TEST_P(BitExactTest, F16CacheBatchedEqualsAlone) {
 }
 
 TEST_P(BitExactTest, DepthOneEqualsDepthZero) {
-  const auto file = engine::GgufFile::Open(path());
+  const auto file = engine::ModelFile::Open(path());
   ASSERT_TRUE(file.ok()) << file.status();
   const auto config =
-      std::make_shared<const engine::ModelConfig>(*engine::ModelConfig::FromGguf(**file));
+      std::make_shared<const engine::ModelConfig>(*engine::ModelConfig::FromFile(**file));
   const auto weights = engine::Weights::Load(**file, *config, {});
   ASSERT_TRUE(weights.ok()) << weights.status();
   const engine::SchedulerLimits limits = {.depth = 1,

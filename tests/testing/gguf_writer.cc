@@ -44,7 +44,7 @@ constexpr uint32_t TypeNumber() {
   if constexpr (std::is_same_v<T, float>) return 6;
   if constexpr (std::is_same_v<T, bool>) return kBool;
   if constexpr (std::is_same_v<T, std::string>) return kString;
-  if constexpr (std::is_same_v<T, engine::GgufArray>) return kArray;
+  if constexpr (std::is_same_v<T, engine::MetadataArray>) return kArray;
   if constexpr (std::is_same_v<T, uint64_t>) return 10;
   if constexpr (std::is_same_v<T, int64_t>) return 11;
   if constexpr (std::is_same_v<T, double>) return 12;
@@ -119,14 +119,14 @@ std::string Word64(uint64_t bits) {
   return out;
 }
 
-uint32_t ValueTypeNumber(const engine::GgufValue& value) {
+uint32_t ValueTypeNumber(const engine::MetadataValue& value) {
   return std::visit([](const auto& held) { return TypeNumber<std::decay_t<decltype(held)>>(); },
                     value);
 }
 
-std::string EncodeValue(const engine::GgufValue& value) {
+std::string EncodeValue(const engine::MetadataValue& value) {
   std::string out;
-  if (const auto* array = std::get_if<engine::GgufArray>(&value)) {
+  if (const auto* array = std::get_if<engine::MetadataArray>(&value)) {
     std::visit(
         [&out](const auto& elements) {
           using T = typename std::decay_t<decltype(elements)>::value_type;
@@ -140,13 +140,13 @@ std::string EncodeValue(const engine::GgufValue& value) {
   std::visit(
       [&out](const auto& held) {
         using T = std::decay_t<decltype(held)>;
-        if constexpr (!std::is_same_v<T, engine::GgufArray>) AppendElement<T>(out, held);
+        if constexpr (!std::is_same_v<T, engine::MetadataArray>) AppendElement<T>(out, held);
       },
       value);
   return out;
 }
 
-void GgufDraft::Set(std::string_view key, const engine::GgufValue& value) {
+void GgufDraft::Set(std::string_view key, const engine::MetadataValue& value) {
   for (Key& entry : keys) {
     if (entry.name != key) continue;
     entry.type = ValueTypeNumber(value);
@@ -157,11 +157,11 @@ void GgufDraft::Set(std::string_view key, const engine::GgufValue& value) {
 }
 
 void GgufDraft::SetString(std::string_view key, std::string_view text) {
-  Set(key, engine::GgufValue(std::string(text)));
+  Set(key, engine::MetadataValue(std::string(text)));
 }
 
 void GgufDraft::SetStrings(std::string_view key, std::vector<std::string> texts) {
-  Set(key, engine::GgufValue(engine::GgufArray(std::move(texts))));
+  Set(key, engine::MetadataValue(engine::MetadataArray(std::move(texts))));
 }
 
 void GgufDraft::Remove(std::string_view key) {

@@ -7,7 +7,7 @@
 #include <string_view>
 #include <vector>
 
-#include "engine/gguf/gguf_file.h"
+#include "engine/model_file/model_file.h"
 #include "kernels/core/dtype.h"
 
 namespace sluice::testing {
@@ -45,7 +45,7 @@ struct GgufDraft {
   std::vector<Tensor> tensors;
 
   // Replaces the key's value, or appends the key.
-  void Set(std::string_view key, const engine::GgufValue& value);
+  void Set(std::string_view key, const engine::MetadataValue& value);
   void SetString(std::string_view key, std::string_view text);
   void SetStrings(std::string_view key, std::vector<std::string> texts);
   void Remove(std::string_view key);
@@ -63,8 +63,8 @@ struct GgufDraft {
 };
 
 // Number and stored form of a value, as GgufDraft::Key has them.
-uint32_t ValueTypeNumber(const engine::GgufValue& value);
-std::string EncodeValue(const engine::GgufValue& value);
+uint32_t ValueTypeNumber(const engine::MetadataValue& value);
+std::string EncodeValue(const engine::MetadataValue& value);
 // `bits` little-endian, for payloads written by hand.
 std::string Word32(uint32_t bits);
 std::string Word64(uint64_t bits);

@@ -6,7 +6,7 @@
 #include <utility>
 
 #include "engine/canary.h"
-#include "engine/gguf/gguf_file.h"
+#include "engine/model_file/model_file.h"
 
 namespace sluice::testing {
 namespace {
@@ -24,9 +24,9 @@ T ValueOrAbort(absl::StatusOr<T> value) {
 
 std::unique_ptr<engine::DeviceRunner> OpenProbe(const std::string& path,
                                                 const ProbeOptions& options) {
-  const auto file = ValueOrAbort(engine::GgufFile::Open(path));
+  const auto file = ValueOrAbort(engine::ModelFile::Open(path));
   auto config = std::make_shared<const engine::ModelConfig>(
-      ValueOrAbort(engine::ModelConfig::FromGguf(*file)));
+      ValueOrAbort(engine::ModelConfig::FromFile(*file)));
   auto weights = ValueOrAbort(engine::Weights::Load(
       *file, *config,
       {.backend = options.backend, .num_threads = options.num_threads, .progress = {}}));

@@ -134,7 +134,7 @@ void AddVocabulary(GgufDraft& draft, const TinyModelSpec& spec) {
   draft.SetString("tokenizer.ggml.model", "gpt2");
   draft.SetString("tokenizer.ggml.pre", spec.architecture == "qwen2" ? "qwen2" : "smollm");
   draft.SetStrings("tokenizer.ggml.tokens", std::move(tokens));
-  draft.Set("tokenizer.ggml.token_type", engine::GgufArray(std::move(types)));
+  draft.Set("tokenizer.ggml.token_type", engine::MetadataArray(std::move(types)));
   draft.SetStrings("tokenizer.ggml.merges", std::move(merges));
   draft.Set("tokenizer.ggml.bos_token_id", first_control + 1);
   draft.Set("tokenizer.ggml.eos_token_id", first_control + 2);

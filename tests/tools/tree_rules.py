@@ -24,7 +24,7 @@ ENGINE_FRONT = (
 )
 # First pattern that fits a file decides which of our headers it may include.
 MAY_INCLUDE = (
-    ("cli/*", ("cli/*", "server/server.h", "engine/gguf/gguf_file.h") + ENGINE_FRONT),
+    ("cli/*", ("cli/*", "server/server.h", "engine/model_file/model_file.h") + ENGINE_FRONT),
     ("server/*", ("server/*",) + ENGINE_FRONT),
     ("engine/*", ("engine/*", "kernels/ops.h", "kernels/core/*")),
     ("kernels/*", ("kernels/*",)),

@@ -11,7 +11,7 @@ import tree_rules
 
 GOOD = {
     "cli/a.cc": '#include <string>\n#include "CLI/CLI.hpp"\n#include "engine/engine.h"\n#include "server/server.h"\n',
-    "cli/tokenize.cc": '#include "engine/gguf/gguf_file.h"\n#include "engine/tokenizer/tokenizer.h"\n',
+    "cli/tokenize.cc": '#include "engine/model_file/model_file.h"\n#include "engine/tokenizer/tokenizer.h"\n',
     "server/a.cc": '#include "grpcpp/grpcpp.h"\n#include "sluice/v1/inference.pb.h"\n#include "engine/base/mutex.h"\n',
     "engine/model_runner.cc": '#include "engine/step_plan.h"\n#include "kernels/ops.h"\n#include "kernels/core/exec.h"\n',
     "engine/scheduler.cc": '#include "engine/step_plan.h"\n#include "engine/kv/page_table.h"\n',
@@ -23,7 +23,7 @@ BAD = {
     "cli sees the model": ("cli/a.cc", '#include "engine/model/model_config.h"\n'),
     "cli sees kernels": ("cli/a.cc", '#include "kernels/ops.h"\n'),
     "cli sees the inside of the server": ("cli/a.cc", '#include "server/delivery.h"\n'),
-    "server sees files": ("server/a.cc", '#include "engine/gguf/gguf_file.h"\n'),
+    "server sees files": ("server/a.cc", '#include "engine/model_file/model_file.h"\n'),
     "server sees the scheduler": ("server/a.cc", '#include "engine/scheduler.h"\n'),
     "engine sees a backend": ("engine/a.cc", '#include "kernels/cpu/cpu_ops.h"\n'),
     "engine sees the server": ("engine/a.cc", '#include "server/server.h"\n'),

@@ -1,5 +1,3 @@
-#include "engine/gguf/gguf_file.h"
-
 #include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -14,6 +12,7 @@
 #include "gtest/gtest.h"
 
 #include "engine/base/status.h"
+#include "engine/model_file/model_file.h"
 #include "tests/testing/gguf_writer.h"
 
 namespace sluice::engine {
@@ -25,8 +24,8 @@ using testing::GgufDraft;
 using ::testing::HasSubstr;
 using testing::TempFile;
 
-std::shared_ptr<const GgufFile> OpenOrDie(const std::string& path) {
-  auto file = GgufFile::Open(path);
+std::shared_ptr<const ModelFile> OpenOrDie(const std::string& path) {
+  auto file = ModelFile::Open(path);
   if (!file.ok()) ADD_FAILURE() << Message(file.status());
   return file.ok() ? *file : nullptr;
 }
@@ -46,15 +45,15 @@ GgufDraft EveryType() {
   draft.Set("a.bool", true);
   draft.SetString("a.string", "Größe");
   draft.SetString("a.empty", "");
-  draft.Set("l.u8", GgufArray(std::vector<uint8_t>{1, 2, 3}));
-  draft.Set("l.i32", GgufArray(std::vector<int32_t>{-1, 2}));
-  draft.Set("l.u64", GgufArray(std::vector<uint64_t>{UINT64_MAX}));
-  draft.Set("l.i64", GgufArray(std::vector<int64_t>{INT64_MIN, INT64_MAX}));
-  draft.Set("l.f32", GgufArray(std::vector<float>{0.5f, -0.25f}));
-  draft.Set("l.f64", GgufArray(std::vector<double>{0.1}));
-  draft.Set("l.bool", GgufArray(std::vector<bool>{true, false, true}));
+  draft.Set("l.u8", MetadataArray(std::vector<uint8_t>{1, 2, 3}));
+  draft.Set("l.i32", MetadataArray(std::vector<int32_t>{-1, 2}));
+  draft.Set("l.u64", MetadataArray(std::vector<uint64_t>{UINT64_MAX}));
+  draft.Set("l.i64", MetadataArray(std::vector<int64_t>{INT64_MIN, INT64_MAX}));
+  draft.Set("l.f32", MetadataArray(std::vector<float>{0.5f, -0.25f}));
+  draft.Set("l.f64", MetadataArray(std::vector<double>{0.1}));
+  draft.Set("l.bool", MetadataArray(std::vector<bool>{true, false, true}));
   draft.SetStrings("l.string", {"one", "", "three"});
-  draft.Set("l.none", GgufArray(std::vector<int16_t>{}));
+  draft.Set("l.none", MetadataArray(std::vector<int16_t>{}));
   return draft;
 }
 
@@ -69,7 +68,7 @@ TEST_P(GgufVersionTest, EveryValueTypeReadsBack) {
   EXPECT_EQ(file->version(), GetParam());
   ASSERT_EQ(file->entries().size(), draft.keys.size());
   for (size_t i = 0; i < draft.keys.size(); ++i) {
-    const GgufFile::Entry& entry = file->entries()[i];
+    const ModelFile::Entry& entry = file->entries()[i];
     EXPECT_EQ(entry.key, draft.keys[i].name);
     EXPECT_EQ(entry.offset, draft.OffsetOf("key " + entry.key));
     EXPECT_EQ(testing::ValueTypeNumber(entry.value), draft.keys[i].type) << entry.key;
@@ -157,7 +156,7 @@ TEST(GgufFileTest, TypedAccessWidensAndRefuses) {
 }
 
 TEST(GgufFileTest, WhatIsNoRegularFileIsRefusedAtOnce) {
-  const auto status = [](const std::string& path) { return GgufFile::Open(path).status(); };
+  const auto status = [](const std::string& path) { return ModelFile::Open(path).status(); };
   const TempFile scratch("");
   const std::string fifo = scratch.path() + ".fifo", dangling = scratch.path() + ".link";
   ASSERT_EQ(mkfifo(fifo.c_str(), 0600), 0);
@@ -179,7 +178,7 @@ TEST(GgufFileTest, AFileWithoutReadPermissionIsRefused) {
   if (geteuid() == 0) GTEST_SKIP() << "the superuser may read every file";
   const TempFile stored(testing::MakeTinyModel({}));
   ASSERT_EQ(chmod(stored.path().c_str(), 0), 0);
-  EXPECT_EQ(GgufFile::Open(stored.path()).status().code(), absl::StatusCode::kPermissionDenied);
+  EXPECT_EQ(ModelFile::Open(stored.path()).status().code(), absl::StatusCode::kPermissionDenied);
 }
 
 TEST(GgufFileTest, AFileThatShrinksAfterOpenIsDataLoss) {
@@ -246,7 +245,7 @@ TEST(GgufFileTest, ManyKeysTakeLinearTime) {
   EXPECT_EQ(**file->GetUint("k.65535"), 1u);
 
   const TempFile too_many(build(65'537));
-  EXPECT_THAT(Message(GgufFile::Open(too_many.path()).status()),
+  EXPECT_THAT(Message(ModelFile::Open(too_many.path()).status()),
               HasSubstr("number of keys: expected at most 65536, got 65537"));
 }
 

@@ -13,7 +13,7 @@
 #include "gtest/gtest.h"
 
 #include "engine/base/status.h"
-#include "engine/gguf/gguf_file.h"
+#include "engine/model_file/model_file.h"
 #include "tests/testing/gguf_writer.h"
 
 namespace sluice::engine {
@@ -46,11 +46,11 @@ TEST_P(MalformedTest, IsRefusedWithTheReason) {
   GgufDraft draft = testing::MakeTinyModelDraft({});
   {
     const TempFile good(draft.Bytes());
-    ASSERT_TRUE(GgufFile::Open(good.path()).ok());
+    ASSERT_TRUE(ModelFile::Open(good.path()).ok());
   }
   c.edit(draft);
   const TempFile bad(draft.Bytes());
-  const absl::Status status = GgufFile::Open(bad.path()).status();
+  const absl::Status status = ModelFile::Open(bad.path()).status();
   EXPECT_EQ(status.code(), c.code) << Message(status);
   EXPECT_THAT(Message(status), ::testing::StartsWith(bad.path() + ": "));
   EXPECT_THAT(Message(status), HasSubstr("at byte "));
@@ -97,7 +97,7 @@ auto NameLength(uint64_t length) {
 auto KeyName(std::string name) {
   return [name](GgufDraft& draft) { draft.KeyAt("llama.block_count").name = name; };
 }
-auto Alignment(GgufValue value) {
+auto Alignment(MetadataValue value) {
   return [value](GgufDraft& draft) { draft.Set("general.alignment", value); };
 }
 
@@ -280,7 +280,7 @@ TEST(MalformedFileTest, ShortFilesAreRefused) {
   const std::string start = std::string("GGUF") + Word32(3);
   for (const std::string& bytes : {std::string(), std::string("GGU"), std::string("GGUF"), start}) {
     const TempFile stored(bytes);
-    const absl::Status status = GgufFile::Open(stored.path()).status();
+    const absl::Status status = ModelFile::Open(stored.path()).status();
     EXPECT_EQ(status.code(), kInvalid) << Message(status);
     EXPECT_THAT(Message(status), HasSubstr("header")) << bytes.size();
   }
@@ -293,14 +293,14 @@ TEST(MalformedFileTest, EveryTruncationOfTheMetadataIsRefused) {
   const TempFile stored(bytes);
   uint64_t metadata_bytes = 0;
   {
-    const auto file = GgufFile::Open(stored.path());
+    const auto file = ModelFile::Open(stored.path());
     ASSERT_TRUE(file.ok());
     metadata_bytes = (*file)->metadata_bytes();
   }
   ASSERT_GT(metadata_bytes, 1000u);
   for (uint64_t length = metadata_bytes + 1; length-- > 0;) {
     ASSERT_EQ(truncate(stored.path().c_str(), static_cast<off_t>(length)), 0);
-    const absl::Status status = GgufFile::Open(stored.path()).status();
+    const absl::Status status = ModelFile::Open(stored.path()).status();
     ASSERT_EQ(status.code(), kInvalid) << "prefix of " << length << " bytes: " << Message(status);
   }
 }
@@ -313,9 +313,9 @@ TEST(MalformedFileTest, TheLastByteOfDataIsNeededAndItsPaddingIsNot) {
   ASSERT_GT(bytes.size(), end);
   const TempFile stored(bytes);
   ASSERT_EQ(truncate(stored.path().c_str(), static_cast<off_t>(end)), 0);
-  EXPECT_TRUE(GgufFile::Open(stored.path()).ok());
+  EXPECT_TRUE(ModelFile::Open(stored.path()).ok());
   ASSERT_EQ(truncate(stored.path().c_str(), static_cast<off_t>(end - 1)), 0);
-  const absl::Status status = GgufFile::Open(stored.path()).status();
+  const absl::Status status = ModelFile::Open(stored.path()).status();
   EXPECT_EQ(status.code(), kInvalid);
   EXPECT_THAT(Message(status), HasSubstr("tensor 'tail'"));
 }
@@ -337,7 +337,7 @@ TEST(MalformedFileTest, MetadataBeyondTheCapIsRefused) {
   }
   fclose(out);
   ASSERT_EQ(truncate(stored.path().c_str(), static_cast<off_t>(at)), 0);
-  const absl::Status status = GgufFile::Open(stored.path()).status();
+  const absl::Status status = ModelFile::Open(stored.path()).status();
   EXPECT_EQ(status.code(), kInvalid);
   EXPECT_THAT(Message(status), HasSubstr("key 'e': array length: 62914560 elements do not fit"));
 }
@@ -352,7 +352,7 @@ TEST(MalformedFileTest, FlippedBytesNeverCrashAndNeverReadBeyondTheFile) {
   uint64_t metadata_bytes = 0;
   {
     const TempFile stored(good);
-    const auto file = GgufFile::Open(stored.path());
+    const auto file = ModelFile::Open(stored.path());
     ASSERT_TRUE(file.ok());
     metadata_bytes = (*file)->metadata_bytes();
   }
@@ -363,12 +363,12 @@ TEST(MalformedFileTest, FlippedBytesNeverCrashAndNeverReadBeyondTheFile) {
       bytes[random() % metadata_bytes] = static_cast<char>(random());
     }
     const TempFile stored(bytes);
-    const auto file = GgufFile::Open(stored.path());
+    const auto file = ModelFile::Open(stored.path());
     if (!file.ok()) {
       ++refused;
       continue;
     }
-    for (const GgufTensor& tensor : (*file)->tensors()) {
+    for (const FileTensor& tensor : (*file)->tensors()) {
       ASSERT_LE(tensor.offset + tensor.bytes, bytes.size());
       ASSERT_EQ(tensor.offset % (*file)->alignment(), 0u);
     }

@@ -11,7 +11,7 @@
 #include "gtest/gtest.h"
 
 #include "engine/base/status.h"
-#include "engine/gguf/gguf_file.h"
+#include "engine/model_file/model_file.h"
 #include "tests/testing/gguf_writer.h"
 
 namespace sluice::engine {
@@ -29,8 +29,8 @@ constexpr absl::StatusCode kInvalid = absl::StatusCode::kInvalidArgument;
 constexpr absl::StatusCode kUnsupported = absl::StatusCode::kUnimplemented;
 
 absl::StatusOr<ModelConfig> ConfigOf(const std::string& path, PlantedBug bug = PlantedBug::kNone) {
-  ASSIGN_OR_RETURN(const std::shared_ptr<const GgufFile> file, GgufFile::Open(path));
-  return ModelConfig::FromGguf(*file, bug);
+  ASSIGN_OR_RETURN(const std::shared_ptr<const ModelFile> file, ModelFile::Open(path));
+  return ModelConfig::FromFile(*file, bug);
 }
 
 absl::StatusOr<ModelConfig> ConfigOf(const GgufDraft& draft, PlantedBug bug = PlantedBug::kNone) {
@@ -194,7 +194,7 @@ TEST_P(RefusedModelTest, SaysWhatWasExpectedAndWhatCame) {
   for (const std::string& text : GetParam().says) EXPECT_THAT(Message(status), HasSubstr(text));
 }
 
-auto Set(std::string key, GgufValue value) {
+auto Set(std::string key, MetadataValue value) {
   return [key, value](GgufDraft& draft) { draft.Set(key, value); };
 }
 auto Text(std::string key, std::string value) {
@@ -254,7 +254,7 @@ INSTANTIATE_TEST_SUITE_P(
              {"'llama.attention.head_count': expected 1 to 1024, got 0", "at byte"}},
         Case{"heads_missing", Remove("llama.attention.head_count"), {"head_count'", "missing"}},
         Case{"heads_each_layer",
-             Set("llama.attention.head_count", GgufArray(std::vector<uint32_t>{4, 4})),
+             Set("llama.attention.head_count", MetadataArray(std::vector<uint32_t>{4, 4})),
              {"one integer for all layers"},
              kUnsupported},
         Case{"heads_float", Set("llama.attention.head_count", 4.0f), {"an integer, got f32"}},

@@ -4,8 +4,8 @@
 #include "gtest/gtest.h"
 
 #include "engine/base/status.h"
-#include "engine/gguf/gguf_file.h"
 #include "engine/model/model_config.h"
+#include "engine/model_file/model_file.h"
 #include "tests/testing/gguf_writer.h"
 
 namespace sluice::engine {
@@ -19,7 +19,7 @@ using testing::TempFile;
 
 absl::StatusOr<TensorRoles> RolesOf(const GgufDraft& draft) {
   const TempFile stored(draft.Bytes());
-  ASSIGN_OR_RETURN(const std::shared_ptr<const GgufFile> file, GgufFile::Open(stored.path()));
+  ASSIGN_OR_RETURN(const std::shared_ptr<const ModelFile> file, ModelFile::Open(stored.path()));
   return DescribeTensors(*file);
 }
 

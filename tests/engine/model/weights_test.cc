@@ -16,8 +16,8 @@
 #include "gtest/gtest.h"
 
 #include "engine/base/status.h"
-#include "engine/gguf/gguf_file.h"
 #include "engine/model/sha256.h"
+#include "engine/model_file/model_file.h"
 #include "tests/testing/gguf_writer.h"
 
 namespace sluice::engine {
@@ -32,7 +32,7 @@ using testing::TinyModelSpec;
 
 // A file with its config and weights; null weights when any step failed, and `status` says why.
 struct Loaded {
-  std::shared_ptr<const GgufFile> file;
+  std::shared_ptr<const ModelFile> file;
   ModelConfig config;
   std::shared_ptr<const Weights> weights;
   absl::Status status;
@@ -40,10 +40,10 @@ struct Loaded {
 
 Loaded LoadFile(const std::string& path, const Weights::LoadOptions& options = {}) {
   Loaded loaded;
-  auto file = GgufFile::Open(path);
+  auto file = ModelFile::Open(path);
   if (!file.ok()) return {nullptr, {}, nullptr, file.status()};
   loaded.file = *file;
-  auto config = ModelConfig::FromGguf(*loaded.file, options.planted_bug);
+  auto config = ModelConfig::FromFile(*loaded.file, options.planted_bug);
   if (!config.ok()) return {loaded.file, {}, nullptr, config.status()};
   loaded.config = *config;
   auto weights = Weights::Load(*loaded.file, loaded.config, options);
@@ -138,7 +138,7 @@ TEST_P(WeightTypeTest, EveryTensorIsHeldAsStored) {
                    StoredValues(draft, "output_norm.weight"), "output_norm");
     EXPECT_EQ(weights.token_embedding().backend, backend);
     uint64_t stored = 0;
-    for (const GgufTensor& tensor : loaded.file->tensors()) stored += tensor.bytes;
+    for (const FileTensor& tensor : loaded.file->tensors()) stored += tensor.bytes;
     EXPECT_GE(weights.resident_bytes(), stored);
     EXPECT_LT(weights.resident_bytes(), stored + stored / 4);
   }
@@ -222,7 +222,7 @@ TEST(WeightsTest, TensorsOfManyPiecesKeepTheirRows) {
 }
 
 // The digest as its definition says, computed from the file alone.
-std::string DigestOf(const GgufFile& file) {
+std::string DigestOf(const ModelFile& file) {
   const auto hash = [&](uint64_t offset, uint64_t size) {
     std::vector<std::byte> bytes(size);
     EXPECT_TRUE(file.Read(offset, bytes).ok());
@@ -232,7 +232,7 @@ std::string DigestOf(const GgufFile& file) {
   };
   Sha256 all;
   all.Add(hash(0, file.metadata_bytes()));
-  for (const GgufTensor& tensor : file.tensors()) all.Add(hash(tensor.offset, tensor.bytes));
+  for (const FileTensor& tensor : file.tensors()) all.Add(hash(tensor.offset, tensor.bytes));
   return Sha256::Hex(all.Finish());
 }
 
@@ -311,9 +311,9 @@ TEST(WeightsTest, TypesWithoutProductsAreRefusedBeforeReading) {
 TEST(WeightsTest, AFileThatChangesDuringTheLoadIsDataLoss) {
   const std::string bytes = testing::MakeTinyModel({});
   const TempFile stored(bytes);
-  const auto file = GgufFile::Open(stored.path());
+  const auto file = ModelFile::Open(stored.path());
   ASSERT_TRUE(file.ok());
-  const auto config = ModelConfig::FromGguf(**file);
+  const auto config = ModelConfig::FromFile(**file);
   ASSERT_TRUE(config.ok());
   Weights::LoadOptions options;
   bool cut = false;
@@ -327,7 +327,7 @@ TEST(WeightsTest, AFileThatChangesDuringTheLoadIsDataLoss) {
   EXPECT_THAT(Message(status), HasSubstr(stored.path()));
 
   const TempFile touched(bytes);
-  const auto other = GgufFile::Open(touched.path());
+  const auto other = ModelFile::Open(touched.path());
   ASSERT_TRUE(other.ok());
   options.progress = [&](uint64_t, uint64_t) {
     const timespec times[2] = {{0, UTIME_OMIT}, {1'000'000'000, 0}};

@@ -86,7 +86,7 @@ TEST(TokenizerTest, ContradictoryVocabulariesAreRefused) {
     return [&draft, type](GgufDraft& file) {
       std::vector<int32_t> types = draft.types;
       types[7] = type;
-      file.Set(kTypes, GgufArray(types));
+      file.Set(kTypes, MetadataArray(types));
     };
   };
   const auto with_merge = [&draft](std::string merge) {
@@ -105,19 +105,21 @@ TEST(TokenizerTest, ContradictoryVocabulariesAreRefused) {
          file.SetStrings(kTokens, std::vector<std::string>((1 << 20) + 1, "a"));
        }},
       {"tokenizer.ggml.tokens",
-       [](GgufDraft& file) { file.Set(kTokens, GgufArray(std::vector<int32_t>(300))); }},
+       [](GgufDraft& file) { file.Set(kTokens, MetadataArray(std::vector<int32_t>(300))); }},
       {"tokenizer.ggml.tokens", [](GgufDraft& file) { file.SetString(kTokens, "a"); }},
       {"one a token",
-       [size](GgufDraft& file) { file.Set(kTypes, GgufArray(std::vector<int32_t>(size - 1, 1))); }},
+       [size](GgufDraft& file) {
+         file.Set(kTypes, MetadataArray(std::vector<int32_t>(size - 1, 1)));
+       }},
       {"token_type",
-       [size](GgufDraft& file) { file.Set(kTypes, GgufArray(std::vector<float>(size, 1))); }},
+       [size](GgufDraft& file) { file.Set(kTypes, MetadataArray(std::vector<float>(size, 1))); }},
       {"token_type[7]: expected a type from 1 to 6, got 99", with_type(99)},
       {"token_type[7]", with_type(0)},
       {"token_type[7]", with_type(-1)},
       {"one a token",
-       [size](GgufDraft& file) { file.Set(kScores, GgufArray(std::vector<float>(size - 1))); }},
+       [size](GgufDraft& file) { file.Set(kScores, MetadataArray(std::vector<float>(size - 1))); }},
       {"scores",
-       [size](GgufDraft& file) { file.Set(kScores, GgufArray(std::vector<uint8_t>(size))); }},
+       [size](GgufDraft& file) { file.Set(kScores, MetadataArray(std::vector<uint8_t>(size))); }},
       {"65536 bytes, got 65537", with_token(9, std::string(65'537, 'a'))},
       {"tokens[9]: expected a text", with_token(9, "")},
       {"tokens[9]: expected UTF-8", with_token(9, "a\xC3(")},
@@ -132,7 +134,7 @@ TEST(TokenizerTest, ContradictoryVocabulariesAreRefused) {
       {"right side", with_merge("h e l")},
       {"both together", with_merge("x y")},
       {"left side", with_merge("<|im_end|> e")},
-      {"merges", [](GgufDraft& file) { file.Set(kMerges, GgufArray(std::vector<float>(3))); }},
+      {"merges", [](GgufDraft& file) { file.Set(kMerges, MetadataArray(std::vector<float>(3))); }},
       {"tokenizer.ggml.pre", [](GgufDraft& file) { file.Set("tokenizer.ggml.pre", uint32_t{1}); }},
       {"chat_template", [](GgufDraft& file) { file.Set("tokenizer.chat_template", true); }},
       {"add_bos_token",
@@ -155,7 +157,7 @@ TEST(TokenizerTest, UnevenButUsableVocabulariesAreTaken) {
   draft.Add("", TokenType::kUnused);
   GgufDraft file = draft.File();
   file.Set("tokenizer.ggml.add_bos_token", false);
-  file.Set(kTypes, GgufArray(std::vector<uint8_t>(draft.types.begin(), draft.types.end())));
+  file.Set(kTypes, MetadataArray(std::vector<uint8_t>(draft.types.begin(), draft.types.end())));
   std::vector<std::string> warnings;
   const auto tokenizer = OpenTokenizer(file, &warnings);
   ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
@@ -221,8 +223,8 @@ TEST(TokenizerTest, NeededIdsMustExistAndOthersAreIgnored) {
   const VocabularyDraft draft = SmallVocabulary("smollm");
   const GgufDraft valid = draft.File();
   const auto too_high = static_cast<uint32_t>(draft.tokens.size());
-  for (const GgufValue& wrong : {GgufValue(int32_t{-1}), GgufValue(too_high),
-                                 GgufValue(uint32_t{1} << 31), GgufValue(UINT64_MAX)}) {
+  for (const MetadataValue& wrong : {MetadataValue(int32_t{-1}), MetadataValue(too_high),
+                                     MetadataValue(uint32_t{1} << 31), MetadataValue(UINT64_MAX)}) {
     GgufDraft file = valid;
     file.Set("tokenizer.ggml.eos_token_id", wrong);
     ExpectRefused(file, kInvalid, "eos_token_id");

@@ -5,7 +5,7 @@
 #include <cstdio>
 #include <cstdlib>
 
-#include "engine/gguf/gguf_file.h"
+#include "engine/model_file/model_file.h"
 #include "engine/tokenizer/utf8.h"
 
 namespace sluice::testing {
@@ -99,7 +99,7 @@ GgufDraft VocabularyDraft::File() const {
   file.SetString("tokenizer.ggml.model", "gpt2");
   file.SetString("tokenizer.ggml.pre", pre);
   file.SetStrings(kTokens, tokens);
-  file.Set(kTypes, engine::GgufArray(types));
+  file.Set(kTypes, engine::MetadataArray(types));
   file.SetStrings(kMerges, merges);
   return file;
 }
@@ -127,9 +127,9 @@ absl::StatusOr<std::shared_ptr<const engine::Tokenizer>> OpenTokenizer(
 
 absl::StatusOr<std::shared_ptr<const engine::Tokenizer>> OpenTokenizer(
     const std::string& path, std::vector<std::string>* warnings) {
-  const auto file = engine::GgufFile::Open(path);
+  const auto file = engine::ModelFile::Open(path);
   if (!file.ok()) Abort(path, file.status());
-  return engine::Tokenizer::FromGguf(**file, warnings);
+  return engine::Tokenizer::FromFile(**file, warnings);
 }
 
 std::vector<TokenId> Ids(const engine::Tokenizer& tokenizer, std::string_view text,

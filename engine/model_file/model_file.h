@@ -19,17 +19,18 @@
 namespace sluice::engine {
 
 // One array of a file's metadata; nesting is one level at most.
-using GgufArray = std::variant<std::vector<uint8_t>, std::vector<int8_t>, std::vector<uint16_t>,
-                               std::vector<int16_t>, std::vector<uint32_t>, std::vector<int32_t>,
-                               std::vector<uint64_t>, std::vector<int64_t>, std::vector<float>,
-                               std::vector<double>, std::vector<bool>, std::vector<std::string>>;
-using GgufValue = std::variant<uint8_t, int8_t, uint16_t, int16_t, uint32_t, int32_t, uint64_t,
-                               int64_t, float, double, bool, std::string, GgufArray>;
+using MetadataArray =
+    std::variant<std::vector<uint8_t>, std::vector<int8_t>, std::vector<uint16_t>,
+                 std::vector<int16_t>, std::vector<uint32_t>, std::vector<int32_t>,
+                 std::vector<uint64_t>, std::vector<int64_t>, std::vector<float>,
+                 std::vector<double>, std::vector<bool>, std::vector<std::string>>;
+using MetadataValue = std::variant<uint8_t, int8_t, uint16_t, int16_t, uint32_t, int32_t, uint64_t,
+                                   int64_t, float, double, bool, std::string, MetadataArray>;
 
 // "u32", "string", "array of f32": for messages.
-std::string TypeName(const GgufValue& value);
+std::string TypeName(const MetadataValue& value);
 
-struct GgufTensor {
+struct FileTensor {
   std::string name;
   kernels::DType type = kernels::DType::kF32;
   std::vector<uint64_t>
@@ -49,7 +50,7 @@ struct GgufTensor {
 // Errors name file, key or tensor, and byte offset: INVALID_ARGUMENT for a malformed file,
 // NOT_FOUND, PERMISSION_DENIED or FAILED_PRECONDITION for one that cannot be opened or is no
 // regular file, UNIMPLEMENTED for valid things not supported.
-class GgufFile {
+class ModelFile {
  public:
   struct Caps {
     uint64_t file_bytes = uint64_t{1} << 40;
@@ -67,11 +68,11 @@ class GgufFile {
     uint32_t largest_alignment = 65'536;
   };
 
-  static absl::StatusOr<std::shared_ptr<const GgufFile>> Open(const std::string& path);
+  static absl::StatusOr<std::shared_ptr<const ModelFile>> Open(const std::string& path);
 
-  ~GgufFile();
-  GgufFile(const GgufFile&) = delete;
-  GgufFile& operator=(const GgufFile&) = delete;
+  ~ModelFile();
+  ModelFile(const ModelFile&) = delete;
+  ModelFile& operator=(const ModelFile&) = delete;
 
   const std::string& path() const { return path_; }
   uint32_t version() const { return version_; }
@@ -83,14 +84,14 @@ class GgufFile {
 
   struct Entry {
     std::string key;
-    GgufValue value;
+    MetadataValue value;
     uint64_t offset = 0;  // of the key, from the start of the file
   };
   const std::vector<Entry>& entries() const { return entries_; }  // in file order
-  const std::vector<GgufTensor>& tensors() const { return tensors_; }
+  const std::vector<FileTensor>& tensors() const { return tensors_; }
 
-  const GgufValue* Find(std::string_view key) const;
-  const GgufTensor* FindTensor(std::string_view name) const;
+  const MetadataValue* Find(std::string_view key) const;
+  const FileTensor* FindTensor(std::string_view name) const;
 
   // Typed access. nullopt when the key is absent; INVALID_ARGUMENT naming file and key when the
   // type is wrong or a number does not fit. Any integer type is taken for integers, f32 and f64 for
@@ -113,7 +114,7 @@ class GgufFile {
   absl::Status CheckUnchanged() const;
 
  private:
-  GgufFile() = default;
+  ModelFile() = default;
   absl::Status OpenDescriptor();
   friend class GgufParser;
 
@@ -125,7 +126,7 @@ class GgufFile {
   int64_t modified_ns_ = 0;
   uint64_t data_offset_ = 0;
   std::vector<Entry> entries_;
-  std::vector<GgufTensor> tensors_;
+  std::vector<FileTensor> tensors_;
   std::unordered_map<std::string, size_t, StringHash, StringEqual> entry_index_;
   std::unordered_map<std::string, size_t, StringHash, StringEqual> tensor_index_;
 };

@@ -1,4 +1,4 @@
-#include "engine/gguf/gguf_file.h"
+#include "engine/model_file/model_file.h"
 
 #include <fcntl.h>
 #include <sys/stat.h>
@@ -36,18 +36,18 @@ constexpr std::string_view ScalarName() {
 template <typename T>
 constexpr bool kIsInteger = std::is_integral_v<T> && !std::is_same_v<T, bool>;
 
-absl::Status WrongType(const GgufFile& file, std::string_view key, std::string_view expected,
-                       const GgufValue& value) {
+absl::Status WrongType(const ModelFile& file, std::string_view key, std::string_view expected,
+                       const MetadataValue& value) {
   return InvalidArgument(file.path() + ": key " + Quoted(key) + ": expected " +
                          std::string(expected) + ", got " + TypeName(value));
 }
 
 // The array of T under `key`; null when absent.
 template <typename T>
-absl::StatusOr<const std::vector<T>*> GetArray(const GgufFile& file, std::string_view key) {
-  const GgufValue* value = file.Find(key);
+absl::StatusOr<const std::vector<T>*> GetArray(const ModelFile& file, std::string_view key) {
+  const MetadataValue* value = file.Find(key);
   if (value == nullptr) return nullptr;
-  const auto* array = std::get_if<GgufArray>(value);
+  const auto* array = std::get_if<MetadataArray>(value);
   const auto* elements = array == nullptr ? nullptr : std::get_if<std::vector<T>>(array);
   if (elements == nullptr) {
     return WrongType(file, key, "array of " + std::string(ScalarName<T>()), *value);
@@ -61,11 +61,11 @@ int64_t Nanoseconds(const timespec& time) {
 
 }  // namespace
 
-std::string TypeName(const GgufValue& value) {
+std::string TypeName(const MetadataValue& value) {
   return std::visit(
       [](const auto& held) -> std::string {
         using T = std::decay_t<decltype(held)>;
-        if constexpr (std::is_same_v<T, GgufArray>) {
+        if constexpr (std::is_same_v<T, MetadataArray>) {
           return std::visit(
               [](const auto& elements) {
                 using Element = typename std::decay_t<decltype(elements)>::value_type;
@@ -79,25 +79,25 @@ std::string TypeName(const GgufValue& value) {
       value);
 }
 
-uint64_t GgufTensor::rows() const {
+uint64_t FileTensor::rows() const {
   uint64_t rows = 1;
   for (size_t i = 1; i < dims.size(); ++i) rows *= dims[i];
   return rows;
 }
 
-std::string GgufTensor::ShapeString() const {
+std::string FileTensor::ShapeString() const {
   return DimsString(dims) + " " + std::string(kernels::Name(type));
 }
 
-absl::StatusOr<std::shared_ptr<const GgufFile>> GgufFile::Open(const std::string& path) {
+absl::StatusOr<std::shared_ptr<const ModelFile>> ModelFile::Open(const std::string& path) {
   return GgufParser::Open(path);
 }
 
-GgufFile::~GgufFile() {
+ModelFile::~ModelFile() {
   if (fd_ >= 0) close(fd_);
 }
 
-absl::Status GgufFile::OpenDescriptor() {
+absl::Status ModelFile::OpenDescriptor() {
   // O_NONBLOCK: opening a FIFO must fail below, not wait for a writer.
   do {
     fd_ = open(path_.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
@@ -128,7 +128,7 @@ absl::Status GgufFile::OpenDescriptor() {
   return absl::OkStatus();
 }
 
-absl::Status GgufFile::CheckUnchanged() const {
+absl::Status ModelFile::CheckUnchanged() const {
   struct stat facts {};
   if (fstat(fd_, &facts) != 0) {
     return DataLoss(path_ + ": cannot read its size: " + std::strerror(errno));
@@ -143,7 +143,7 @@ absl::Status GgufFile::CheckUnchanged() const {
   return absl::OkStatus();
 }
 
-absl::Status GgufFile::Read(uint64_t offset, std::span<std::byte> out) const {
+absl::Status ModelFile::Read(uint64_t offset, std::span<std::byte> out) const {
   size_t done = 0;
   while (done < out.size()) {
     // Linux moves at most 2 GiB a call; a smaller step keeps the count within ssize_t anywhere.
@@ -161,19 +161,19 @@ absl::Status GgufFile::Read(uint64_t offset, std::span<std::byte> out) const {
   return absl::OkStatus();
 }
 
-const GgufValue* GgufFile::Find(std::string_view key) const {
+const MetadataValue* ModelFile::Find(std::string_view key) const {
   const auto found = entry_index_.find(key);
   return found == entry_index_.end() ? nullptr : &entries_[found->second].value;
 }
 
-const GgufTensor* GgufFile::FindTensor(std::string_view name) const {
+const FileTensor* ModelFile::FindTensor(std::string_view name) const {
   const auto found = tensor_index_.find(name);
   return found == tensor_index_.end() ? nullptr : &tensors_[found->second];
 }
 
-absl::StatusOr<std::optional<uint64_t>> GgufFile::GetUint(std::string_view key) const {
+absl::StatusOr<std::optional<uint64_t>> ModelFile::GetUint(std::string_view key) const {
   using Result = absl::StatusOr<std::optional<uint64_t>>;
-  const GgufValue* value = Find(key);
+  const MetadataValue* value = Find(key);
   if (value == nullptr) return std::nullopt;
   return std::visit(
       [&](const auto& held) -> Result {
@@ -191,41 +191,41 @@ absl::StatusOr<std::optional<uint64_t>> GgufFile::GetUint(std::string_view key) 
       *value);
 }
 
-absl::StatusOr<std::optional<double>> GgufFile::GetFloat(std::string_view key) const {
-  const GgufValue* value = Find(key);
+absl::StatusOr<std::optional<double>> ModelFile::GetFloat(std::string_view key) const {
+  const MetadataValue* value = Find(key);
   if (value == nullptr) return std::nullopt;
   if (const auto* held = std::get_if<float>(value)) return static_cast<double>(*held);
   if (const auto* held = std::get_if<double>(value)) return *held;
   return WrongType(*this, key, "f32 or f64", *value);
 }
 
-absl::StatusOr<std::optional<bool>> GgufFile::GetBool(std::string_view key) const {
-  const GgufValue* value = Find(key);
+absl::StatusOr<std::optional<bool>> ModelFile::GetBool(std::string_view key) const {
+  const MetadataValue* value = Find(key);
   if (value == nullptr) return std::nullopt;
   if (const auto* held = std::get_if<bool>(value)) return *held;
   return WrongType(*this, key, "bool", *value);
 }
 
-absl::StatusOr<std::optional<std::string_view>> GgufFile::GetString(std::string_view key) const {
-  const GgufValue* value = Find(key);
+absl::StatusOr<std::optional<std::string_view>> ModelFile::GetString(std::string_view key) const {
+  const MetadataValue* value = Find(key);
   if (value == nullptr) return std::nullopt;
   if (const auto* held = std::get_if<std::string>(value)) return std::string_view(*held);
   return WrongType(*this, key, "string", *value);
 }
 
-absl::StatusOr<const std::vector<std::string>*> GgufFile::GetStrings(std::string_view key) const {
+absl::StatusOr<const std::vector<std::string>*> ModelFile::GetStrings(std::string_view key) const {
   return GetArray<std::string>(*this, key);
 }
 
-absl::StatusOr<const std::vector<float>*> GgufFile::GetFloats(std::string_view key) const {
+absl::StatusOr<const std::vector<float>*> ModelFile::GetFloats(std::string_view key) const {
   return GetArray<float>(*this, key);
 }
 
-absl::StatusOr<std::optional<std::vector<int64_t>>> GgufFile::GetInts(std::string_view key) const {
+absl::StatusOr<std::optional<std::vector<int64_t>>> ModelFile::GetInts(std::string_view key) const {
   using Result = absl::StatusOr<std::optional<std::vector<int64_t>>>;
-  const GgufValue* value = Find(key);
+  const MetadataValue* value = Find(key);
   if (value == nullptr) return std::nullopt;
-  const auto* array = std::get_if<GgufArray>(value);
+  const auto* array = std::get_if<MetadataArray>(value);
   if (array == nullptr) return WrongType(*this, key, "an array of integers", *value);
   return std::visit(
       [&](const auto& elements) -> Result {
