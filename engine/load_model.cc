@@ -187,12 +187,21 @@ absl::StatusOr<std::shared_ptr<const Tokenizer>> LoadTokenizer(const ModelFile& 
     return std::shared_ptr<const Tokenizer>();
   }
   if (tokenizer.ok() && (*tokenizer)->vocab_size() > config.vocab_size) {
-    return InvalidArgument(file.path() + ": tokenizer.ggml.tokens: expected at most " +
-                           std::to_string(config.vocab_size) +
-                           " tokens (rows of token_embd.weight), got " +
-                           std::to_string((*tokenizer)->vocab_size()));
+    return InvalidArgument(
+        file.path() + ": tokenizer.ggml.tokens: expected at most " +
+        std::to_string(config.vocab_size) + " tokens (rows of token_embd.weight), got " +
+        std::to_string((*tokenizer)->vocab_size()) + file.At("tokenizer.ggml.tokens"));
   }
   return tokenizer;
+}
+
+// Tensors that Sluice has no use for: often a sign of a model that is more than its architecture.
+absl::Status WarnOfUnused(const ModelFile& file, std::vector<std::string>& warnings) {
+  ASSIGN_OR_RETURN(const TensorRoles roles, DescribeTensors(file));
+  if (roles.unused.empty()) return absl::OkStatus();
+  warnings.push_back(std::to_string(roles.unused.size()) + " tensors are not used, '" +
+                     roles.unused.front() + "' first");
+  return absl::OkStatus();
 }
 
 }  // namespace
@@ -211,6 +220,7 @@ absl::StatusOr<LoadedModel> LoadModel(const std::string& path, const EngineOptio
   ASSIGN_OR_RETURN(ModelConfig read_config, ModelConfig::FromFile(*file, options.planted_bug));
   const auto config = std::make_shared<const ModelConfig>(std::move(read_config));
   LoadedModel model;
+  RETURN_IF_ERROR(WarnOfUnused(*file, model.warnings));
   ASSIGN_OR_RETURN(model.tokenizer, LoadTokenizer(*file, *config, model.warnings));
 
   ASSIGN_OR_RETURN(kernels::CpuIsa isa, kernels::DetectCpuIsa());

@@ -357,6 +357,7 @@ absl::Status GgufParser::SetTypeAndSize(FileTensor& tensor, uint32_t type, uint6
 absl::Status GgufParser::ParseTensor(size_t index) {
   FileTensor tensor;
   const uint64_t at = cursor_.offset();
+  tensor.record_offset = at;
   subject_ = "tensor " + Number(index);
   ASSIGN_OR_RETURN(tensor.name, TakeString("name", 1, kCaps.name_bytes));
   if (!IsPrintable(tensor.name)) {

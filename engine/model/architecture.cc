@@ -29,7 +29,8 @@ absl::StatusOr<Architecture> Architecture::Of(const ModelFile& file) {
   for (const Architecture& architecture : kArchitectures) {
     if (architecture.name == *name) return architecture;
   }
-  return Unimplemented(subject + "'llama' or 'qwen2', got " + Quoted(*name));
+  return Unimplemented(subject + "'llama' or 'qwen2', got " + Quoted(*name) +
+                       file.At("general.architecture"));
 }
 
 void Architecture::ReadTensorTraits(const ModelFile& file, ModelConfig& config) const {

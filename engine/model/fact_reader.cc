@@ -32,10 +32,7 @@ std::string FactReader::Where(std::string_view name, std::string_view text) cons
   const std::string key = FullKey(name);
   std::string out = file_.path() + ": key " + Quoted(key) + ": ";
   out.append(text);
-  for (const ModelFile::Entry& entry : file_.entries()) {
-    if (entry.key == key) out += " (at byte " + std::to_string(entry.offset) + ")";
-  }
-  return out;
+  return out + file_.At(key);
 }
 
 absl::Status FactReader::Bad(std::string_view name, std::string_view text) const {

@@ -29,20 +29,26 @@ absl::Status CheckIsWholeModel(const ModelFile& file) {
   ASSIGN_OR_RETURN(const std::optional<std::string_view> type, file.GetString("general.type"));
   if (type.value_or("model") != "model") {
     return Unimplemented(file.path() + ": key 'general.type': expected 'model', got " +
-                         Quoted(*type));
+                         Quoted(*type) + file.At("general.type"));
   }
   ASSIGN_OR_RETURN(const std::optional<uint64_t> shards, file.GetUint("split.count"));
   if (shards.value_or(0) > 1) {
     return Unimplemented(file.path() +
                          ": key 'split.count': expected a model in one file, got one "
                          "of " +
-                         std::to_string(*shards) + " parts");
+                         std::to_string(*shards) + " parts" + file.At("split.count"));
+  }
+  ASSIGN_OR_RETURN(const std::optional<uint64_t> part, file.GetUint("split.no"));
+  if (part.value_or(0) != 0) {
+    return InvalidArgument(file.path() +
+                           ": key 'split.no': expected 0 in a model of one file, got " +
+                           std::to_string(*part) + file.At("split.no"));
   }
   ASSIGN_OR_RETURN(const std::optional<uint64_t> version,
                    file.GetUint("general.quantization_version"));
   if (version.value_or(2) != 2) {
     return Unimplemented(file.path() + ": key 'general.quantization_version': expected 2, got " +
-                         std::to_string(*version));
+                         std::to_string(*version) + file.At("general.quantization_version"));
   }
   return absl::OkStatus();
 }
@@ -172,7 +178,7 @@ absl::StatusOr<std::vector<float>> ReadRopeFactors(const ModelFile& file, int32_
   const std::string subject = file.path() + ": tensor 'rope_freqs.weight': ";
   if (tensor->type != kernels::DType::kF32 || tensor->cols() * tensor->rows() != factors.size()) {
     return InvalidArgument(subject + "expected " + DimsString({factors.size()}) + " F32, got " +
-                           tensor->ShapeString());
+                           tensor->ShapeString() + tensor->At());
   }
   RETURN_IF_ERROR(file.Read(tensor->offset, std::as_writable_bytes(std::span(factors))));
   for (size_t i = 0; i < factors.size(); ++i) {
@@ -239,7 +245,7 @@ absl::Status ReadVocabulary(const ModelFile& file, FactReader& facts, ModelConfi
   }
   if (embedding->rows() < 2 || embedding->rows() > kMaxVocabulary) {
     return InvalidArgument(subject + ": expected 2 to " + std::to_string(kMaxVocabulary) +
-                           " rows, got " + embedding->ShapeString());
+                           " rows, got " + embedding->ShapeString() + embedding->At());
   }
   config.vocab_size = static_cast<int32_t>(embedding->rows());
   ASSIGN_OR_RETURN(const std::optional<int32_t> said,
@@ -251,9 +257,9 @@ absl::Status ReadVocabulary(const ModelFile& file, FactReader& facts, ModelConfi
   ASSIGN_OR_RETURN(const std::vector<std::string>* tokens,
                    file.GetStrings("tokenizer.ggml.tokens"));
   if (tokens != nullptr && tokens->size() > embedding->rows()) {
-    return InvalidArgument(subject + ": expected a row for each of the " +
-                           std::to_string(tokens->size()) +
-                           " tokens in 'tokenizer.ggml.tokens', got " + embedding->ShapeString());
+    return InvalidArgument(
+        subject + ": expected a row for each of the " + std::to_string(tokens->size()) +
+        " tokens in 'tokenizer.ggml.tokens', got " + embedding->ShapeString() + embedding->At());
   }
   return absl::OkStatus();
 }

@@ -173,12 +173,12 @@ absl::Status CheckTensors(const ModelFile& file, const ModelConfig& config) {
     }
     if (!SameShape(*tensor, place)) {
       return InvalidArgument(subject + ": expected " + ExpectedShape(place) + ", got " +
-                             tensor->ShapeString());
+                             tensor->ShapeString() + tensor->At());
     }
     const bool is_float = !kernels::Traits(tensor->type).quantized;
     if (place.is_vector && !is_float) {
       return Unimplemented(subject + ": expected " + ExpectedShape(place) +
-                           " F32, F16 or BF16, got " + tensor->ShapeString());
+                           " F32, F16 or BF16, got " + tensor->ShapeString() + tensor->At());
     }
   }
   return absl::OkStatus();
@@ -195,15 +195,17 @@ absl::Status CheckNoStrangers(const ModelFile& file, const ModelConfig& config) 
     const std::string subject = file.path() + ": tensor " + Quoted(name);
     const std::optional<int> layer = LayerOf(name);
     if (layer.has_value() && *layer >= config.num_layers) {
-      return InvalidArgument(
-          subject + ": expected layers 0 to " + std::to_string(config.num_layers - 1) + " (key '" +
-          config.architecture + ".block_count'), got layer " + std::to_string(*layer));
+      return InvalidArgument(subject + ": expected layers 0 to " +
+                             std::to_string(config.num_layers - 1) + " (key '" +
+                             config.architecture + ".block_count'), got layer " +
+                             std::to_string(*layer) + tensor.At());
     }
     for (const std::string_view prefix : {"blk.", "output", "token_", "rope_", "position_"}) {
       if (!name.starts_with(prefix)) continue;
       return Unimplemented(subject + ": architecture '" + config.architecture +
                            "' has no place for it here, and without it the model would compute "
-                           "something else");
+                           "something else" +
+                           tensor.At());
     }
   }
   return absl::OkStatus();

@@ -124,7 +124,8 @@ absl::Status WeightsLoader::CheckTypes() const {
     }
     return Unimplemented(file_.path() + ": tensor '" + job.tensor->name + "': backend " +
                          std::string(kernels::Name(options_.backend)) +
-                         " has no products for its type, got " + job.tensor->ShapeString());
+                         " has no products for its type, got " + job.tensor->ShapeString() +
+                         job.tensor->At());
   }
   return absl::OkStatus();
 }

@@ -39,7 +39,7 @@ constexpr bool kIsInteger = std::is_integral_v<T> && !std::is_same_v<T, bool>;
 absl::Status WrongType(const ModelFile& file, std::string_view key, std::string_view expected,
                        const MetadataValue& value) {
   return InvalidArgument(file.path() + ": key " + Quoted(key) + ": expected " +
-                         std::string(expected) + ", got " + TypeName(value));
+                         std::string(expected) + ", got " + TypeName(value) + file.At(key));
 }
 
 // The array of T under `key`; null when absent.
@@ -88,6 +88,8 @@ uint64_t FileTensor::rows() const {
 std::string FileTensor::ShapeString() const {
   return DimsString(dims) + " " + std::string(kernels::Name(type));
 }
+
+std::string FileTensor::At() const { return " (at byte " + std::to_string(record_offset) + ")"; }
 
 absl::StatusOr<std::shared_ptr<const ModelFile>> ModelFile::Open(const std::string& path) {
   return GgufParser::Open(path);
@@ -166,6 +168,12 @@ const MetadataValue* ModelFile::Find(std::string_view key) const {
   return found == entry_index_.end() ? nullptr : &entries_[found->second].value;
 }
 
+std::string ModelFile::At(std::string_view key) const {
+  const auto found = entry_index_.find(key);
+  if (found == entry_index_.end()) return "";
+  return " (at byte " + std::to_string(entries_[found->second].offset) + ")";
+}
+
 const FileTensor* ModelFile::FindTensor(std::string_view name) const {
   const auto found = tensor_index_.find(name);
   return found == tensor_index_.end() ? nullptr : &tensors_[found->second];
@@ -181,7 +189,7 @@ absl::StatusOr<std::optional<uint64_t>> ModelFile::GetUint(std::string_view key)
         if constexpr (kIsInteger<T>) {
           if (std::is_signed_v<T> && held < T{0}) {
             return InvalidArgument(path_ + ": key " + Quoted(key) + ": expected 0 or more, got " +
-                                   std::to_string(held));
+                                   std::to_string(held) + At(key));
           }
           return static_cast<uint64_t>(held);
         } else {
@@ -236,9 +244,9 @@ absl::StatusOr<std::optional<std::vector<int64_t>>> ModelFile::GetInts(std::stri
           for (const T element : elements) {
             if constexpr (std::is_same_v<T, uint64_t>) {
               if (element > static_cast<uint64_t>(INT64_MAX)) {
-                return InvalidArgument(path_ + ": key " + Quoted(key) + ": element " +
-                                       std::to_string(wide.size()) + ": " +
-                                       std::to_string(element) + " does not fit in 63 bits");
+                return InvalidArgument(
+                    path_ + ": key " + Quoted(key) + ": element " + std::to_string(wide.size()) +
+                    ": " + std::to_string(element) + " does not fit in 63 bits" + At(key));
               }
             }
             wide.push_back(static_cast<int64_t>(element));

@@ -37,10 +37,12 @@ struct FileTensor {
       dims;             // as in the file: dims[0] is the row length K, dims[1] the number of rows N
   uint64_t offset = 0;  // of the first byte, from the start of the file
   uint64_t bytes = 0;
+  uint64_t record_offset = 0;  // of what the file says about it, from the start of the file
 
   uint64_t cols() const { return dims[0]; }
   uint64_t rows() const;            // product of the other dims
   std::string ShapeString() const;  // "[576, 49152] Q8_0"
+  std::string At() const;           // " (at byte N)", N its record's: for messages
 };
 
 // A GGUF file, versions 2 and 3 (ggml/docs/gguf.md), opened and checked: every count, length,
@@ -92,10 +94,12 @@ class ModelFile {
 
   const MetadataValue* Find(std::string_view key) const;
   const FileTensor* FindTensor(std::string_view name) const;
+  // " (at byte N)", N the key's; empty when it is absent: for messages.
+  std::string At(std::string_view key) const;
 
-  // Typed access. nullopt when the key is absent; INVALID_ARGUMENT naming file and key when the
-  // type is wrong or a number does not fit. Any integer type is taken for integers, f32 and f64 for
-  // floats.
+  // Typed access. nullopt when the key is absent; INVALID_ARGUMENT naming file, key and byte when
+  // the type is wrong or a number does not fit. Any integer type is taken for integers, f32 and f64
+  // for floats.
   absl::StatusOr<std::optional<uint64_t>> GetUint(std::string_view key) const;
   absl::StatusOr<std::optional<double>> GetFloat(std::string_view key) const;
   absl::StatusOr<std::optional<bool>> GetBool(std::string_view key) const;

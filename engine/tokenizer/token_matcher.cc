@@ -17,9 +17,9 @@ absl::StatusOr<TokenMatcher> TokenMatcher::Create(std::vector<Token> tokens) {
   size_t num_bytes = 0;
   for (const Token& token : tokens) num_bytes += token.text.size();
   if (num_bytes > kMaxTotalBytes) {
-    return InvalidArgument("expected at most " + std::to_string(kMaxTotalBytes) +
-                           " bytes of control and user-defined tokens, got " +
-                           std::to_string(num_bytes));
+    return InvalidArgument(
+        "tokenizer.ggml.tokens: expected at most " + std::to_string(kMaxTotalBytes) +
+        " bytes of control and user-defined tokens, got " + std::to_string(num_bytes));
   }
   // Backwards, so that the tokens of a node are a range.
   std::sort(tokens.begin(), tokens.end(), [](const Token& a, const Token& b) {

@@ -9,6 +9,17 @@
 #include "engine/tokenizer/spm_tokenizer.h"
 
 namespace sluice::engine {
+namespace {
+
+// With file and byte offset, where the message, which begins with a key, has none yet.
+absl::Status Located(const ModelFile& file, const absl::Status& status) {
+  const std::string message = Message(status);
+  if (message.starts_with(file.path() + ": ")) return status;
+  const std::string key = message.substr(0, message.find_first_of("[: "));
+  return Prefix(file.path(), MakeStatus(status.code(), message + file.At(key)));
+}
+
+}  // namespace
 
 absl::StatusOr<std::shared_ptr<const Tokenizer>> Tokenizer::FromFile(
     const ModelFile& file, std::vector<std::string>* warnings) {
@@ -26,7 +37,7 @@ absl::StatusOr<std::shared_ptr<const Tokenizer>> Tokenizer::FromFile(
       Unimplemented(std::string(kModelKey) + ": expected 'gpt2' or 'llama', got " + Quoted(*model));
   if (*model == "gpt2") tokenizer = BpeTokenizer::FromFile(file, heard);
   if (*model == "llama") tokenizer = SpmTokenizer::FromFile(file, heard);
-  if (!tokenizer.ok()) return Prefix(file.path(), tokenizer.status());
+  if (!tokenizer.ok()) return Located(file, tokenizer.status());
   return tokenizer;
 }
 
