@@ -1,12 +1,11 @@
 #include <algorithm>
 #include <cstdio>
-#include <fstream>
 #include <limits>
 #include <map>
-#include <optional>
 #include <thread>
 #include <utility>
 
+#include "engine/available_memory.h"
 #include "engine/base/status.h"
 #include "engine/engine.h"
 #include "engine/model_file/model_file.h"
@@ -15,36 +14,6 @@
 
 namespace sluice::engine {
 namespace {
-
-// A number at the beginning of `path`; nullopt when there is none ("max").
-std::optional<uint64_t> ReadNumber(const char* path) {
-  std::ifstream stream(path);
-  uint64_t number = 0;
-  if (!(stream >> number)) return std::nullopt;
-  return number;
-}
-
-// Bytes that this process may still take: MemAvailable of the machine, less where a control group
-// (version 2 or 1) allows less. 1 GiB when the system does not say.
-uint64_t AvailableMemory() {
-  uint64_t available = uint64_t{1} << 30;
-  std::ifstream meminfo("/proc/meminfo");
-  std::string name, unit;
-  uint64_t kilobytes = 0;
-  while (meminfo >> name >> kilobytes) {
-    std::getline(meminfo, unit);
-    if (name == "MemAvailable:") available = kilobytes * 1024;
-  }
-  constexpr const char* kGroups[][2] = {
-      {"/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"},
-      {"/sys/fs/cgroup/memory/memory.limit_in_bytes",
-       "/sys/fs/cgroup/memory/memory.usage_in_bytes"}};
-  for (const auto& [limit_path, used_path] : kGroups) {
-    const std::optional<uint64_t> limit = ReadNumber(limit_path), used = ReadNumber(used_path);
-    if (limit && used) available = std::min(available, *limit > *used ? *limit - *used : 0);
-  }
-  return available;
-}
 
 int ThreadsPerEngine(const EngineOptions& options) {
   if (options.num_threads > 0) return options.num_threads;
@@ -60,6 +29,8 @@ absl::Status CheckOptions(const EngineOptions& options) {
   };
   RETURN_IF_ERROR(in_range("number of engines", options.num_engines, 1, 64));
   RETURN_IF_ERROR(in_range("threads of an engine", options.num_threads, 0, 1024));
+  RETURN_IF_ERROR(in_range("threads of all engines",
+                           int64_t{options.num_engines} * options.num_threads, 0, 1024));
   RETURN_IF_ERROR(in_range("largest batch", options.max_batch, 1, 4096));
   RETURN_IF_ERROR(in_range("tokens of a step", options.max_step_tokens, 1, 65'536));
   RETURN_IF_ERROR(in_range("queue", options.max_queue, 1, 1 << 20));

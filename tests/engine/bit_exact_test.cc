@@ -11,8 +11,8 @@
 #include "engine/canary.h"
 #include "engine/engine.h"
 #include "engine/model_file/model_file.h"
-#include "engine/model_runner.h"
 #include "tests/testing/collect.h"
+#include "tests/testing/model_probe.h"
 
 namespace sluice {
 namespace {
@@ -165,34 +165,15 @@ TEST_P(BitExactTest, F16CacheBatchedEqualsAlone) {
 TEST_P(BitExactTest, DepthOneEqualsDepthZero) {
   const auto file = engine::ModelFile::Open(path());
   ASSERT_TRUE(file.ok()) << file.status();
-  const auto config =
-      std::make_shared<const engine::ModelConfig>(*engine::ModelConfig::FromFile(**file));
-  const auto weights = engine::Weights::Load(**file, *config, {});
-  ASSERT_TRUE(weights.ok()) << weights.status();
-  const engine::SchedulerLimits limits = {.depth = 1,
-                                          .max_batch = 16,
-                                          .max_step_tokens = 32,
-                                          .max_queue = 64,
-                                          .num_pages = 30,
-                                          .max_context = 256};
-  auto rank = engine::DeviceRunner::Create({.exec = {.backend = kernels::Backend::kCpu,
-                                                     .num_threads = 1,
-                                                     .isa = *kernels::DetectCpuIsa()},
-                                            .kv_type = kernels::DType::kF32,
-                                            .num_pages = limits.num_pages,
-                                            .max_tokens = limits.max_step_tokens,
-                                            .max_rows = limits.max_batch,
-                                            .max_context = limits.max_context},
-                                           config, *weights);
-  ASSERT_TRUE(rank.ok()) << rank.status();
-  auto chunks = std::make_unique<engine::ChunkMailbox>(1);
-  std::vector<std::unique_ptr<engine::Engine>> engines;
-  const engine::Batch::Limits batch = {.max_tokens = 32, .max_rows = 16, .max_pages = 512};
-  engines.push_back(std::make_unique<engine::Engine>(
-      0, limits, std::make_unique<engine::ModelRunner>(*std::move(rank), batch, /*depth=*/1),
-      nullptr, chunks.get()));
-  engine::Dispatcher dispatcher(std::move(engines), std::move(chunks));
-  ExpectSame(testing::RunAll(dispatcher, MakeRequests(config->vocab_size)));
+  const auto config = engine::ModelConfig::FromFile(**file);
+  ASSERT_TRUE(config.ok()) << config.status();
+  const auto dispatcher = testing::OpenEngine(path(), {.depth = 1,
+                                                       .max_batch = 16,
+                                                       .max_step_tokens = 32,
+                                                       .max_queue = 64,
+                                                       .num_pages = 30,
+                                                       .max_context = 256});
+  ExpectSame(testing::RunAll(*dispatcher, MakeRequests(config->vocab_size)));
 }
 
 INSTANTIATE_TEST_SUITE_P(Models, BitExactTest,

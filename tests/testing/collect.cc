@@ -28,6 +28,7 @@ void Append(engine::TokenChunk&& chunk, Collected& to) {
   if (chunk.sequence_end) to.reason = chunk.sequence_end->reason;
   if (chunk.request_end) {
     to.status = chunk.request_end->status;
+    to.error_reason = chunk.request_end->error_reason;
     to.preemptions = chunk.request_end->kv.preemptions;
   }
 }

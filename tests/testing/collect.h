@@ -16,6 +16,7 @@ struct Collected {
   engine::FinishReason reason = engine::FinishReason::kNone;
   int preemptions = 0;
   absl::Status status;
+  std::string error_reason;  // of the request
 
   // Equal tokens and text, logprobs equal to the bit.
   bool SameOutput(const Collected& other) const;

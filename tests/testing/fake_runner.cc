@@ -109,7 +109,10 @@ StepResult FakeRunner::Wait(const StepPlan& plan) {
   std::vector<TokenId> sampled;
   for (const StepRow& row : plan.rows) {
     result.rows.push_back(RunRow(plan, row));
-    sampled.push_back(result.rows.back().sampled ? result.rows.back().token.token : -1);
+    const RowResult& last = result.rows.back();
+    // As kernels::Sample does: a row that samples leaves an id for the row launched behind it even
+    // when it has no token.
+    sampled.push_back(!last.sampled ? -1 : last.finite ? last.token.token : 0);
   }
   previous_ = std::move(sampled);
   return result;
@@ -162,6 +165,11 @@ RowResult FakeRunner::Sample(const StepPlan& plan, const StepRow& row,
   const FakeContext fake = {context, slot->reset, row.sampling->position};
   result.sampled = true;
   result.finite = !options_.finite || options_.finite(fake);
+  if (!result.finite) {
+    result.token.token = -1;  // meaningless, and no token of any vocabulary
+    slot->tokens.push_back(0);
+    return result;
+  }
   result.token.token =
       options_.sample ? options_.sample(fake) : FakeSample(fake, options_.vocab_size);
   if (row.sampling->logprobs >= 0) {

@@ -41,7 +41,7 @@ class FakeRunner final : public StepRunner {
     int vocab_size = 64;
     // In place of FakeSample.
     std::function<TokenId(const FakeContext&)> sample{};
-    // False: the logits of this token are not finite.
+    // False: the logits of this token are not finite. The row's token is -1 then, as a device's is.
     std::function<bool(const FakeContext&)> finite{};
     // The step that fails, counted from 1, and all after it.
     std::optional<uint64_t> fail_at{};

@@ -7,6 +7,7 @@
 
 #include "engine/canary.h"
 #include "engine/model_file/model_file.h"
+#include "engine/model_runner.h"
 
 namespace sluice::testing {
 namespace {
@@ -41,6 +42,33 @@ std::unique_ptr<engine::DeviceRunner> OpenProbe(const std::string& path,
        .max_context = options.max_positions,
        .max_logit_rows = options.max_tokens},
       std::move(config), std::move(weights)));
+}
+
+std::unique_ptr<engine::Dispatcher> OpenEngine(const std::string& path,
+                                               const engine::SchedulerLimits& limits) {
+  const auto file = ValueOrAbort(engine::ModelFile::Open(path));
+  const auto config = std::make_shared<const engine::ModelConfig>(
+      ValueOrAbort(engine::ModelConfig::FromFile(*file)));
+  auto weights = ValueOrAbort(engine::Weights::Load(*file, *config, {}));
+  const kernels::DType kv_type = limits.f16_kv ? kernels::DType::kF16 : kernels::DType::kF32;
+  auto rank = ValueOrAbort(engine::DeviceRunner::Create(
+      {.exec = {.num_threads = 1, .isa = ValueOrAbort(kernels::DetectCpuIsa())},
+       .kv_type = kv_type,
+       .num_pages = limits.num_pages,
+       .max_tokens = limits.max_step_tokens,
+       .max_rows = limits.max_batch,
+       .max_context = limits.max_context},
+      config, std::move(weights)));
+  const engine::Batch::Limits batch = {
+      .max_tokens = limits.max_step_tokens,
+      .max_rows = limits.max_batch,
+      .max_pages = limits.max_batch * limits.max_context / kernels::kPageTokens};
+  auto chunks = std::make_unique<engine::ChunkMailbox>(1);
+  std::vector<std::unique_ptr<engine::Engine>> engines;
+  engines.push_back(std::make_unique<engine::Engine>(
+      0, limits, std::make_unique<engine::ModelRunner>(std::move(rank), batch, limits.depth),
+      nullptr, chunks.get()));
+  return std::make_unique<engine::Dispatcher>(std::move(engines), std::move(chunks));
 }
 
 std::vector<float> AllLogits(engine::DeviceRunner& runner, std::span<const engine::TokenId> tokens,

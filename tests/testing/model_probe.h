@@ -7,6 +7,7 @@
 
 #include "engine/base/ids.h"
 #include "engine/device_runner.h"
+#include "engine/engine.h"
 
 namespace sluice::testing {
 
@@ -27,6 +28,11 @@ std::unique_ptr<engine::DeviceRunner> OpenProbe(const std::string& path,
 // [n, V].
 std::vector<float> AllLogits(engine::DeviceRunner& runner, std::span<const engine::TokenId> tokens,
                              int chunk);
+
+// One engine of one thread with `limits` (its depth among them), without a vocabulary and without
+// the self-check that LoadModel runs. Aborts with the status on failure.
+std::unique_ptr<engine::Dispatcher> OpenEngine(const std::string& path,
+                                               const engine::SchedulerLimits& limits);
 
 size_t ArgMax(std::span<const float> row);
 

@@ -137,6 +137,24 @@ TEST_P(EngineLoopTest, AFaultTakesTheEngineDownAndTheLoopGoesOn) {
   EXPECT_EQ(fixture.collector.Outcome(2).end->error_reason, "ENGINE_DOWN");
 }
 
+TEST_P(EngineLoopTest, NonFiniteLogitsEndARequestAndTheLoopGoesOn) {
+  LoopFixture fixture(GetParam(), {.finite = [](const FakeContext& context) {
+                        return context.slot.prompt.size() != 7 || context.position < 12;
+                      }});
+  fixture.Submit(MakeRequest(1, 7, 100));
+  fixture.Submit(MakeRequest(2, 20, 40, 2));
+  fixture.RunUntilEnded(2);
+  EXPECT_EQ(fixture.collector.Outcome(1).end->error_reason, "NON_FINITE_LOGITS");
+  EXPECT_EQ(fixture.collector.Outcome(1).only().tokens.size(), 5u);
+  EXPECT_TRUE(fixture.stats.up.load());
+  SchedulerHarness alone({});
+  alone.Submit(MakeRequest(2, 20, 40, 2));
+  alone.Finish();
+  EXPECT_EQ(fixture.collector.Outcome(2).only().tokens, alone.Outcome(2).only().tokens);
+  EXPECT_EQ(fixture.stats.kv_pages_free.load(), 16);
+  EXPECT_EQ(fixture.stats.leaked_pages.load(), 0);
+}
+
 TEST_P(EngineLoopTest, SleepsWhileItIsIdleAndTellsTheRunner) {
   LoopFixture fixture(GetParam());
   std::thread poster([&] {

@@ -312,9 +312,36 @@ TEST_P(SchedulerEndTest, NonFiniteLogitsEndOneRequest) {
   EXPECT_TRUE(absl::IsInternal(outcome.end->status));
   EXPECT_EQ(outcome.end->error_reason, "NON_FINITE_LOGITS");
   EXPECT_EQ(outcome.sequences.at(0).tokens.size(), 4u);
+  for (const auto& [index, sequence] : outcome.sequences) {
+    for (const TokenId token : sequence.tokens) EXPECT_GE(token, 0) << index;
+    EXPECT_EQ(sequence.end->reason, FinishReason::kError);
+  }
   EXPECT_GE(harness.stats().nonfinite_logits.load(), 1u);
   EXPECT_TRUE(harness.Outcome(2).end->status.ok());
   EXPECT_EQ(harness.Outcome(2).only().tokens.size(), 50u);
+}
+
+TEST_P(SchedulerEndTest, NonFiniteLogitsOfTheFirstTokenFreeSlotAndPages) {
+  SchedulerHarness::Options options = Options();
+  options.max_batch = 2;
+  options.num_pages = 8;
+  options.runner.finite = [](const FakeContext& context) {
+    return context.slot.sampling.seed % 2 == 0;
+  };
+  SchedulerHarness harness(options);
+  for (uint64_t i = 1; i <= 20; ++i) {
+    Request request = MakeRequest(i, 20, 10, i);
+    request.sampling.seed = i;
+    harness.Submit(std::move(request));
+  }
+  harness.Finish();
+  harness.ExpectSound();
+  for (uint64_t i = 1; i <= 20; ++i) {
+    const RequestOutcome& outcome = harness.Outcome(i);
+    EXPECT_EQ(outcome.end->error_reason, i % 2 == 0 ? "" : "NON_FINITE_LOGITS") << i;
+    EXPECT_EQ(outcome.only().tokens.size(), i % 2 == 0 ? 10u : 0u) << i;
+  }
+  EXPECT_EQ(harness.stats().nonfinite_logits.load(), 10u);
 }
 
 TEST_P(SchedulerEndTest, AFailedStepEndsEveryRequestAndTheEngine) {
