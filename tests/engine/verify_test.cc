@@ -3,14 +3,19 @@
 
 #include "engine/verify.h"
 
+#include <algorithm>
 #include <string>
 
+#include "gmock/gmock.h"
 #include "gtest/gtest.h"
+
+#include "tests/testing/gguf_writer.h"
 
 namespace sluice::engine {
 namespace {
 
 using kernels::PlantedBug;
+using ::testing::HasSubstr;
 
 VerifyOptions Options(PlantedBug bug) {
   VerifyOptions options;
@@ -36,28 +41,39 @@ TEST_P(VerifyTest, PassesOnSoundModel) {
               report->max_logit_error);
 }
 
-TEST_P(VerifyTest, GoesRedUnderEveryPlantedBug) {
+// What verify says first of a bug: the operation at which the paths part, or the tensor whose shape
+// the wrong fact contradicts.
+TEST_P(VerifyTest, NamesTheOperationOfEveryPlantedBug) {
   ASSERT_TRUE(kernels::kPlantedBugsBuilt);
-  for (PlantedBug bug : {PlantedBug::kKvHeadZeroOnly, PlantedBug::kPrefillStride,
-                         PlantedBug::kFfnFourTimesWidth, PlantedBug::kKeyBiasDropped,
-                         PlantedBug::kRopeBaseTenThousand, PlantedBug::kVocabularyUnpadded}) {
-    const std::string file = GetParam();
-    const bool has_bias = file.find("odd") != std::string::npos;
-    const bool many_kv_heads = file.find("odd") == std::string::npos;
-    const bool base_is_10000 = file.find("tiny-llama.") != std::string::npos;
-    if (bug == PlantedBug::kKeyBiasDropped && !has_bias) continue;
-    if (bug == PlantedBug::kKvHeadZeroOnly && !many_kv_heads) continue;
-    if (bug == PlantedBug::kRopeBaseTenThousand && base_is_10000) continue;
-    const auto report = VerifyModel(path(), Options(bug));
-    if (report.ok()) {
-      EXPECT_FALSE(report->passed) << "bug " << static_cast<int>(bug);
-      EXPECT_FALSE(report->first_beyond.empty());
-      std::printf("%s bug %d: first beyond tolerance: %s\n", GetParam(), static_cast<int>(bug),
-                  report->first_beyond.c_str());
-    } else {
-      std::printf("%s bug %d: %s\n", GetParam(), static_cast<int>(bug),
-                  report.status().ToString().c_str());
+  const std::string file = GetParam();
+  const bool odd = file.find("odd") != std::string::npos;  // K bias, one KV head
+  const bool base_is_10000 = file.find("tiny-llama.") != std::string::npos;
+  struct Case {
+    PlantedBug bug;
+    bool shows;  // in this model
+    const char* first_beyond;
+    const char* refused_tensor;
+  };
+  const Case cases[] = {
+      {PlantedBug::kKvHeadZeroOnly, !odd, "layer 0 k", nullptr},
+      {PlantedBug::kPrefillStride, true, "layer 0 qkv", nullptr},
+      {PlantedBug::kFfnFourTimesWidth, true, nullptr, "'blk.0.ffn_gate.weight'"},
+      {PlantedBug::kKeyBiasDropped, odd, "layer 0 k", nullptr},
+      {PlantedBug::kRopeBaseTenThousand, !base_is_10000, "layer 0 qkv", nullptr},
+      {PlantedBug::kVocabularyUnpadded, true, nullptr, "'token_embd.weight'"},
+  };
+  for (const Case& one : cases) {
+    if (!one.shows) continue;
+    SCOPED_TRACE(static_cast<int>(one.bug));
+    const auto report = VerifyModel(path(), Options(one.bug));
+    if (one.refused_tensor != nullptr) {
+      EXPECT_EQ(report.status().code(), absl::StatusCode::kInvalidArgument);
+      EXPECT_THAT(std::string(report.status().message()), HasSubstr(one.refused_tensor));
+      continue;
     }
+    ASSERT_TRUE(report.ok()) << report.status();
+    EXPECT_FALSE(report->passed);
+    EXPECT_EQ(report->first_beyond, one.first_beyond);
   }
 }
 
@@ -71,6 +87,31 @@ INSTANTIATE_TEST_SUITE_P(Models, VerifyTest,
                            }
                            return name;
                          });
+
+// Windows of the KL divergence are no longer than the model's context, whatever the text is.
+TEST(VerifyKlTest, TakesTextsOfAnyLengthForAShortContext) {
+  testing::TinyModelSpec spec;
+  spec.context_length = 128;
+  const testing::TempFile model(testing::MakeTinyModel(spec));
+  VerifyOptions options = Options(PlantedBug::kNone);
+  for (const int length : {1, 60, 128, 129, 300, 700}) {
+    SCOPED_TRACE(length);
+    // A token a byte: the vocabulary merges letters that are not here.
+    std::string text;
+    for (int i = 0; i < length; ++i) text += static_cast<char>('0' + i * i % 10);
+    const testing::TempFile file(text);
+    options.kl_file = file.path();
+    options.kl_positions = 600;
+    const auto report = VerifyModel(model.path(), options);
+    ASSERT_TRUE(report.ok()) << report.status();
+    EXPECT_TRUE(report->passed) << report->first_beyond;
+    EXPECT_EQ(report->kl_positions, std::min(length, 600));
+    EXPECT_EQ(report->kl_top1_equal, report->kl_positions);
+    EXPECT_GT(report->kl_max, 0);
+    EXPECT_LT(report->kl_max, 1e-4);
+    EXPECT_LE(report->kl_mean, report->kl_max);
+  }
+}
 
 TEST(LoadModelTest, SelfCheckRefusesPlantedBugs) {
   EngineOptions options;

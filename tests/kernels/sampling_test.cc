@@ -185,6 +185,54 @@ TEST_P(SamplingStageTest, PenaltiesFollowTheirFormulas) {
   EXPECT_EQ(sampler.RunOne({0.0f, 1.0f, 1.5f, 1.5f}).token, 1);
 }
 
+// Penalties near the ends of f32 make logits overflow or vanish. That is no fault of the logits: a
+// token that is there comes out, with the log probability of the raw logits.
+TEST_P(SamplingStageTest, ExtremeRepetitionPenaltiesGiveATokenAllTheSame) {
+  const std::vector<float> mixed = {30.0f, -30.0f, 1e-30f, 29.0f, 0.0f, -2.0f};
+  const std::vector<float> negative = {-19.0f, -20.0f, -21.0f, -30.0f, -40.0f, -50.0f};
+  struct Case {
+    const std::vector<float>& logits;
+    float penalty;
+    std::vector<int32_t> prompt;
+    int32_t greedy;
+  };
+  const Case cases[] = {
+      // Each positive logit grows to the largest float: the lowest id wins.
+      {mixed, 1e-38f, {0, 1, 2, 3, 4, 5}, 0},
+      {mixed, 1e-38f, {3}, 3},
+      {mixed, 1e-38f, {1}, 0},  // -30 rises to almost 0, below 30
+      // Positive ones vanish, negative ones fall to the lowest float.
+      {mixed, 1e38f, {0, 1, 2, 3, 4, 5}, 0},
+      {mixed, 1e38f, {0, 3}, 2},
+      {mixed, 1e38f, {1, 5}, 0},
+      {negative, 1e38f, {0, 1, 2, 3, 4, 5}, 0},
+      {negative, 1e38f, {0, 1, 2, 3, 4}, 5},
+  };
+  Sampler sampler(machine(), 6);
+  for (const Case& one : cases) {
+    SCOPED_TRACE(one.penalty);
+    for (const float temperature : {0.0f, 1e-4f, 0.7f, 100.0f}) {
+      SamplerParams params;
+      params.temperature = temperature;
+      params.repetition_penalty = one.penalty;
+      params.presence_penalty = 2.0f;
+      params.frequency_penalty = -2.0f;
+      sampler.Reset(0, params, one.prompt, /*output=*/{});
+      SampleRow row;
+      row.num_top = 1;
+      const SampledToken sampled = sampler.RunOne(one.logits, row);
+      EXPECT_TRUE(sampled.finite) << temperature;
+      ASSERT_GE(sampled.token, 0) << temperature;
+      ASSERT_LT(sampled.token, 6) << temperature;
+      if (temperature == 0.0f) {
+        EXPECT_EQ(sampled.token, one.greedy);
+      }
+      EXPECT_TRUE(std::isfinite(sampled.logprob)) << temperature;
+      EXPECT_EQ(sampled.top[0].token, 0) << temperature;
+    }
+  }
+}
+
 TEST_P(SamplingStageTest, WindowForgetsWhatLeftIt) {
   Sampler sampler(machine(), 8);
   SamplerParams params;
