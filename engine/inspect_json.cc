@@ -54,10 +54,11 @@ Json FactsJson(const Inspection& inspection) {
   facts["vocab_size"] = config.vocab_size;
   facts["context_length"] = config.context_length;
   facts["norm_epsilon"] = config.norm_epsilon;
+  const RopeTable& rope = config.ropes.front();
   facts["rope_style"] =
-      config.rope_style == kernels::RopeStyle::kInterleaved ? "interleaved" : "half-split";
-  facts["rope_base"] = config.rope_base;
-  facts["rotary_size"] = config.rotary_size;
+      rope.style == kernels::RopeStyle::kInterleaved ? "interleaved" : "half-split";
+  facts["rope_base"] = rope.base;
+  facts["rotary_size"] = rope.rotary_size;
   facts["qkv_bias"] = config.has_qkv_bias;
   facts["tied_head"] = config.tied_head;
   return facts;

@@ -139,10 +139,11 @@ std::string FactsText(const ModelConfig& config, uint64_t num_parameters) {
   facts.Add({"FFN width", number(config.ffn_width)});
   facts.Add({"vocabulary", number(config.vocab_size)});
   facts.Add({"context", number(config.context_length)});
-  facts.Add({"rope", "base " + NumberString(config.rope_base) + ", " + number(config.rotary_size) +
-                         " values of a head, " +
-                         (config.rope_style == kernels::RopeStyle::kInterleaved ? "interleaved"
-                                                                                : "half-split")});
+  const RopeTable& rope = config.ropes.front();
+  facts.Add({"rope",
+             "base " + NumberString(rope.base) + ", " + number(rope.rotary_size) +
+                 " values of a head, " +
+                 (rope.style == kernels::RopeStyle::kInterleaved ? "interleaved" : "half-split")});
   facts.Add({"norm epsilon", NumberString(config.norm_epsilon)});
   facts.Add({"Q/K/V biases", config.has_qkv_bias ? "yes" : "no"});
   facts.Add({"output head", config.tied_head ? "the token embedding" : "its own"});

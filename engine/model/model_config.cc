@@ -10,6 +10,7 @@
 #include "engine/gguf/gguf_text.h"
 #include "engine/model/architecture.h"
 #include "engine/model/fact_reader.h"
+#include "engine/model/rope_reader.h"
 #include "engine/model/tensor_places.h"
 #include "engine/model_file/model_file.h"
 
@@ -126,112 +127,13 @@ absl::Status RefuseOtherTraits(const Architecture& architecture, FactReader& fac
   return absl::OkStatus();
 }
 
-// The factor that linear scaling divides frequencies by; 1 without scaling.
-absl::StatusOr<float> ReadLinearScaling(FactReader& facts) {
-  // Where the model was scaled from, and whether it was trained on: of no consequence to linear
-  // scaling or none.
-  facts.Ignore("rope.scaling.original_context_length");
-  facts.Ignore("rope.scaling.finetuned");
-  RETURN_IF_ERROR(facts.OnlyNumber("rope.scaling.attn_factor", 1));
-  ASSIGN_OR_RETURN(const std::optional<std::string_view> type,
-                   facts.OptionalText("rope.scaling.type"));
-  ASSIGN_OR_RETURN(const std::optional<float> factor,
-                   facts.OptionalPositive("rope.scaling.factor"));
-  ASSIGN_OR_RETURN(const std::optional<float> old_factor,
-                   facts.OptionalPositive("rope.scale_linear"));
-  if (!type.has_value()) {
-    if (factor.value_or(1.0f) != 1.0f) {
-      return facts.Bad("rope.scaling.type", "expected one, since 'rope.scaling.factor' is " +
-                                                NumberString(*factor) +
-                                                ", got none: it is missing from the file");
-    }
-    return old_factor.value_or(1.0f);
+// Which layers rotate.
+void SetLayers(const Architecture& architecture, ModelConfig& config) {
+  config.layers.resize(static_cast<size_t>(config.num_layers));
+  for (int32_t i = 0; i < config.num_layers; ++i) {
+    const int32_t period = architecture.unrotated_period;
+    if (period > 0 && (i + 1) % period == 0) config.layers[static_cast<size_t>(i)].rope = -1;
   }
-  if (*type != "none" && *type != "linear") {
-    return facts.Unsupported("rope.scaling.type",
-                             "only 'none' and 'linear' are supported, got " + Quoted(*type));
-  }
-  const float scaling = factor.value_or(1.0f);
-  if (*type == "none" && scaling != 1.0f) {
-    return facts.Bad(
-        "rope.scaling.factor",
-        "expected 1, since 'rope.scaling.type' is 'none', got " + NumberString(scaling));
-  }
-  if (*type == "linear" && !factor.has_value()) {
-    return facts.Bad("rope.scaling.factor",
-                     "expected a finite number above 0, got none: it is missing from the file");
-  }
-  if (old_factor.value_or(scaling) != scaling) {
-    return facts.Bad("rope.scale_linear", "expected 'rope.scaling.factor', " +
-                                              NumberString(scaling) + ", got " +
-                                              NumberString(*old_factor));
-  }
-  return scaling;
-}
-
-// Divisors of the frequencies [rotary / 2], as Llama 3.1 files have them; empty when the file has
-// none.
-absl::StatusOr<std::vector<float>> ReadRopeFactors(const ModelFile& file, int32_t rotary_size) {
-  const FileTensor* tensor = file.FindTensor("rope_freqs.weight");
-  if (tensor == nullptr) return std::vector<float>();
-  std::vector<float> factors(static_cast<size_t>(rotary_size / 2));
-  const std::string subject = file.path() + ": tensor 'rope_freqs.weight': ";
-  if (tensor->type != kernels::DType::kF32 || tensor->cols() * tensor->rows() != factors.size()) {
-    return InvalidArgument(subject + "expected " + DimsString({factors.size()}) + " F32, got " +
-                           tensor->ShapeString() + tensor->At());
-  }
-  RETURN_IF_ERROR(file.Read(tensor->offset, std::as_writable_bytes(std::span(factors))));
-  for (size_t i = 0; i < factors.size(); ++i) {
-    if (!std::isfinite(factors[i]) || factors[i] <= 0.0f) {
-      return InvalidArgument(subject + "value " + std::to_string(i) +
-                             ": expected a finite number above 0, got " + NumberString(factors[i]) +
-                             " (at byte " + std::to_string(tensor->offset + 4 * i) + ")");
-    }
-  }
-  return factors;
-}
-
-absl::Status ReadRope(const ModelFile& file, const Architecture& architecture, FactReader& facts,
-                      ModelConfig& config, kernels::PlantedBug bug) {
-  config.rope_style = architecture.rope_style;
-  ASSIGN_OR_RETURN(const std::optional<float> base, facts.OptionalPositive("rope.freq_base"));
-  // Llama files older than the key mean the constant of the first Llama models.
-  if (!base.has_value() && architecture.default_rope_base == 0.0f) {
-    return facts.Bad("rope.freq_base",
-                     "expected a finite number above 0, got none: it is missing from the file");
-  }
-  config.rope_base = base.value_or(architecture.default_rope_base);
-  if (kernels::IsPlanted(bug, kernels::PlantedBug::kRopeBaseTenThousand)) {
-    config.rope_base = 10000.0f;
-  }
-  ASSIGN_OR_RETURN(const std::optional<int32_t> rotary,
-                   facts.OptionalCount("rope.dimension_count", 2, config.head_size));
-  if (!rotary.has_value() && architecture.needs_rotary_size) {
-    return facts.Bad("rope.dimension_count", "expected 2 to " + std::to_string(config.head_size) +
-                                                 ", got none: it is missing from the file");
-  }
-  config.rotary_size = rotary.value_or(config.head_size);
-  if (config.rotary_size % 2 != 0) {
-    return facts.Bad("rope.dimension_count",
-                     "expected an even number, got " + std::to_string(config.rotary_size));
-  }
-  ASSIGN_OR_RETURN(const float scaling, ReadLinearScaling(facts));
-  ASSIGN_OR_RETURN(const std::vector<float> factors, ReadRopeFactors(file, config.rotary_size));
-  const auto rotary_values = static_cast<float>(config.rotary_size);
-  for (int32_t i = 0; i < config.rotary_size / 2; ++i) {
-    // All in f32, as the reference implementation computes its table.
-    const float exponent = static_cast<float>(2 * i) / rotary_values;
-    float frequency = 1.0f / std::pow(config.rope_base, exponent);
-    if (!factors.empty()) frequency /= factors[static_cast<size_t>(i)];
-    frequency /= scaling;
-    if (!std::isfinite(frequency)) {
-      return facts.Bad("rope.freq_base", "expected finite rotary frequencies, got " +
-                                             NumberString(frequency) + " for pair " +
-                                             std::to_string(i));
-    }
-    config.inverse_frequencies.push_back(frequency);
-  }
-  return absl::OkStatus();
 }
 
 // Rows of the embedding decide; what else the file says about the vocabulary must agree.
@@ -293,7 +195,8 @@ absl::StatusOr<ModelConfig> ModelConfig::FromFile(const ModelFile& file, kernels
   FactReader facts(file, config.architecture);
   RETURN_IF_ERROR(ReadSizes(facts, config));
   RETURN_IF_ERROR(RefuseOtherTraits(architecture, facts, config));
-  RETURN_IF_ERROR(ReadRope(file, architecture, facts, config, bug));
+  RETURN_IF_ERROR(ReadRopes(file, architecture, facts, config, bug));
+  SetLayers(architecture, config);
   RETURN_IF_ERROR(ReadVocabulary(file, facts, config));
   RETURN_IF_ERROR(facts.CheckAllAsked());
   architecture.ReadTensorTraits(file, config);
@@ -302,6 +205,12 @@ absl::StatusOr<ModelConfig> ModelConfig::FromFile(const ModelFile& file, kernels
   // After the checks, which would notice: whoever loads the weights must notice as well.
   PlantBug(bug, config);
   return config;
+}
+
+kernels::Rope ModelConfig::rope(int index) const {
+  if (index < 0) return {};
+  const RopeTable& table = ropes[static_cast<size_t>(index)];
+  return {table.style, table.rotary_size, table.inverse_frequencies.data(), table.magnitude};
 }
 
 }  // namespace sluice::engine

@@ -13,11 +13,25 @@ namespace sluice::engine {
 
 class ModelFile;
 
+// One table of rotary frequencies.
+struct RopeTable {
+  kernels::RopeStyle style = kernels::RopeStyle::kHalfSplit;
+  int32_t rotary_size = 0;  // values of a head that are rotated
+  float base = 0.0f;
+  float magnitude = 1.0f;                  // of cos and sin (yarn)
+  std::vector<float> inverse_frequencies;  // [rotary_size / 2], scaling and factors applied
+};
+
+// Where layers of one model differ.
+struct LayerTraits {
+  int32_t rope = 0;  // index in ModelConfig::ropes; -1: Q and K are not rotated
+};
+
 // Every fact about a model that the forward pass uses. Read from a file's metadata and compared
 // with its tensor shapes; nothing is assumed: a missing or contradictory fact is an error that
 // names the key or the tensor. Value; const after FromFile.
 struct ModelConfig {
-  std::string architecture;  // "llama", "qwen2"
+  std::string architecture;  // "llama", "qwen3"
   std::string name;          // general.name, or the file's name
   int32_t num_layers = 0;    // L
   int32_t width = 0;         // E
@@ -30,13 +44,9 @@ struct ModelConfig {
   int32_t vocab_size = 0;
   int32_t context_length = 0;  // positions the model was trained for
   float norm_epsilon = 0.0f;
-  kernels::RopeStyle rope_style = kernels::RopeStyle::kHalfSplit;
-  int32_t rotary_size = 0;  // values of a head that are rotated
-  float rope_base = 0.0f;
-  float rope_magnitude = 1.0f;
-  std::vector<float>
-      inverse_frequencies;       // [rotary_size / 2], scaling and rope_freqs factors applied
-  float attention_scale = 0.0f;  // 1 / sqrt(D)
+  std::vector<RopeTable> ropes;
+  std::vector<LayerTraits> layers;  // [L]
+  float attention_scale = 0.0f;     // 1 / sqrt(D)
   bool has_qkv_bias = false;
   bool has_head_norm = false;  // per-head RMS norm of Q and K
   bool tied_head = false;      // output.weight is absent
@@ -46,9 +56,8 @@ struct ModelConfig {
   static absl::StatusOr<ModelConfig> FromFile(const ModelFile& file,
                                               kernels::PlantedBug bug = kernels::PlantedBug::kNone);
 
-  kernels::Rope rope() const {
-    return {rope_style, rotary_size, inverse_frequencies.data(), rope_magnitude};
-  }
+  // View of ropes[index], whose frequencies must outlive it; a rotation of no values for -1.
+  kernels::Rope rope(int index) const;
 };
 
 // What Sluice makes of each tensor of a file.

@@ -87,7 +87,7 @@ int64_t Size(const ModelConfig& config, Extent extent) {
     case Extent::kV:
       return config.vocab_size;
     case Extent::kHalfRotary:
-      return config.rotary_size / 2;
+      return config.ropes.empty() ? 0 : config.ropes.front().rotary_size / 2;
   }
   return 0;
 }

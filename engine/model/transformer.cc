@@ -6,9 +6,9 @@ namespace sluice::engine {
 namespace {
 
 absl::Status AttentionBlock(kernels::Exec& exec, const ModelConfig& config,
-                            const LayerWeights& layer, const kernels::BatchView& batch,
-                            const kernels::KvLayer& kv, kernels::MatrixF32 residual,
-                            Activations& activations) {
+                            const LayerWeights& layer, const LayerTraits& traits,
+                            const kernels::BatchView& batch, const kernels::KvLayer& kv,
+                            kernels::MatrixF32 residual, Activations& activations) {
   const kernels::NormQkvRopeStoreArgs args = {.norm_weight = layer.attention_norm,
                                               .epsilon = config.norm_epsilon,
                                               .q = &layer.q,
@@ -16,7 +16,7 @@ absl::Status AttentionBlock(kernels::Exec& exec, const ModelConfig& config,
                                               .v = &layer.v,
                                               .q_head_norm = layer.q_head_norm,
                                               .k_head_norm = layer.k_head_norm,
-                                              .rope = config.rope(),
+                                              .rope = config.rope(traits.rope),
                                               .head_size = config.head_size};
   const kernels::MatrixF32 q = activations.q.Rows(batch.num_tokens);
   RETURN_IF_ERROR(kernels::NormQkvRopeStore(
@@ -48,12 +48,13 @@ absl::Status Forward(kernels::Exec& exec, const ModelConfig& config, const Weigh
   const kernels::MatrixF32 residual = activations.residual.Rows(batch.num_tokens);
   exec.set_layer(-1);
   RETURN_IF_ERROR(
-      kernels::EmbedTokens(exec, weights.token_embedding(), config.rope(), batch, residual));
+      kernels::EmbedTokens(exec, weights.token_embedding(), config.rope(0), batch, residual));
   for (int i = 0; i < config.num_layers; ++i) {
     const LayerWeights& layer = weights.layers()[static_cast<size_t>(i)];
     exec.set_layer(i);
-    RETURN_IF_ERROR(AttentionBlock(exec, config, layer, batch, kv[static_cast<size_t>(i)], residual,
-                                   activations));
+    const LayerTraits& traits = config.layers[static_cast<size_t>(i)];
+    RETURN_IF_ERROR(AttentionBlock(exec, config, layer, traits, batch, kv[static_cast<size_t>(i)],
+                                   residual, activations));
     RETURN_IF_ERROR(FfnBlock(exec, config, layer, batch, residual, activations));
   }
   exec.set_layer(-1);

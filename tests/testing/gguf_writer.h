@@ -75,7 +75,7 @@ std::string EncodeTensor(kernels::DType type, const std::vector<float>& values);
 
 // A small model of random weights. Shapes and types are free; defaults give about 300 KB.
 struct TinyModelSpec {
-  std::string architecture = "llama";  // or "qwen2"
+  std::string architecture = "llama";  // or any without tensors of its own; qwen2, qwen3
   int layers = 2;
   int width = 64;
   int heads = 4;

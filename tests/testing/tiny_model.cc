@@ -132,7 +132,7 @@ void AddVocabulary(GgufDraft& draft, const TinyModelSpec& spec) {
     types.push_back(kControl);
   }
   draft.SetString("tokenizer.ggml.model", "gpt2");
-  draft.SetString("tokenizer.ggml.pre", spec.architecture == "qwen2" ? "qwen2" : "smollm");
+  draft.SetString("tokenizer.ggml.pre", spec.architecture.starts_with("qwen") ? "qwen2" : "smollm");
   draft.SetStrings("tokenizer.ggml.tokens", std::move(tokens));
   draft.Set("tokenizer.ggml.token_type", engine::MetadataArray(std::move(types)));
   draft.SetStrings("tokenizer.ggml.merges", std::move(merges));
@@ -195,6 +195,10 @@ class TensorMaker {
       Vector(prefix + "attn_q.bias", q_rows, 0.0f, 0.5f);
       Vector(prefix + "attn_k.bias", kv_rows, 0.0f, 0.5f);
       Vector(prefix + "attn_v.bias", kv_rows, 0.0f, 0.5f);
+    }
+    if (spec_.architecture == "qwen3") {
+      Vector(prefix + "attn_q_norm.weight", head_size, 1.0f, 0.1f);
+      Vector(prefix + "attn_k_norm.weight", head_size, 1.0f, 0.1f);
     }
     Matrix(prefix + "attn_output.weight", q_rows, spec_.width, type);
     Vector(prefix + "ffn_norm.weight", spec_.width, 1.0f, 0.1f);

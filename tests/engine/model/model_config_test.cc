@@ -62,20 +62,20 @@ TEST(ModelConfigTest, LlamaFactsComeFromTheFile) {
   EXPECT_EQ(config->vocab_size, 301);
   EXPECT_EQ(config->context_length, 777);
   EXPECT_EQ(config->norm_epsilon, 3e-6f);
-  EXPECT_EQ(config->rope_style, kernels::RopeStyle::kInterleaved);
-  EXPECT_EQ(config->rotary_size, 16);
-  EXPECT_EQ(config->rope_base, 50000.0f);
-  EXPECT_EQ(config->rope_magnitude, 1.0f);
+  EXPECT_EQ(config->ropes[0].style, kernels::RopeStyle::kInterleaved);
+  EXPECT_EQ(config->ropes[0].rotary_size, 16);
+  EXPECT_EQ(config->ropes[0].base, 50000.0f);
+  EXPECT_EQ(config->ropes[0].magnitude, 1.0f);
   EXPECT_EQ(config->attention_scale, 0.25f);
   EXPECT_FALSE(config->has_qkv_bias);
   EXPECT_FALSE(config->has_head_norm);
   EXPECT_FALSE(config->tied_head);
-  ASSERT_EQ(config->inverse_frequencies.size(), 8u);
+  ASSERT_EQ(config->ropes[0].inverse_frequencies.size(), 8u);
   for (int i = 0; i < 8; ++i) {
-    EXPECT_FLOAT_EQ(config->inverse_frequencies[static_cast<size_t>(i)],
+    EXPECT_FLOAT_EQ(config->ropes[0].inverse_frequencies[static_cast<size_t>(i)],
                     static_cast<float>(std::pow(50000.0, -2.0 * i / 16)));
   }
-  EXPECT_EQ(config->inverse_frequencies[0], 1.0f);
+  EXPECT_EQ(config->ropes[0].inverse_frequencies[0], 1.0f);
 }
 
 TEST(ModelConfigTest, Qwen2TiedBiasedWithItsOwnHeadSize) {
@@ -89,9 +89,9 @@ TEST(ModelConfigTest, Qwen2TiedBiasedWithItsOwnHeadSize) {
   draft.Set("qwen2.attention.head_count_kv", uint64_t{2});
   const auto config = ConfigOf(draft);
   ASSERT_TRUE(config.ok()) << Message(config.status());
-  EXPECT_EQ(config->rope_style, kernels::RopeStyle::kHalfSplit);
+  EXPECT_EQ(config->ropes[0].style, kernels::RopeStyle::kHalfSplit);
   EXPECT_EQ(config->head_size, 24);
-  EXPECT_EQ(config->rotary_size, 24);
+  EXPECT_EQ(config->ropes[0].rotary_size, 24);
   EXPECT_TRUE(config->has_qkv_bias);
   EXPECT_TRUE(config->tied_head);
 }
@@ -108,7 +108,7 @@ TEST(ModelConfigTest, OptionalFactsHaveTheFormatsDefaults) {
   const auto config = ConfigOf(stored.path());
   ASSERT_TRUE(config.ok()) << Message(config.status());
   EXPECT_EQ(config->num_kv_heads, config->num_heads);
-  EXPECT_EQ(config->rope_base, 10000.0f);
+  EXPECT_EQ(config->ropes[0].base, 10000.0f);
   EXPECT_EQ(config->name, std::filesystem::path(stored.path()).filename());
 }
 
@@ -121,7 +121,8 @@ TEST(ModelConfigTest, FactorsAndLinearScalingDivideFrequencies) {
   auto config = ConfigOf(draft);
   ASSERT_TRUE(config.ok()) << Message(config.status());
   for (size_t i = 0; i < 8; ++i) {
-    EXPECT_EQ(config->inverse_frequencies[i], plain->inverse_frequencies[i] / spec.rope_factors[i]);
+    EXPECT_EQ(config->ropes[0].inverse_frequencies[i],
+              plain->ropes[0].inverse_frequencies[i] / spec.rope_factors[i]);
   }
   draft.SetString("llama.rope.scaling.type", "linear");
   draft.Set("llama.rope.scaling.factor", 4.0f);
@@ -129,7 +130,52 @@ TEST(ModelConfigTest, FactorsAndLinearScalingDivideFrequencies) {
   draft.Set("llama.rope.scaling.finetuned", true);
   config = ConfigOf(draft);
   ASSERT_TRUE(config.ok()) << Message(config.status());
-  EXPECT_EQ(config->inverse_frequencies[3], plain->inverse_frequencies[3] / 4.0f / 4.0f);
+  EXPECT_EQ(config->ropes[0].inverse_frequencies[3],
+            plain->ropes[0].inverse_frequencies[3] / 4.0f / 4.0f);
+}
+
+TEST(ModelConfigTest, YarnStretchesSlowFrequenciesAndLeavesFastOnes) {
+  TinyModelSpec spec;
+  spec.head_size = 64;
+  GgufDraft draft = testing::MakeTinyModelDraft(spec);
+  const auto plain = ConfigOf(draft);
+  ASSERT_TRUE(plain.ok()) << Message(plain.status());
+  draft.SetString("llama.rope.scaling.type", "yarn");
+  draft.Set("llama.rope.scaling.factor", 4.0f);
+  draft.Set("llama.rope.scaling.original_context_length", uint32_t{2048});
+  auto config = ConfigOf(draft);
+  ASSERT_TRUE(config.ok()) << Message(config.status());
+  // 64 ln(2048 / (32 * 2 pi)) / (2 ln 10000) = 8.06 and 64 ln(2048 / 2 pi) / (2 ln 10000) = 20.1.
+  for (size_t i = 0; i < 32; ++i) {
+    const float ramp = i <= 8 ? 0.0f : i >= 21 ? 1.0f : (static_cast<float>(i) - 8) / 13;
+    EXPECT_FLOAT_EQ(config->ropes[0].inverse_frequencies[i],
+                    plain->ropes[0].inverse_frequencies[i] * (1 - ramp + ramp / 4))
+        << i;
+  }
+  EXPECT_FLOAT_EQ(config->ropes[0].magnitude, 1.0f + 0.1f * std::log(4.0f));
+
+  draft.Set("llama.rope.scaling.yarn_beta_fast", 8.0f);
+  draft.Set("llama.rope.scaling.yarn_beta_slow", 2.0f);
+  draft.Set("llama.rope.scaling.yarn_ext_factor", 1.0f);
+  draft.Set("llama.rope.scaling.yarn_log_multiplier", 0.5f);
+  config = ConfigOf(draft);
+  ASSERT_TRUE(config.ok()) << Message(config.status());
+  // Pairs floor(12.88) and ceil(17.69).
+  EXPECT_EQ(config->ropes[0].inverse_frequencies[12], plain->ropes[0].inverse_frequencies[12]);
+  EXPECT_LT(config->ropes[0].inverse_frequencies[13], plain->ropes[0].inverse_frequencies[13]);
+  EXPECT_GT(config->ropes[0].inverse_frequencies[17],
+            plain->ropes[0].inverse_frequencies[17] / 4.0f);
+  EXPECT_FLOAT_EQ(config->ropes[0].inverse_frequencies[18],
+                  plain->ropes[0].inverse_frequencies[18] / 4.0f);
+  EXPECT_FLOAT_EQ(config->ropes[0].magnitude,
+                  (1.0f + 0.1f * std::log(4.0f)) / (1.0f + 0.05f * std::log(4.0f)));
+
+  draft.Remove("llama.rope.scaling.yarn_log_multiplier");
+  draft.Set("llama.rope.scaling.yarn_attn_factor", 1.25f);
+  draft.Set("llama.rope.scaling.attn_factor", 2.0f);
+  config = ConfigOf(draft);
+  ASSERT_TRUE(config.ok()) << Message(config.status());
+  EXPECT_FLOAT_EQ(config->ropes[0].magnitude, 2.5f);
 }
 
 TEST(ModelConfigTest, PartOfAHeadMayBeRotated) {
@@ -137,9 +183,9 @@ TEST(ModelConfigTest, PartOfAHeadMayBeRotated) {
   spec.rotary_size = 8;
   const auto config = ConfigOf(testing::MakeTinyModelDraft(spec));
   ASSERT_TRUE(config.ok()) << Message(config.status());
-  EXPECT_EQ(config->rotary_size, 8);
-  ASSERT_EQ(config->inverse_frequencies.size(), 4u);
-  EXPECT_FLOAT_EQ(config->inverse_frequencies[1], 0.1f);  // 10000^(-2/8)
+  EXPECT_EQ(config->ropes[0].rotary_size, 8);
+  ASSERT_EQ(config->ropes[0].inverse_frequencies.size(), 4u);
+  EXPECT_FLOAT_EQ(config->ropes[0].inverse_frequencies[1], 0.1f);  // 10000^(-2/8)
 }
 
 TEST(ModelConfigTest, TheVocabularyMayBePaddedButNeverLonger) {
@@ -230,7 +276,7 @@ INSTANTIATE_TEST_SUITE_P(
         Case{"number", Set("general.architecture", uint32_t{1}), {"expected string, got u32"}},
         Case{"unknown",
              Text("general.architecture", "mamba"),
-             {"'llama' or 'qwen2', got 'mamba'"},
+             {"expected one of 'llama', 'qwen2', ", ", got 'mamba'"},
              kUnsupported},
         Case{"long",
              Text("general.architecture", std::string(1 << 20, 'a')),
@@ -305,44 +351,118 @@ INSTANTIATE_TEST_SUITE_P(
 
 INSTANTIATE_TEST_SUITE_P(
     Rope, RefusedModelTest,
-    ::testing::Values(
-        Case{"odd", Set("llama.rope.dimension_count", uint32_t{7}), {"expected an even number"}},
-        Case{"over_head", Set("llama.rope.dimension_count", uint32_t{32}), {"2 to 16, got 32"}},
-        Case{"missing", Remove("llama.rope.dimension_count"), {"dimension_count'", "missing"}},
-        Case{"base_0", Set("llama.rope.freq_base", 0.0f), {"finite number above 0, got 0"}},
-        Case{"base_nan", Set("llama.rope.freq_base", kNan), {"'llama.rope.freq_base'", "got nan"}},
-        Case{"base_inf", Set("llama.rope.freq_base", kInf), {"got inf"}},
-        Case{"base_negative", Set("llama.rope.freq_base", -1.0f), {"got -1"}},
-        Case{"base_integer", Set("llama.rope.freq_base", uint32_t{10000}), {"f32 or f64, got u32"}},
-        Case{"yarn",
-             Text("llama.rope.scaling.type", "yarn"),
-             {"'none' and 'linear'", "'yarn'"},
-             kUnsupported},
-        Case{"linear_without_factor", Text("llama.rope.scaling.type", "linear"), {"missing"}},
-        Case{"factor_without_type",
-             Set("llama.rope.scaling.factor", 2.0f),
-             {"'llama.rope.scaling.type'", "missing"}},
-        Case{"two_factors",
-             [](GgufDraft& d) {
-               d.SetString("llama.rope.scaling.type", "linear");
-               d.Set("llama.rope.scaling.factor", 2.0f);
-               d.Set("llama.rope.scale_linear", 4.0f);
-             },
-             {"scale_linear': expected 'rope.scaling.factor', 2, got 4"}},
-        Case{"attn_factor",
-             Set("llama.rope.scaling.attn_factor", 1.2f),
-             {"only 1 is supported"},
-             kUnsupported},
-        Case{"factors_of_other_size",
-             AddTensor("rope_freqs.weight", 7),
-             {"'rope_freqs.weight': expected [8] F32, got [7] F32"}},
-        Case{"factors_0",
-             AddTensor("rope_freqs.weight", 8),
-             {"'rope_freqs.weight': value 0: expected a finite number above 0, got 0"}},
-        Case{"long_factors",
-             AddTensor("rope_factors_long.weight", 8),
-             {"'rope_factors_long.weight'", "no place"},
-             kUnsupported}));
+    ::testing::
+        Values(Case{"odd",
+                    Set("llama.rope.dimension_count", uint32_t{7}),
+                    {"expected an even number"}},
+               Case{"over_head",
+                    Set("llama.rope.dimension_count", uint32_t{32}),
+                    {"2 to 16, got 32"}},
+               Case{"missing",
+                    Remove("llama.rope.dimension_count"),
+                    {"dimension_count'", "missing"}},
+               Case{"base_0", Set("llama.rope.freq_base", 0.0f), {"finite number above 0, got 0"}},
+               Case{"base_nan",
+                    Set("llama.rope.freq_base", kNan),
+                    {"'llama.rope.freq_base'", "got nan"}},
+               Case{"base_inf", Set("llama.rope.freq_base", kInf), {"got inf"}},
+               Case{"base_negative", Set("llama.rope.freq_base", -1.0f), {"got -1"}},
+               Case{"base_integer",
+                    Set("llama.rope.freq_base", uint32_t{10000}),
+                    {"f32 or f64, got u32"}},
+               Case{"dynamic",
+                    Text("llama.rope.scaling.type", "dynamic"),
+                    {"'none', 'linear' and 'yarn'", "got 'dynamic'"},
+                    kUnsupported},
+               Case{"sections",
+                    Set("llama.rope.dimension_sections",
+                        MetadataArray(std::vector<int32_t>{8, 4, 4, 0})),
+                    {"'llama.rope.dimension_sections'", "not known"},
+                    kUnsupported},
+               Case{"yarn_factor_without_yarn",
+                    Set("llama.rope.scaling.yarn_beta_fast", 32.0f),
+                    {"'llama.rope.scaling.yarn_beta_fast'", "'rope.scaling.type' is 'yarn'"}},
+               Case{
+                   "linear_without_factor", Text("llama.rope.scaling.type", "linear"), {"missing"}},
+               Case{"factor_without_type",
+                    Set("llama.rope.scaling.factor", 2.0f),
+                    {"'llama.rope.scaling.type'", "missing"}},
+               Case{
+                   "two_factors",
+                   [](GgufDraft& d) {
+                     d.SetString("llama.rope.scaling.type", "linear");
+                     d.Set("llama.rope.scaling.factor", 2.0f);
+                     d.Set("llama.rope.scale_linear", 4.0f);
+                   },
+                   {"scale_linear': expected 'rope.scaling.factor', 2, got 4"}},
+               Case{"attn_factor",
+                    Set("llama.rope.scaling.attn_factor", 1.2f),
+                    {"only 1 is supported"},
+                    kUnsupported},
+               Case{"factors_of_other_size",
+                    AddTensor("rope_freqs.weight", 7),
+                    {"'rope_freqs.weight': expected [8] F32, got [7] F32"}},
+               Case{"factors_0",
+                    AddTensor("rope_freqs.weight", 8),
+                    {"'rope_freqs.weight': value 0: expected a finite number above 0, got 0"}},
+               Case{"long_factors",
+                    AddTensor("rope_factors_long.weight", 8),
+                    {"'rope_factors_long.weight'", "no place"},
+                    kUnsupported}));
+
+// A draft with yarn as converters write it, and one change.
+auto Yarn(std::function<void(GgufDraft&)> edit) {
+  return [edit](GgufDraft& draft) {
+    draft.SetString("llama.rope.scaling.type", "yarn");
+    draft.Set("llama.rope.scaling.factor", 4.0f);
+    draft.Set("llama.rope.scaling.original_context_length", uint32_t{128});
+    edit(draft);
+  };
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Yarn, RefusedModelTest,
+    ::testing::Values(Case{"no_factor",
+                           Yarn(Remove("llama.rope.scaling.factor")),
+                           {"'llama.rope.scaling.factor'", "missing"}},
+                      Case{"factor_below_1",
+                           Yarn(Set("llama.rope.scaling.factor", 0.5f)),
+                           {"'llama.rope.scaling.factor': expected at least 1 for yarn, got 0.5"}},
+                      Case{"no_original_context",
+                           Yarn(Remove("llama.rope.scaling.original_context_length")),
+                           {"'llama.rope.scaling.original_context_length'", "missing"}},
+                      Case{"original_context_0",
+                           Yarn(Set("llama.rope.scaling.original_context_length", uint32_t{0})),
+                           {"original_context_length': expected 1 to 16777216, got 0"}},
+                      Case{"ext_factor",
+                           Yarn(Set("llama.rope.scaling.yarn_ext_factor", 0.5f)),
+                           {"'llama.rope.scaling.yarn_ext_factor': only 1 is supported, got 0.5"},
+                           kUnsupported},
+                      Case{"beta_nan",
+                           Yarn(Set("llama.rope.scaling.yarn_beta_fast", kNan)),
+                           {"yarn_beta_fast'", "got nan"}},
+                      Case{"betas_the_other_way_round",
+                           Yarn(Set("llama.rope.scaling.yarn_beta_slow", 64.0f)),
+                           {"'llama.rope.scaling.yarn_beta_slow'", "got 32 and 64"}},
+                      Case{"two_magnitudes",
+                           Yarn([](GgufDraft& d) {
+                             d.Set("llama.rope.scaling.yarn_attn_factor", 1.1f);
+                             d.Set("llama.rope.scaling.yarn_log_multiplier", 1.0f);
+                           }),
+                           {"yarn_attn_factor'", "got both"}},
+                      Case{"attn_factor_0",
+                           Yarn(Set("llama.rope.scaling.attn_factor", 0.0f)),
+                           {"attn_factor'", "above 0, got 0"}},
+                      Case{"factors_too",
+                           Yarn([](GgufDraft& d) {
+                             d.AddTensor("rope_freqs.weight", {8}, DType::kF32,
+                                         EncodeTensor(DType::kF32, std::vector<float>(8, 2.0f)));
+                           }),
+                           {"'yarn' is not supported beside tensor 'rope_freqs.weight'"},
+                           kUnsupported},
+                      Case{"base_1",
+                           Yarn(Set("llama.rope.freq_base", 1.0f)),
+                           {"'llama.rope.freq_base': expected more than 1 for yarn, got 1"}}));
 
 INSTANTIATE_TEST_SUITE_P(
     Traits, RefusedModelTest,
@@ -431,6 +551,35 @@ TEST(ModelConfigTest, Qwen2NeedsItsBiasesAndItsBase) {
                         "none"));
 }
 
+TEST(ModelConfigTest, Qwen3NeedsItsHeadNorms) {
+  TinyModelSpec spec;
+  spec.architecture = "qwen3";
+  spec.head_size = 24;
+  GgufDraft draft = testing::MakeTinyModelDraft(spec);
+  const auto config = ConfigOf(draft);
+  ASSERT_TRUE(config.ok()) << Message(config.status());
+  EXPECT_TRUE(config->has_head_norm);
+  EXPECT_FALSE(config->has_qkv_bias);
+  EXPECT_EQ(config->ropes[0].style, kernels::RopeStyle::kHalfSplit);
+  draft.RemoveTensor("blk.1.attn_k_norm.weight");
+  EXPECT_THAT(Message(ConfigOf(draft).status()),
+              HasSubstr("'blk.1.attn_k_norm.weight' (per-head key norm, layer 1): expected [24]"));
+}
+
+TEST(ModelConfigTest, EveryFourthLayerOfSmolLm3RotatesNothing) {
+  TinyModelSpec spec;
+  spec.architecture = "smollm3";
+  spec.layers = 9;
+  const auto config = ConfigOf(testing::MakeTinyModelDraft(spec));
+  ASSERT_TRUE(config.ok()) << Message(config.status());
+  ASSERT_EQ(config->layers.size(), 9u);
+  for (size_t i = 0; i < 9; ++i) {
+    EXPECT_EQ(config->layers[i].rope, i == 3 || i == 7 ? -1 : 0) << i;
+  }
+  EXPECT_EQ(config->rope(-1).rotary_size, 0);
+  EXPECT_EQ(config->rope(0).rotary_size, 16);
+}
+
 TEST(ModelConfigTest, PlantedBugsChangeTheFactTheyName) {
   if (!kernels::kPlantedBugsBuilt) GTEST_SKIP() << "built without planted bugs";
   TinyModelSpec spec;
@@ -440,8 +589,8 @@ TEST(ModelConfigTest, PlantedBugsChangeTheFactTheyName) {
   ASSERT_TRUE(right.ok());
   const auto base = ConfigOf(draft, PlantedBug::kRopeBaseTenThousand);
   ASSERT_TRUE(base.ok());
-  EXPECT_EQ(base->rope_base, 10000.0f);
-  EXPECT_NE(base->inverse_frequencies[1], right->inverse_frequencies[1]);
+  EXPECT_EQ(base->ropes[0].base, 10000.0f);
+  EXPECT_NE(base->ropes[0].inverse_frequencies[1], right->ropes[0].inverse_frequencies[1]);
   const auto ffn = ConfigOf(draft, PlantedBug::kFfnFourTimesWidth);
   ASSERT_TRUE(ffn.ok());
   EXPECT_EQ(ffn->ffn_width, 256);
@@ -469,8 +618,8 @@ TEST(ModelConfigTest, GoldenModelsHaveTheFactsTheyWereMadeWith) {
   const auto llama31 = ConfigOf(folder + "tiny-llama31.q8_0.gguf");
   ASSERT_TRUE(llama31.ok()) << Message(llama31.status());
   EXPECT_TRUE(llama31->tied_head);
-  EXPECT_EQ(llama31->rope_base, 500000.0f);
-  EXPECT_LT(llama31->inverse_frequencies[15], std::pow(500000.0f, -30.0f / 32) * 0.5f);
+  EXPECT_EQ(llama31->ropes[0].base, 500000.0f);
+  EXPECT_LT(llama31->ropes[0].inverse_frequencies[15], std::pow(500000.0f, -30.0f / 32) * 0.5f);
   const auto odd = ConfigOf(folder + "tiny-odd.f16.gguf");
   ASSERT_TRUE(odd.ok()) << Message(odd.status());
   EXPECT_EQ(odd->architecture, "qwen2");
@@ -498,7 +647,7 @@ TEST(ModelConfigTest, SmolLm2) {
   EXPECT_EQ(config->ffn_width, 1536);
   EXPECT_EQ(config->vocab_size, 49152);
   EXPECT_EQ(config->context_length, 8192);
-  EXPECT_EQ(config->rope_base, 100000.0f);
+  EXPECT_EQ(config->ropes[0].base, 100000.0f);
   EXPECT_EQ(config->norm_epsilon, 1e-5f);
   EXPECT_TRUE(config->tied_head);
 }
