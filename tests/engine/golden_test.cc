@@ -93,16 +93,19 @@ void CheckGreedy(engine::DeviceRunner& runner, std::vector<TokenId> prompt,
   }
 }
 
+std::string FileOf(const nlohmann::json& model, const char* key) {
+  return model["folder"].get<std::string>() + model[key].get<std::string>();
+}
+
 class TinyGoldenTest : public ::testing::TestWithParam<nlohmann::json> {};
 
 TEST_P(TinyGoldenTest, StrictLogits) {
   const std::string file = GetParam()["file"];
   const auto runner =
-      testing::OpenProbe(kGolden + "/tiny/" + file,
+      testing::OpenProbe(FileOf(GetParam(), "file"),
                          {.backend = kernels::Backend::kRef, .kv_type = kernels::DType::kF32});
   const auto tokens = GetParam()["ids"].get<std::vector<TokenId>>();
-  const testing::NpyArray expected =
-      testing::LoadNpy(kGolden + "/tiny/" + GetParam()["logits"].get<std::string>());
+  const testing::NpyArray expected = testing::LoadNpy(FileOf(GetParam(), "logits"));
   const std::vector<float> actual = AllLogits(*runner, tokens, 7);
   ASSERT_EQ(actual.size(), expected.values.size());
   const Difference difference = Compare(actual, expected.values);
@@ -114,8 +117,7 @@ TEST_P(TinyGoldenTest, StrictLogits) {
 TEST_P(TinyGoldenTest, CpuLogitsAndGreedy) {
   const std::string file = GetParam()["file"];
   const auto tokens = GetParam()["ids"].get<std::vector<TokenId>>();
-  const testing::NpyArray expected =
-      testing::LoadNpy(kGolden + "/tiny/" + GetParam()["logits"].get<std::string>());
+  const testing::NpyArray expected = testing::LoadNpy(FileOf(GetParam(), "logits"));
   const auto vocab = static_cast<size_t>(expected.shape[1]);
   struct Path {
     bool force_avx2;
@@ -127,7 +129,7 @@ TEST_P(TinyGoldenTest, CpuLogitsAndGreedy) {
                            Path{true, kernels::DType::kF32, kCpuError, kMargin},
                            Path{false, kernels::DType::kF16, kCpuF16Error, kF16Margin}}) {
     const auto runner = testing::OpenProbe(
-        kGolden + "/tiny/" + file, {.kv_type = path.kv_type, .force_avx2 = path.force_avx2});
+        FileOf(GetParam(), "file"), {.kv_type = path.kv_type, .force_avx2 = path.force_avx2});
     const std::vector<float> actual = AllLogits(*runner, tokens, 17);
     ASSERT_EQ(actual.size(), expected.values.size());
     const Difference difference = Compare(actual, expected.values);
@@ -149,13 +151,13 @@ TEST_P(TinyGoldenTest, CpuLogitsAndGreedy) {
   }
 }
 
-// The models of the manifest that are in the tree: those of the weight types and architectures that
-// Sluice reads.
-std::vector<nlohmann::json> TinyModels() {
+// The models of a folder's manifest that are in the tree: those of the weight types that Sluice
+// reads.
+std::vector<nlohmann::json> ModelsIn(const std::string& folder) {
   std::vector<nlohmann::json> models;
-  for (const nlohmann::json& model : LoadJson(kGolden + "/tiny/manifest.json")) {
-    if (std::filesystem::exists(kGolden + "/tiny/" + model["file"].get<std::string>()))
-      models.push_back(model);
+  for (nlohmann::json model : LoadJson(kGolden + "/" + folder + "/manifest.json")) {
+    model["folder"] = kGolden + "/" + folder + "/";
+    if (std::filesystem::exists(FileOf(model, "file"))) models.push_back(std::move(model));
   }
   return models;
 }
@@ -166,9 +168,15 @@ std::string TestName(const ::testing::TestParamInfo<nlohmann::json>& info) {
   }
   return name;
 }
-INSTANTIATE_TEST_SUITE_P(Models, TinyGoldenTest, ::testing::ValuesIn(TinyModels()), TestName);
+INSTANTIATE_TEST_SUITE_P(WeightTypes, TinyGoldenTest, ::testing::ValuesIn(ModelsIn("tiny")),
+                         TestName);
+INSTANTIATE_TEST_SUITE_P(Architectures, TinyGoldenTest,
+                         ::testing::ValuesIn(ModelsIn("architectures")), TestName);
 
-TEST(TinyGoldenSetTest, HasTheModelsOfEveryTypeReadNow) { EXPECT_EQ(TinyModels().size(), 5u); }
+TEST(TinyGoldenSetTest, HasTheModelsOfEveryTypeReadNow) {
+  EXPECT_EQ(ModelsIn("tiny").size(), 5u);
+  EXPECT_EQ(ModelsIn("architectures").size(), 8u);
+}
 
 class SmolLm2GoldenTest : public ::testing::Test {
  protected:
