@@ -86,10 +86,11 @@ class Model {
     batch.page_begins = page_begins_.data();
     batch.pages = pages_.data();
     const ConstMatrixF32 q = {q_.data(), count_, shape_.num_heads * shape_.head_size};
-    const float scale = 1.0f / std::sqrt(static_cast<float>(shape_.head_size));
+    const PagedAttentionArgs args = {.scale =
+                                         1.0f / std::sqrt(static_cast<float>(shape_.head_size))};
     bool ok = true;
     for (const KvLayer& layer : layers_) {
-      ok &= PagedAttention(*exec_, q, batch, layer, scale, out_).ok();
+      ok &= PagedAttention(*exec_, args, q, batch, layer, out_).ok();
     }
     return ok;
   }

@@ -81,8 +81,9 @@ class Product {
   }
 
   void Run() {
-    const absl::Status status = MatMulAddResidual(
-        exec_, linear_, input_, batch_, {residual_.data(), batch_.num_tokens, weight_.rows});
+    const absl::Status status =
+        MatMulAddResidual(exec_, {.linear = &linear_}, input_, batch_,
+                          {residual_.data(), batch_.num_tokens, weight_.rows});
     if (!status.ok()) std::cerr << status << '\n';
     benchmark::DoNotOptimize(residual_.data());
   }
@@ -182,6 +183,7 @@ class DecodeStep {
 
   absl::Status Run() {
     const Rope rope{RopeStyle::kInterleaved, kHeadSize, frequencies_.data(), 1.0f};
+    const Norm norm{.weight = norm_.data(), .epsilon = 1e-5f};
     const MatrixF32 residual{residual_.data(), 1, kWidth};
     const ConstMatrixF32 input{residual_.data(), 1, kWidth};
     BatchView batch;
@@ -194,26 +196,24 @@ class DecodeStep {
     const KvLayer kv{DType::kF16,      2,
                      kKvHeads,         kHeadSize,
                      kv_pages_.data(), kv_pages_.data() + kv_pages_.size() / 2};
-    absl::Status status = EmbedTokens(exec_, head_, rope, batch, residual);
+    absl::Status status = EmbedTokens(exec_, head_, 1.0f, {&rope, 1}, batch, residual);
     for (size_t i = 0; i < linears_.size(); i += 7) {
       const Linear* layer = &linears_[i];
       NormQkvRopeStoreArgs qkv;
-      qkv.norm_weight = norm_.data();
+      qkv.norm = norm;
       qkv.q = layer;
       qkv.k = layer + 1;
       qkv.v = layer + 2;
       qkv.rope = rope;
       qkv.head_size = kHeadSize;
-      qkv.epsilon = 1e-5f;
       status.Update(
           NormQkvRopeStore(exec_, qkv, input, batch, kv, {q_.data(), 1, kHeads * kHeadSize}));
-      status.Update(MatMulAddResidual(exec_, layer[3], attention_, batch, residual));
-      const NormGateUpArgs gate_up{norm_.data(), 1e-5f, layer + 4, layer + 5,
-                                   GateActivation::kSilu};
+      status.Update(MatMulAddResidual(exec_, {.linear = layer + 3}, attention_, batch, residual));
+      const NormGateUpArgs gate_up{norm, layer + 4, layer + 5, GateActivation::kSilu};
       status.Update(NormGateUpSwiglu(exec_, gate_up, input, batch, ffn_));
-      status.Update(MatMulAddResidual(exec_, layer[6], ffn_, batch, residual));
+      status.Update(MatMulAddResidual(exec_, {.linear = layer + 6}, ffn_, batch, residual));
     }
-    status.Update(NormLmHead(exec_, norm_.data(), 1e-5f, head_linear_, input, batch, 0,
+    status.Update(NormLmHead(exec_, {.norm = norm, .head = &head_linear_}, input, batch, 0,
                              {logits_.data(), 1, kVocab}));
     return status;
   }

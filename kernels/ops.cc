@@ -1,5 +1,6 @@
 #include "kernels/ops.h"
 
+#include <cmath>
 #include <string>
 #include <utility>
 
@@ -14,8 +15,11 @@ absl::Status Invalid(std::string_view op, const std::string& message) {
   return absl::InvalidArgumentError(std::string(op) + ": " + message);
 }
 
+// Appended piece by piece: GCC 12 warns about a literal put in front of a string (GCC bug 105651).
 std::string Shape(int64_t rows, int64_t cols) {
-  return "[" + std::to_string(rows) + ", " + std::to_string(cols) + "]";
+  std::string shape = "[";
+  shape.append(std::to_string(rows)).append(", ").append(std::to_string(cols)).append("]");
+  return shape;
 }
 
 absl::Status NotBuilt(std::string_view op, Backend backend) {
@@ -63,7 +67,36 @@ absl::Status ExpectRope(std::string_view op, const Exec& exec, const Rope& rope)
     return Invalid(op, "rotary size: expected an even number up to the head size " +
                            std::to_string(head_size) + ", got " + std::to_string(rope.rotary_size));
   }
+  if (rope.rotary_size > 0 && rope.inverse_frequencies == nullptr) {
+    return Invalid(op, "rope: expected " + std::to_string(rope.rotary_size / 2) +
+                           " inverse frequencies, got none");
+  }
   return absl::OkStatus();
+}
+
+absl::Status ExpectNorm(std::string_view op, std::string_view what, const Norm& norm) {
+  const std::string name(what);
+  if (!(norm.epsilon >= 0.0f) || !std::isfinite(norm.epsilon)) {
+    return Invalid(
+        op, name + ": expected an epsilon of at least 0, got " + std::to_string(norm.epsilon));
+  }
+  if (norm.bias == nullptr) return absl::OkStatus();
+  if (norm.weight == nullptr) return Invalid(op, name + ": expected a weight beside the bias");
+  if (norm.kind == NormKind::kRms) {
+    return Invalid(op, name + ": expected no bias: an RMS norm has none");
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ExpectScale(std::string_view op, float scale) {
+  if (std::isfinite(scale)) return absl::OkStatus();
+  return Invalid(op, "scale: expected a finite number, got " + std::to_string(scale));
+}
+
+absl::Status ExpectSoftcap(std::string_view op, float softcap) {
+  if (softcap >= 0.0f && std::isfinite(softcap)) return absl::OkStatus();
+  return Invalid(op,
+                 "softcap: expected a finite number of at least 0, got " + std::to_string(softcap));
 }
 
 // Every token belongs to a row and has an entry of its row's page table; when num_pages >= 0, that
@@ -242,8 +275,8 @@ absl::Status ReserveWorkspace(Exec& exec, const WorkspaceShape& shape) {
   return absl::OkStatus();
 }
 
-absl::Status EmbedTokens(Exec& exec, const PackedWeight& table, const Rope& rope,
-                         const BatchView& batch, MatrixF32 residual) {
+absl::Status EmbedTokens(Exec& exec, const PackedWeight& table, float scale,
+                         std::span<const Rope> ropes, const BatchView& batch, MatrixF32 residual) {
   constexpr std::string_view kOp = "EmbedTokens";
   RETURN_IF_ERROR(ExpectStep(kOp, exec, batch));
   Linear as_linear;
@@ -252,7 +285,12 @@ absl::Status EmbedTokens(Exec& exec, const PackedWeight& table, const Rope& rope
       ExpectLinear(kOp, "table", exec, &as_linear, exec.workspace_shape().width, table.rows));
   RETURN_IF_ERROR(
       ExpectShape(kOp, "residual", residual.rows, residual.cols, batch.num_tokens, table.cols));
-  RETURN_IF_ERROR(ExpectRope(kOp, exec, rope));
+  RETURN_IF_ERROR(ExpectScale(kOp, scale));
+  if (ropes.size() > static_cast<size_t>(kMaxRopes)) {
+    return Invalid(kOp, "expected at most " + std::to_string(kMaxRopes) +
+                            " tables of rotations, got " + std::to_string(ropes.size()));
+  }
+  for (const Rope& rope : ropes) RETURN_IF_ERROR(ExpectRope(kOp, exec, rope));
   for (int64_t t = 0; t < batch.num_tokens; ++t) {
     int32_t token = batch.tokens[t];
     if (token < 0) {
@@ -269,8 +307,8 @@ absl::Status EmbedTokens(Exec& exec, const PackedWeight& table, const Rope& rope
     }
   }
   RETURN_IF_ERROR(OnBackend(
-      kOp, exec, [&] { cpu::EmbedTokens(exec, table, rope, batch, residual); },
-      [&] { ref::EmbedTokens(exec, table, rope, batch, residual); }));
+      kOp, exec, [&] { cpu::EmbedTokens(exec, table, scale, ropes, batch, residual); },
+      [&] { ref::EmbedTokens(exec, table, scale, ropes, batch, residual); }));
   Observe(exec, "embedding", residual.values, residual.rows, residual.cols);
   return absl::OkStatus();
 }
@@ -291,7 +329,14 @@ absl::Status NormQkvRopeStore(Exec& exec, const NormQkvRopeStoreArgs& args, Cons
   RETURN_IF_ERROR(ExpectLinear(kOp, "q", exec, args.q, shape.width, query_width));
   RETURN_IF_ERROR(ExpectLinear(kOp, "k", exec, args.k, shape.width, kv_width));
   RETURN_IF_ERROR(ExpectLinear(kOp, "v", exec, args.v, shape.width, kv_width));
+  RETURN_IF_ERROR(ExpectNorm(kOp, "norm", args.norm));
+  RETURN_IF_ERROR(ExpectNorm(kOp, "q head norm", args.q_head_norm));
+  RETURN_IF_ERROR(ExpectNorm(kOp, "k head norm", args.k_head_norm));
   RETURN_IF_ERROR(ExpectRope(kOp, exec, args.rope));
+  if (args.rope_index < 0 || args.rope_index >= kMaxRopes) {
+    return Invalid(kOp, "rope index: expected one below " + std::to_string(kMaxRopes) + ", got " +
+                            std::to_string(args.rope_index));
+  }
   RETURN_IF_ERROR(ExpectKv(kOp, exec, kv));
   RETURN_IF_ERROR(ExpectRows(kOp, batch, kv.num_pages));
   RETURN_IF_ERROR(ExpectShape(kOp, "q_out", q_out.rows, q_out.cols, batch.num_tokens, query_width));
@@ -303,10 +348,16 @@ absl::Status NormQkvRopeStore(Exec& exec, const NormQkvRopeStoreArgs& args, Cons
   return absl::OkStatus();
 }
 
-absl::Status PagedAttention(Exec& exec, ConstMatrixF32 q, const BatchView& batch, const KvLayer& kv,
-                            float scale, Activation& out) {
+absl::Status PagedAttention(Exec& exec, const PagedAttentionArgs& args, ConstMatrixF32 q,
+                            const BatchView& batch, const KvLayer& kv, Activation& out) {
   constexpr std::string_view kOp = "PagedAttention";
   RETURN_IF_ERROR(ExpectStep(kOp, exec, batch));
+  RETURN_IF_ERROR(ExpectScale(kOp, args.scale));
+  RETURN_IF_ERROR(ExpectSoftcap(kOp, args.softcap));
+  if (args.window < 0) {
+    return Invalid(kOp,
+                   "window: expected at least 0 positions, got " + std::to_string(args.window));
+  }
   const WorkspaceShape& shape = exec.workspace_shape();
   const int64_t width = shape.num_heads * shape.head_size;
   RETURN_IF_ERROR(ExpectShape(kOp, "q", q.rows, q.cols, batch.num_tokens, width));
@@ -317,18 +368,22 @@ absl::Status PagedAttention(Exec& exec, ConstMatrixF32 q, const BatchView& batch
                             Shape(out.max_rows, out.cols));
   }
   RETURN_IF_ERROR(OnBackend(
-      kOp, exec, [&] { cpu::PagedAttention(exec, q, batch, kv, scale, out); },
-      [&] { ref::PagedAttention(exec, q, batch, kv, scale, out); }));
+      kOp, exec, [&] { cpu::PagedAttention(exec, args, q, batch, kv, out); },
+      [&] { ref::PagedAttention(exec, args, q, batch, kv, out); }));
   Observe(exec, "attention", out.values, batch.num_tokens, out.cols);
   return absl::OkStatus();
 }
 
-absl::Status MatMulAddResidual(Exec& exec, const Linear& linear, const Activation& input,
-                               const BatchView& batch, MatrixF32 residual) {
-  const std::string_view op = linear.name.empty() ? "matmul_add_residual" : linear.name;
+absl::Status MatMulAddResidual(Exec& exec, const MatMulAddResidualArgs& args,
+                               const Activation& input, const BatchView& batch,
+                               MatrixF32 residual) {
+  const bool named = args.linear != nullptr && !args.linear->name.empty();
+  const std::string_view op = named ? args.linear->name : "matmul_add_residual";
   RETURN_IF_ERROR(ExpectStep(op, exec, batch));
   const int64_t width = exec.workspace_shape().width;
-  RETURN_IF_ERROR(ExpectLinear(op, "weight", exec, &linear, input.cols, width));
+  RETURN_IF_ERROR(ExpectLinear(op, "weight", exec, args.linear, input.cols, width));
+  RETURN_IF_ERROR(ExpectNorm(op, "post norm", args.post_norm));
+  RETURN_IF_ERROR(ExpectScale(op, args.scale));
   RETURN_IF_ERROR(
       ExpectShape(op, "residual", residual.rows, residual.cols, batch.num_tokens, width));
   if (input.max_rows < batch.num_tokens) {
@@ -336,8 +391,8 @@ absl::Status MatMulAddResidual(Exec& exec, const Linear& linear, const Activatio
                            " rows, got " + std::to_string(input.max_rows));
   }
   RETURN_IF_ERROR(OnBackend(
-      op, exec, [&] { cpu::MatMulAddResidual(exec, linear, input, batch, residual); },
-      [&] { ref::MatMulAddResidual(exec, linear, input, batch, residual); }));
+      op, exec, [&] { cpu::MatMulAddResidual(exec, args, input, batch, residual); },
+      [&] { ref::MatMulAddResidual(exec, args, input, batch, residual); }));
   Observe(exec, op, residual.values, residual.rows, residual.cols);
   return absl::OkStatus();
 }
@@ -349,7 +404,10 @@ absl::Status NormGateUpSwiglu(Exec& exec, const NormGateUpArgs& args, ConstMatri
   const WorkspaceShape& shape = exec.workspace_shape();
   RETURN_IF_ERROR(
       ExpectShape(kOp, "residual", residual.rows, residual.cols, batch.num_tokens, shape.width));
-  RETURN_IF_ERROR(ExpectLinear(kOp, "gate", exec, args.gate, shape.width, shape.ffn_width));
+  RETURN_IF_ERROR(ExpectNorm(kOp, "norm", args.norm));
+  if (args.gate != nullptr) {
+    RETURN_IF_ERROR(ExpectLinear(kOp, "gate", exec, args.gate, shape.width, shape.ffn_width));
+  }
   RETURN_IF_ERROR(ExpectLinear(kOp, "up", exec, args.up, shape.width, shape.ffn_width));
   if (out.cols != shape.ffn_width || out.max_rows < batch.num_tokens) {
     return Invalid(kOp, "out: expected room for " + Shape(batch.num_tokens, shape.ffn_width) +
@@ -362,15 +420,17 @@ absl::Status NormGateUpSwiglu(Exec& exec, const NormGateUpArgs& args, ConstMatri
   return absl::OkStatus();
 }
 
-absl::Status NormLmHead(Exec& exec, const float* norm_weight, float epsilon, const Linear& head,
-                        ConstMatrixF32 residual, const BatchView& batch, int64_t first,
-                        MatrixF32 logits) {
+absl::Status NormLmHead(Exec& exec, const NormLmHeadArgs& args, ConstMatrixF32 residual,
+                        const BatchView& batch, int64_t first, MatrixF32 logits) {
   constexpr std::string_view kOp = "NormLmHead";
   RETURN_IF_ERROR(ExpectStep(kOp, exec, batch));
   const WorkspaceShape& shape = exec.workspace_shape();
   RETURN_IF_ERROR(
       ExpectShape(kOp, "residual", residual.rows, residual.cols, batch.num_tokens, shape.width));
-  RETURN_IF_ERROR(ExpectLinear(kOp, "head", exec, &head, shape.width, logits.cols));
+  RETURN_IF_ERROR(ExpectLinear(kOp, "head", exec, args.head, shape.width, logits.cols));
+  RETURN_IF_ERROR(ExpectNorm(kOp, "norm", args.norm));
+  RETURN_IF_ERROR(ExpectScale(kOp, args.scale));
+  RETURN_IF_ERROR(ExpectSoftcap(kOp, args.softcap));
   if (first < 0 || logits.rows > shape.max_logit_rows ||
       first + logits.rows > batch.num_logit_rows) {
     return Invalid(kOp, "expected a slab of at most " + std::to_string(shape.max_logit_rows) +
@@ -386,9 +446,8 @@ absl::Status NormLmHead(Exec& exec, const float* norm_weight, float epsilon, con
     }
   }
   RETURN_IF_ERROR(OnBackend(
-      kOp, exec,
-      [&] { cpu::NormLmHead(exec, norm_weight, epsilon, head, residual, batch, first, logits); },
-      [&] { ref::NormLmHead(exec, norm_weight, epsilon, head, residual, batch, first, logits); }));
+      kOp, exec, [&] { cpu::NormLmHead(exec, args, residual, batch, first, logits); },
+      [&] { ref::NormLmHead(exec, args, residual, batch, first, logits); }));
   Observe(exec, "logits", logits.values, logits.rows, logits.cols);
   return absl::OkStatus();
 }

@@ -202,58 +202,96 @@ struct Rope {
 // op.
 absl::Status ReserveWorkspace(Exec& exec, const WorkspaceShape& shape);
 
-// residual[t] = row tokens[t] of the table [V, E], f32; and the cosines and sines of the step's
-// positions, kept in the workspace for the rotations of all layers. residual [T, E].
-// INVALID_ARGUMENT for a token outside [0, V).
-absl::Status EmbedTokens(Exec& exec, const PackedWeight& table, const Rope& rope,
-                         const BatchView& batch, MatrixF32 residual);
+// Tables of rotations that a model may have: one, or one for layers that see everything and one for
+// layers with a window (Gemma 3).
+inline constexpr int kMaxRopes = 2;
+
+enum class NormKind : uint8_t {
+  kRms,    // x / sqrt(mean(x^2) + epsilon) * weight (arXiv 1910.07467)
+  kLayer,  // (x - mean(x)) / sqrt(var(x) + epsilon) * weight + bias (arXiv 1607.06450)
+};
+// A normalisation of rows of n values. No weight: none takes place, rows stay as they are.
+struct Norm {
+  const float* weight = nullptr;  // [n] f32
+  const float* bias = nullptr;    // [n] or null; kLayer only
+  float epsilon = 0.0f;
+  NormKind kind = NormKind::kRms;
+};
+
+// residual[t] = scale * row tokens[t] of the table [V, E], f32; and the cosines and sines of the
+// step's positions for each of `ropes` (at most kMaxRopes, none for models without rotations), kept
+// in the workspace for the rotations of all layers. residual [T, E]. INVALID_ARGUMENT for a token
+// outside [0, V).
+absl::Status EmbedTokens(Exec& exec, const PackedWeight& table, float scale,
+                         std::span<const Rope> ropes, const BatchView& batch, MatrixF32 residual);
 
 struct NormQkvRopeStoreArgs {
-  const float* norm_weight = nullptr;  // [E] f32
-  float epsilon = 0.0f;
-  const Linear* q = nullptr;           // [H*D, E]
-  const Linear* k = nullptr;           // [G*D, E]
-  const Linear* v = nullptr;           // [G*D, E]
-  const float* q_head_norm = nullptr;  // [D] per-head RMS norm before the rotation, or null
-  const float* k_head_norm = nullptr;  // [D] or null
-  Rope rope;
-  int64_t head_size = 0;  // D
+  Norm norm = {};             // [E]
+  const Linear* q = nullptr;  // [H*D, E]
+  const Linear* k = nullptr;  // [G*D, E]
+  const Linear* v = nullptr;  // [G*D, E]
+  Norm q_head_norm = {};      // [D], of each head before the rotation, or none
+  Norm k_head_norm = {};      // [D] or none
+  Rope rope = {};             // rotary_size 0: Q and K are not rotated
+  int rope_index = 0;         // of `rope` among those that EmbedTokens was given
+  int64_t head_size = 0;      // D
 };
-// h = RMSNorm(residual); q, k, v = projections of h (+ bias, + per-head norm); q and k rotated; k
+// h = norm(residual); q, k, v = projections of h (+ bias, + per-head norm); q and k rotated; k
 // and v stored at their positions' pages in the KV type (round to nearest even). residual [T, E]
 // in, q_out [T, H*D] f32 out. K or V beyond the range of an f16 cache becomes infinite and makes
 // the row's logits non-finite; never silently clipped.
 absl::Status NormQkvRopeStore(Exec& exec, const NormQkvRopeStoreArgs& args, ConstMatrixF32 residual,
                               const BatchView& batch, const KvLayer& kv, MatrixF32 q_out);
 
-// out[t, h] = softmax(scale * q[t, h] . K[0..pos(t), g]) V[.., g] with g = h / (H / G), causal,
-// over the row's pages. One tile order whatever the batch: tiles of 64 keys inside splits of 256
-// positions, rescaling decided per (token, head), splits merged ascending. q [T, H*D]; out [T, H*D]
-// written as an Activation for the next product.
-absl::Status PagedAttention(Exec& exec, ConstMatrixF32 q, const BatchView& batch, const KvLayer& kv,
-                            float scale, Activation& out);
+struct PagedAttentionArgs {
+  float scale = 1.0f;
+  // Scaled scores s become softcap * tanh(s / softcap) (Gemma 2, arXiv 2408.00118); 0: as they are.
+  float softcap = 0.0f;
+  // A token sees itself and the `window` - 1 positions before it (arXiv 2004.05150); 0: all.
+  int32_t window = 0;
+};
+// out[t, h] = softmax(scale * q[t, h] . K[first..pos(t), g]) V[.., g] with g = h / (H / G), causal,
+// over the row's pages; first is 0, or pos(t) - window + 1. One tile order whatever the batch:
+// tiles of 64 keys inside splits of 256 positions counted from position 0, rescaling decided per
+// (token, head), splits merged ascending; tiles that lie wholly before the window are passed over.
+// A score that is not finite makes out[t, h] NaN, capped or not. q [T, H*D]; out [T, H*D] written
+// as an Activation for the next product.
+absl::Status PagedAttention(Exec& exec, const PagedAttentionArgs& args, ConstMatrixF32 q,
+                            const BatchView& batch, const KvLayer& kv, Activation& out);
 
-// residual[t] += input[t] W^T (+ bias). input [T, K], residual [T, E].
-absl::Status MatMulAddResidual(Exec& exec, const Linear& linear, const Activation& input,
-                               const BatchView& batch, MatrixF32 residual);
+struct MatMulAddResidualArgs {
+  const Linear* linear = nullptr;  // [E, K]
+  Norm post_norm = {};             // [E], of the product before it is added, or none (Gemma)
+  float scale = 1.0f;              // of what is added (Granite)
+};
+// residual[t] += scale * post_norm(input[t] W^T (+ bias)). input [T, K], residual [T, E].
+absl::Status MatMulAddResidual(Exec& exec, const MatMulAddResidualArgs& args,
+                               const Activation& input, const BatchView& batch, MatrixF32 residual);
 
 enum class GateActivation : uint8_t { kSilu, kGeluTanh };
 struct NormGateUpArgs {
-  const float* norm_weight = nullptr;  // [E] f32
-  float epsilon = 0.0f;
-  const Linear* gate = nullptr;  // [F, E]
+  Norm norm = {};                // [E]
+  const Linear* gate = nullptr;  // [F, E]; null: no gate (StarCoder 2)
   const Linear* up = nullptr;    // [F, E]
   GateActivation activation = GateActivation::kSilu;
 };
-// h = RMSNorm(residual); out = act(h gate^T) * (h up^T). residual [T, E]; out [T, F].
+// h = norm(residual); out = act(h gate^T) * (h up^T), or act(h up^T) without a gate. residual
+// [T, E]; out [T, F].
 absl::Status NormGateUpSwiglu(Exec& exec, const NormGateUpArgs& args, ConstMatrixF32 residual,
                               const BatchView& batch, Activation& out);
 
-// logits[i] = RMSNorm(residual[logit_tokens[first + i]]) head^T for i in [0, logits.rows): one slab
+struct NormLmHeadArgs {
+  Norm norm = {};                // [E]
+  const Linear* head = nullptr;  // [V, E]
+  float scale = 1.0f;            // of the logits (Granite)
+  // Logits l become softcap * tanh(l / softcap), after `scale`; 0: as they are. One that is not
+  // finite becomes NaN: a cap must not hide it.
+  float softcap = 0.0f;
+};
+// logits[i] = norm(residual[logit_tokens[first + i]]) head^T for i in [0, logits.rows): one slab
 // of at most WorkspaceShape::max_logit_rows rows. logits [r, V] f32.
-absl::Status NormLmHead(Exec& exec, const float* norm_weight, float epsilon, const Linear& head,
-                        ConstMatrixF32 residual, const BatchView& batch, int64_t first,
-                        MatrixF32 logits);
+absl::Status NormLmHead(Exec& exec, const NormLmHeadArgs& args, ConstMatrixF32 residual,
+                        const BatchView& batch, int64_t first, MatrixF32 logits);
 
 // ---------------------------------------------------------------- sampling
 

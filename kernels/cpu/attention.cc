@@ -38,7 +38,8 @@ struct Call {
   const BatchView& batch;
   const KvLayer& kv;
   ConstMatrixF32 q;
-  float scale;
+  const PagedAttentionArgs& args;
+  int64_t window;
   Activation& out;
   AttentionScratch& scratch;
   HeadPlan plan;
@@ -66,7 +67,9 @@ AttentionItem MakeItem(const Call& call, const AttentionGroup& group, int64_t in
   item.first_position = call.batch.positions[group.first_token];
   item.head_size = kv.head_size;
   item.padded_head_size = call.scratch.padded_head_size;
-  item.scale = call.scale;
+  item.scale = call.args.scale;
+  item.softcap = call.args.softcap;
+  item.window = call.window;
   item.type = kv.type;
   item.k = kv.k + kv_head * head_bytes;
   item.v = kv.v + kv_head * head_bytes;
@@ -76,7 +79,7 @@ AttentionItem MakeItem(const Call& call, const AttentionGroup& group, int64_t in
   return item;
 }
 
-void MakeGroups(const BatchView& batch, int64_t tokens_per_item,
+void MakeGroups(const BatchView& batch, int64_t tokens_per_item, int64_t window,
                 std::vector<AttentionGroup>& groups) {
   groups.clear();
   for (int64_t row = 0; row < batch.num_rows; ++row) {
@@ -86,8 +89,9 @@ void MakeGroups(const BatchView& batch, int64_t tokens_per_item,
       group.row = static_cast<int32_t>(row);
       group.first_token = static_cast<int32_t>(token);
       group.num_tokens = static_cast<int32_t>(std::min(tokens_per_item, end - token));
-      const int64_t keys = batch.positions[token] + group.num_tokens;
-      group.num_splits = CeilDiv(keys, kSplitKeys);
+      const int64_t position = batch.positions[token];
+      group.first_split = FirstKey(position, window) / kSplitKeys;
+      group.num_splits = CeilDiv(position + group.num_tokens, kSplitKeys) - group.first_split;
       groups.push_back(group);
     }
   }
@@ -118,7 +122,7 @@ void AttendUnit(const Call& call, int64_t unit, int worker) {
   const AttentionGroup& group = groups[index];
   const int64_t in_group = unit - group.first_unit;
   const AttentionItem item = MakeItem(call, group, in_group / group.num_splits, worker);
-  call.kernels.attend_split(item, in_group % group.num_splits,
+  call.kernels.attend_split(item, group.first_split + in_group % group.num_splits,
                             call.scratch.partials + unit * call.unit_floats);
 }
 
@@ -130,10 +134,12 @@ void MergeGroup(const Call& call, const AttentionGroup& group, int worker) {
         call.scratch.partials + (group.first_unit + index * group.num_splits) * call.unit_floats;
     for (int64_t i = 0; i < item.num_tokens * item.num_heads; ++i) {
       const int64_t token = i / item.num_heads;
-      const int64_t splits = (item.first_position + token) / kSplitKeys + 1;
+      const int64_t position = item.first_position + token;
+      const int64_t first_split = FirstKey(position, call.window) / kSplitKeys;
       call.kernels.merge(
-          partials + i * (kPartialHead + item.padded_head_size), splits, call.unit_floats,
-          item.head_size, item.work,
+          partials + (first_split - group.first_split) * call.unit_floats +
+              i * (kPartialHead + item.padded_head_size),
+          position / kSplitKeys + 1 - first_split, call.unit_floats, item.head_size, item.work,
           item.out + token * item.token_stride + i % item.num_heads * item.head_size);
     }
   }
@@ -170,20 +176,21 @@ absl::Status AttentionScratch::Allocate(const WorkspaceShape& shape, int num_wor
   return absl::OkStatus();
 }
 
-void PagedAttention(Exec& exec, ConstMatrixF32 q, const BatchView& batch, const KvLayer& kv,
-                    float scale, Activation& out) {
+void PagedAttention(Exec& exec, const PagedAttentionArgs& args, ConstMatrixF32 q,
+                    const BatchView& batch, const KvLayer& kv, Activation& out) {
   AttentionScratch& scratch = static_cast<CpuWorkspace*>(exec.workspace())->attention;
   const HeadPlan plan(q.cols / kv.head_size, kv.num_kv_heads);
   Call call{exec.isa() == CpuIsa::kAvx512 ? kAttentionAvx512 : kAttentionAvx2,
             batch,
             kv,
             q,
-            scale,
+            args,
+            args.window == 0 ? kNoWindow : args.window,
             out,
             scratch,
             plan,
             kv.num_kv_heads * plan.head_chunks};
-  MakeGroups(batch, plan.tokens_per_item, scratch.groups);
+  MakeGroups(batch, plan.tokens_per_item, call.window, scratch.groups);
   const int64_t num_groups = static_cast<int64_t>(scratch.groups.size());
   WorkerPool& pool = exec.pool();
 

@@ -21,8 +21,9 @@ struct AttentionGroup {
   int32_t row = 0;
   int32_t first_token = 0;
   int32_t num_tokens = 0;
-  int64_t first_unit = 0;  // of this group's units, when splits are units of work
-  int64_t num_splits = 0;  // of the group's last token
+  int64_t first_unit = 0;   // of this group's units, when splits are units of work
+  int64_t first_split = 0;  // that the group's first token sees
+  int64_t num_splits = 0;   // from first_split to the one of the group's last token
 };
 
 // What PagedAttention needs inside, reserved once. Part of the CpuWorkspace; engine thread, except

@@ -17,6 +17,14 @@ inline constexpr int kTilePages = 4;
 // Floats before o in a partial: m, l and padding that keeps o aligned.
 inline constexpr int64_t kPartialHead = 16;
 
+// More positions than any token has before it.
+inline constexpr int64_t kNoWindow = int64_t{1} << 40;
+
+// The first position that a token at `position` sees.
+constexpr int64_t FirstKey(int64_t position, int64_t window) {
+  return position < window ? 0 : position - window + 1;
+}
+
 // The queries of `num_tokens` consecutive tokens of one row and `num_heads` heads that share one KV
 // head. Query i is token i / num_heads, head i % num_heads.
 struct AttentionItem {
@@ -29,6 +37,8 @@ struct AttentionItem {
   int64_t head_size = 0;         // D
   int64_t padded_head_size = 0;  // D rounded up to 16
   float scale = 0.0f;
+  float softcap = 0.0f;          // 0: none
+  int64_t window = kNoWindow;    // positions that a token sees, itself included
   DType type = DType::kF16;      // of k and v
   const std::byte* k = nullptr;  // this KV head in page 0; pages are page_bytes apart
   const std::byte* v = nullptr;
@@ -48,7 +58,7 @@ struct AttentionKernels {
   // All splits of the item in ascending order, merged, divided and written to out.
   void (*attend)(const AttentionItem& item);
   // One split; partial of query i at partials + i * (kPartialHead + padded_head_size). Queries
-  // whose token lies before the split are left alone.
+  // that see nothing of the split are left alone.
   void (*attend_split)(const AttentionItem& item, int64_t split, float* partials);
   // Merges partials `stride` floats apart in ascending order into out [D]: the same roundings as
   // `attend`. `work` holds padded_head_size floats.

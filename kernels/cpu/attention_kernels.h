@@ -4,12 +4,13 @@
 // attention_avx512.cc.
 //
 // Every (query, head) sees one sequence of roundings, whatever else is computed beside it:
-//   score   lane = position, one FMA chain over d ascending, times scale
-//   tile    64 keys; maximum m over the tile and what came before in the split; when it grows, l
+//   score   lane = position, one FMA chain over d ascending, times scale, then the cap
+//   tile    64 keys, those outside the query's window left out; maximum m over the tile and what
+//   came before in the split; when it grows, l
 //           and o are multiplied by exp(m_old - m_new); p = exp(score - m)
 //   l       sixteen lanes, lane = position mod 16, added ascending, reduced in one tree at the end
 //   o       lane = d, one FMA chain over positions ascending
-//   split   256 keys from fresh (m, l, o); splits merged ascending
+//   split   256 keys from fresh (m, l, o); splits merged ascending from the first that is seen
 // Blocking (how many queries share a load, how many pages or columns are in registers) changes
 // which chains run side by side, never a chain.
 //
@@ -18,6 +19,7 @@
 
 #include "kernels/cpu/activation_kernels.h"
 #include "kernels/cpu/attention_item.h"
+#include "kernels/cpu/softcap_kernels.h"
 #include "kernels/cpu/vec16.h"
 
 namespace sluice::kernels::cpu::SLUICE_ISA {
@@ -49,6 +51,17 @@ inline I32x16 LaneMask(int64_t n) {
                                                  -1, -1, -1, -1, -1, 0,  0,  0,  0,  0,  0,
                                                  0,  0,  0,  0,  0,  0,  0,  0,  0,  0};
   return LoadI(kLanes + 16 - n);
+}
+
+// All ones in lanes [begin, end).
+inline I32x16 LaneMask(int64_t begin, int64_t end) {
+  return And(LaneMask(end < 16 ? end : 16), SubI32(Set1I32(-1), LaneMask(begin)));
+}
+
+// x where the mask is all ones, elsewhere `other`.
+inline F32x16 Masked(F32x16 x, I32x16 mask, F32x16 other) {
+  const I32x16 hidden = SubI32(Set1I32(-1), mask);
+  return BitsToF32(Or(And(F32ToBits(x), mask), And(F32ToBits(other), hidden)));
 }
 
 // Maximum over the lanes. The order does not matter: a NaN shows through `poison`.
@@ -116,12 +129,28 @@ inline const float* Query(const AttentionItem& item, int64_t i) {
   return item.q + i / item.num_heads * item.token_stride + i % item.num_heads * item.head_size;
 }
 
-// Keys of the tile that query i sees; may be negative or beyond the tile.
-inline int64_t VisibleKeys(const AttentionItem& item, int64_t i, int64_t tile_begin) {
-  return item.first_position + i / item.num_heads + 1 - tile_begin;
+inline int64_t Position(const AttentionItem& item, int64_t i) {
+  return item.first_position + i / item.num_heads;
 }
 
-inline int64_t ClampKeys(int64_t keys) { return keys < kTileKeys ? keys : kTileKeys; }
+// Keys [begin, end) of a tile.
+struct KeyRange {
+  int64_t begin = 0;
+  int64_t end = 0;
+};
+
+// Keys of the tile that query i sees, at least one if Tile() was given i.
+inline KeyRange VisibleKeys(const AttentionItem& item, int64_t i, int64_t tile_begin) {
+  const int64_t position = Position(item, i);
+  const int64_t first = FirstKey(position, item.window) - tile_begin;
+  const int64_t end = position + 1 - tile_begin;
+  return {first > 0 ? first : 0, end < kTileKeys ? end : kTileKeys};
+}
+
+// Whether no key of the split lies before the tile for query i.
+inline bool IsFirstTile(const AttentionItem& item, int64_t i, int64_t tile_begin) {
+  return tile_begin % kSplitKeys == 0 || FirstKey(Position(item, i), item.window) >= tile_begin;
+}
 
 // scores[i][16 page + lane] = scale * (q_i . K) for queries [first, first + kQueries) and pages
 // [page, page + kPages).
@@ -161,37 +190,52 @@ inline void ScorePages(const AttentionItem& item, const TilePages<T>& pages, int
   }
 }
 
+// Scores of the pages that hold `keys`.
 template <int kQueries, typename T>
-inline void ScoreTile(const AttentionItem& item, const TilePages<T>& pages, int num_pages,
+inline void ScoreTile(const AttentionItem& item, const TilePages<T>& pages, KeyRange keys,
                       int64_t first, float* scores) {
   constexpr int kPages = PagesAtOnce(kQueries);
-  int page = 0;
+  const int num_pages = static_cast<int>((keys.end + 15) / 16);
+  int page = static_cast<int>(keys.begin / 16);
   for (; page + kPages <= num_pages; page += kPages) {
     ScorePages<kQueries, kPages>(item, pages, first, page, scores);
   }
   for (; page < num_pages; ++page) ScorePages<kQueries, 1>(item, pages, first, page, scores);
 }
 
-// Turns the scores of query i into p and updates its m, l and rescale.
-inline void SoftmaxTile(const State& s, int64_t i, int64_t keys, bool first_tile) {
+inline void CapScores(float softcap, KeyRange keys, float* scores) {
+  for (int64_t b = keys.begin / 16 * 16; b < keys.end; b += 16) {
+    Store(scores + b, Softcap16(Load(scores + b), Set1(softcap)));
+  }
+}
+
+// Turns the scores of query i into p and updates its m, l and rescale. Vectors of which only some
+// keys are seen, the first and the last at most, go through masks.
+inline void SoftmaxTile(const State& s, int64_t i, KeyRange keys, bool first_tile) {
   float* scores = s.scores + i * kTileKeys;
-  const int64_t full = keys / 16;
-  const int64_t rest = keys % 16;
-  const I32x16 mask = LaneMask(rest);
-  const F32x16 lowest = Set1(-__builtin_inff());
-  F32x16 most = lowest;
+  const int64_t begin = keys.begin / 16;
+  const int64_t end = (keys.end + 15) / 16;
+  const bool head = keys.begin % 16 != 0;
+  const bool tail = keys.end % 16 != 0 && !(head && begin + 1 == end);
+  const int64_t full_begin = begin + (head ? 1 : 0);
+  const int64_t full_end = end - (tail ? 1 : 0);
+  const I32x16 head_mask =
+      head ? LaneMask(keys.begin - begin * 16, keys.end - begin * 16) : ZeroI();
+  const I32x16 tail_mask = LaneMask(keys.end % 16);
+  F32x16 most = Set1(-__builtin_inff());
   F32x16 poison = Zero();
-  for (int64_t b = 0; b < full; ++b) {
+  const auto look_at_some = [&](int64_t b, I32x16 mask) {
+    const F32x16 x = Load(scores + b * 16);
+    most = Max(most, Masked(x, mask, Set1(-__builtin_inff())));
+    poison = Fma(Masked(x, mask, Zero()), Zero(), poison);
+  };
+  if (head) look_at_some(begin, head_mask);
+  for (int64_t b = full_begin; b < full_end; ++b) {
     const F32x16 x = Load(scores + b * 16);
     most = Max(most, x);
     poison = Fma(x, Zero(), poison);
   }
-  if (rest > 0) {
-    const F32x16 x = Load(scores + full * 16);
-    const I32x16 hidden = SubI32(Set1I32(-1), mask);
-    most = Max(most, BitsToF32(Or(And(F32ToBits(x), mask), And(F32ToBits(lowest), hidden))));
-    poison = Fma(BitsToF32(And(F32ToBits(x), mask)), Zero(), poison);
-  }
+  if (tail) look_at_some(full_end, tail_mask);
   const float tile_m = FastReduceMax(most);
   const float m = first_tile || tile_m > s.m[i] ? tile_m : s.m[i];
   F32x16 l = poison;
@@ -212,16 +256,18 @@ inline void SoftmaxTile(const State& s, int64_t i, int64_t keys, bool first_tile
   }
   s.m[i] = m;
   const F32x16 top = Set1(m);
-  for (int64_t b = 0; b < full; ++b) {
+  const auto weigh_some = [&](int64_t b, I32x16 mask) {
+    const F32x16 p = ExpNonPositive(Sub(Load(scores + b * 16), top));
+    l = Add(l, Masked(p, mask, Zero()));
+    Store(scores + b * 16, p);
+  };
+  if (head) weigh_some(begin, head_mask);
+  for (int64_t b = full_begin; b < full_end; ++b) {
     const F32x16 p = ExpNonPositive(Sub(Load(scores + b * 16), top));
     l = Add(l, p);
     Store(scores + b * 16, p);
   }
-  if (rest > 0) {
-    const F32x16 p = ExpNonPositive(Sub(Load(scores + full * 16), top));
-    l = Add(l, BitsToF32(And(F32ToBits(p), mask)));
-    Store(scores + full * 16, p);
-  }
+  if (tail) weigh_some(full_end, tail_mask);
   Store(s.l + i * 16, l);
 }
 
@@ -287,40 +333,55 @@ inline void AddValuesAllCols(const AttentionItem& item, const State& s, const Ti
 // One tile for kQueries queries: scores, softmax, values.
 template <int kQueries, typename T>
 inline void TileBlock(const AttentionItem& item, const State& s, const TilePages<T>& pages,
-                      int64_t first, int64_t tile_begin, bool first_tile) {
-  const int64_t last_keys = ClampKeys(VisibleKeys(item, first + kQueries - 1, tile_begin));
-  ScoreTile<kQueries>(item, pages, static_cast<int>((last_keys + 15) / 16), first, s.scores);
-  for (int i = 0; i < kQueries; ++i) {
-    const int64_t keys = ClampKeys(VisibleKeys(item, first + i, tile_begin));
-    SoftmaxTile(s, first + i, keys, first_tile);
+                      int64_t first, int64_t tile_begin) {
+  // Both ends of what a query sees ascend with the token.
+  const KeyRange front = VisibleKeys(item, first, tile_begin);
+  const KeyRange back = VisibleKeys(item, first + kQueries - 1, tile_begin);
+  ScoreTile<kQueries>(item, pages, {front.begin, back.end}, first, s.scores);
+  for (int64_t i = first; i < first + kQueries; ++i) {
+    const KeyRange keys = VisibleKeys(item, i, tile_begin);
+    if (item.softcap > 0.0f) CapScores(item.softcap, keys, s.scores + i * kTileKeys);
+    SoftmaxTile(s, i, keys, IsFirstTile(item, i, tile_begin));
   }
-  // Keys that all see together, then the rest of each: a chain only ever meets its own keys.
-  const int64_t common = ClampKeys(VisibleKeys(item, first, tile_begin));
-  AddValuesAllCols<kQueries>(item, s, pages, first, 0, common, /*rescale=*/true);
-  if (last_keys == common) return;
-  for (int i = 0; i < kQueries; ++i) {
-    const int64_t keys = ClampKeys(VisibleKeys(item, first + i, tile_begin));
-    if (keys > common) {
-      AddValuesAllCols<1>(item, s, pages, first + i, common, keys, /*rescale=*/false);
+  // Keys before those that all see, the common ones together, then the rest of each: a chain only
+  // ever meets its own keys, ascending.
+  KeyRange common = {back.begin, front.end};
+  if (common.begin >= common.end) common = {back.end, back.end};
+  if (front.begin < common.begin) {
+    for (int64_t i = first; i < first + kQueries; ++i) {
+      const KeyRange keys = VisibleKeys(item, i, tile_begin);
+      if (keys.begin >= common.begin) continue;
+      const int64_t end = keys.end < common.begin ? keys.end : common.begin;
+      AddValuesAllCols<1>(item, s, pages, i, keys.begin, end, /*rescale=*/true);
+      s.rescale[i] = 1.0f;
+    }
+  }
+  if (common.begin == common.end) return;
+  AddValuesAllCols<kQueries>(item, s, pages, first, common.begin, common.end, /*rescale=*/true);
+  if (back.end == common.end) return;
+  for (int64_t i = first; i < first + kQueries; ++i) {
+    const KeyRange keys = VisibleKeys(item, i, tile_begin);
+    if (keys.end > common.end) {
+      AddValuesAllCols<1>(item, s, pages, i, common.end, keys.end, /*rescale=*/false);
     }
   }
 }
 
+// One tile for queries [first, last).
 template <typename T>
 inline void Tile(const AttentionItem& item, const State& s, const TilePages<T>& pages,
-                 int64_t first, int64_t tile_begin, bool first_tile) {
-  const int64_t n = item.num_tokens * item.num_heads;
+                 int64_t first, int64_t last, int64_t tile_begin) {
   int64_t i = first;
-  for (; i + kMaxBlock <= n; i += kMaxBlock) {
-    TileBlock<kMaxBlock>(item, s, pages, i, tile_begin, first_tile);
+  for (; i + kMaxBlock <= last; i += kMaxBlock) {
+    TileBlock<kMaxBlock>(item, s, pages, i, tile_begin);
   }
-  const int64_t rest = n - i;
+  const int64_t rest = last - i;
   if (rest == 3) {
-    TileBlock<3>(item, s, pages, i, tile_begin, first_tile);
+    TileBlock<3>(item, s, pages, i, tile_begin);
   } else if (rest == 2) {
-    TileBlock<2>(item, s, pages, i, tile_begin, first_tile);
+    TileBlock<2>(item, s, pages, i, tile_begin);
   } else if (rest == 1) {
-    TileBlock<1>(item, s, pages, i, tile_begin, first_tile);
+    TileBlock<1>(item, s, pages, i, tile_begin);
   }
 }
 
@@ -330,13 +391,20 @@ inline int64_t FirstQueryAt(const AttentionItem& item, int64_t position) {
   return token > 0 ? token * item.num_heads : 0;
 }
 
+// How many queries see a key before `position` > 0: later ones have moved their windows past it.
+inline int64_t QueriesThatSeeBefore(const AttentionItem& item, int64_t position) {
+  const int64_t tokens = position + item.window - 1 - item.first_position;
+  return (tokens < item.num_tokens ? tokens : item.num_tokens) * item.num_heads;
+}
+
 // Many queries share a tile: convert it to f32 once instead of once for each block of queries.
+// Pages before `begin` are seen by none.
 inline TilePages<float> Converted(const AttentionItem& item, const State& s,
-                                  const TilePages<uint16_t>& pages) {
+                                  const TilePages<uint16_t>& pages, int begin) {
   const int64_t page_values = 16 * item.head_size;
   TilePages<float> converted;
   converted.count = pages.count;
-  for (int p = 0; p < pages.count; ++p) {
+  for (int p = begin; p < pages.count; ++p) {
     float* k = s.k_tile + p * page_values;
     float* v = s.v_tile + p * page_values;
     for (int64_t i = 0; i < page_values; i += 16) {
@@ -352,7 +420,8 @@ inline TilePages<float> Converted(const AttentionItem& item, const State& s,
 template <typename T>
 inline TilePages<T> PagesOf(const AttentionItem& item, int64_t begin, int64_t end) {
   TilePages<T> pages;
-  pages.count = static_cast<int>((ClampKeys(end - begin) + 15) / 16);
+  const int64_t keys = end - begin < kTileKeys ? end - begin : kTileKeys;
+  pages.count = static_cast<int>((keys + 15) / 16);
   for (int p = 0; p < pages.count; ++p) {
     const int64_t offset = item.pages[begin / 16 + p] * item.page_bytes;
     pages.k[p] = reinterpret_cast<const T*>(item.k + offset);
@@ -366,25 +435,28 @@ inline TilePages<T> PagesOf(const AttentionItem& item, int64_t begin, int64_t en
   return pages;
 }
 
-// m, l (sixteen lanes) and o of every query whose token reaches into the split.
+// m, l (sixteen lanes) and o of every query that sees something of the split.
 template <typename T>
 inline void SplitPass(const AttentionItem& item, const State& s, int64_t split) {
-  const int64_t n = item.num_tokens * item.num_heads;
   const int64_t split_begin = split * kSplitKeys;
   const int64_t end = item.first_position + item.num_tokens;  // keys of the last token
   const int64_t split_end = end < split_begin + kSplitKeys ? end : split_begin + kSplitKeys;
-  for (int64_t begin = split_begin; begin < split_end; begin += kTileKeys) {
+  const int64_t first_key = FirstKey(item.first_position, item.window);
+  const int64_t first_tile = first_key / kTileKeys * kTileKeys;
+  for (int64_t begin = first_tile > split_begin ? first_tile : split_begin; begin < split_end;
+       begin += kTileKeys) {
     const int64_t first = FirstQueryAt(item, begin);
+    const int64_t last = QueriesThatSeeBefore(item, begin + kTileKeys);
     // The item's end, not the split's: the next split's K may be fetched as well.
     const TilePages<T> pages = PagesOf<T>(item, begin, end);
-    const bool first_tile = begin == split_begin;
     if constexpr (sizeof(T) == 2) {
-      if (n - first > 2 * kMaxBlock) {
-        Tile(item, s, Converted(item, s, pages), first, begin, first_tile);
+      if (last - first > 2 * kMaxBlock) {
+        const int64_t first_page = VisibleKeys(item, first, begin).begin / 16;
+        Tile(item, s, Converted(item, s, pages, static_cast<int>(first_page)), first, last, begin);
         continue;
       }
     }
-    Tile(item, s, pages, first, begin, first_tile);
+    Tile(item, s, pages, first, last, begin);
   }
 }
 
@@ -430,12 +502,14 @@ inline void Attend(const AttentionItem& item) {
   const int64_t n = item.num_tokens * item.num_heads;
   const int64_t dp = item.padded_head_size;
   const int64_t end = item.first_position + item.num_tokens;
-  for (int64_t split = 0; split * kSplitKeys < end; ++split) {
+  int64_t split = FirstKey(item.first_position, item.window) / kSplitKeys;
+  for (; split * kSplitKeys < end; ++split) {
     RunSplit(item, s, split);
-    for (int64_t i = FirstQueryAt(item, split * kSplitKeys); i < n; ++i) {
+    const int64_t last = QueriesThatSeeBefore(item, (split + 1) * kSplitKeys);
+    for (int64_t i = FirstQueryAt(item, split * kSplitKeys); i < last; ++i) {
       const float l = ReduceAdd(Load(s.l + i * 16));
       float* merged = s.merged_o + i * dp;
-      if (split == 0) {
+      if (split == FirstKey(Position(item, i), item.window) / kSplitKeys) {
         s.merged_m[i] = s.m[i];
         s.merged_l[i] = l;
         CopyVectors(s.o + i * dp, dp, merged);
@@ -453,10 +527,10 @@ inline void Attend(const AttentionItem& item) {
 
 inline void AttendSplit(const AttentionItem& item, int64_t split, float* partials) {
   const State s = Carve(item);
-  const int64_t n = item.num_tokens * item.num_heads;
   const int64_t dp = item.padded_head_size;
   RunSplit(item, s, split);
-  for (int64_t i = FirstQueryAt(item, split * kSplitKeys); i < n; ++i) {
+  const int64_t last = QueriesThatSeeBefore(item, (split + 1) * kSplitKeys);
+  for (int64_t i = FirstQueryAt(item, split * kSplitKeys); i < last; ++i) {
     float* partial = partials + i * (kPartialHead + dp);
     partial[0] = s.m[i];
     partial[1] = ReduceAdd(Load(s.l + i * 16));

@@ -16,18 +16,18 @@ namespace sluice::kernels::cpu {
 absl::StatusOr<std::unique_ptr<Exec::Workspace>> MakeWorkspace(const WorkspaceShape& shape,
                                                                const Exec& exec);
 
-void EmbedTokens(Exec& exec, const PackedWeight& table, const Rope& rope, const BatchView& batch,
-                 MatrixF32 residual);
+void EmbedTokens(Exec& exec, const PackedWeight& table, float scale, std::span<const Rope> ropes,
+                 const BatchView& batch, MatrixF32 residual);
 void NormQkvRopeStore(Exec& exec, const NormQkvRopeStoreArgs& args, ConstMatrixF32 residual,
                       const BatchView& batch, const KvLayer& kv, MatrixF32 q_out);
-void PagedAttention(Exec& exec, ConstMatrixF32 q, const BatchView& batch, const KvLayer& kv,
-                    float scale, Activation& out);
-void MatMulAddResidual(Exec& exec, const Linear& linear, const Activation& input,
+void PagedAttention(Exec& exec, const PagedAttentionArgs& args, ConstMatrixF32 q,
+                    const BatchView& batch, const KvLayer& kv, Activation& out);
+void MatMulAddResidual(Exec& exec, const MatMulAddResidualArgs& args, const Activation& input,
                        const BatchView& batch, MatrixF32 residual);
 void NormGateUpSwiglu(Exec& exec, const NormGateUpArgs& args, ConstMatrixF32 residual,
                       const BatchView& batch, Activation& out);
-void NormLmHead(Exec& exec, const float* norm_weight, float epsilon, const Linear& head,
-                ConstMatrixF32 residual, const BatchView& batch, int64_t first, MatrixF32 logits);
+void NormLmHead(Exec& exec, const NormLmHeadArgs& args, ConstMatrixF32 residual,
+                const BatchView& batch, int64_t first, MatrixF32 logits);
 void Sample(Exec& exec, ConstMatrixF32 logits, const SampleArgs& args, SamplerSlots::Table& table,
             std::span<SampledToken> out);
 

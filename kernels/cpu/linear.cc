@@ -37,17 +37,60 @@ void QuantizeRow(const LinearKernels& kernels, Activation& activation, int64_t r
                    activation.sums + row * blocks);
 }
 
-// workspace.normed[t] = RMSNorm(source(t)) for num_tokens rows; quantised as well when `quantize`.
+// out = norm(x), n values; out may be x.
+void NormRow(const LinearKernels& kernels, const Norm& norm, const float* x, int64_t n,
+             float* out) {
+  if (norm.weight == nullptr) {
+    if (out != x) std::memcpy(out, x, static_cast<size_t>(n) * sizeof(float));
+  } else if (norm.kind == NormKind::kLayer) {
+    kernels.layer_norm(x, norm.weight, norm.bias, norm.epsilon, n, out);
+  } else {
+    kernels.rms_norm(x, norm.weight, norm.epsilon, n, out);
+  }
+}
+
+// workspace.normed[t] = norm(source(t)) for num_tokens rows; quantised as well when `quantize`.
 template <typename Source>
-void NormRows(Exec& exec, const float* weight, float epsilon, int64_t num_tokens, bool quantize,
+void NormRows(Exec& exec, const Norm& norm, int64_t num_tokens, bool quantize,
               const Source& source) {
   CpuWorkspace& workspace = WorkspaceOf(exec);
   const LinearKernels& kernels = KernelsFor(exec);
   Activation& normed = workspace.normed;
   ForTokens(exec, num_tokens, [&](int64_t t, int) {
-    kernels.rms_norm(source(t), weight, epsilon, normed.cols, normed.values + t * normed.cols);
+    NormRow(kernels, norm, source(t), normed.cols, normed.values + t * normed.cols);
     if (quantize) QuantizeRow(kernels, normed, t);
   });
+}
+
+// The product of `linear` with the first num_tokens rows of `input`, bias included, in pieces:
+// calls fn(t, col, num_cols, values) for outcomes [col, col + num_cols) of each row, each once, on
+// any worker.
+template <typename Fn>
+void ForProduct(Exec& exec, const Linear& linear, const Activation& input, int64_t num_tokens,
+                const Fn& fn) {
+  CpuWorkspace& workspace = WorkspaceOf(exec);
+  const LinearKernels& kernels = KernelsFor(exec);
+  const int64_t num_panels = CeilDiv(linear.outputs(), kPanelRows);
+  const int64_t panels_a_chunk = ChunkPanels(
+      num_panels, PanelBytes(linear.weight->type, linear.inputs()), exec.pool().num_workers());
+  const int64_t num_blocks = CeilDiv(num_tokens, kTokenBlock);
+  const auto chunk_fn = [&](int64_t chunk, int worker) {
+    const int64_t first_panel = chunk / num_blocks * panels_a_chunk;
+    const int64_t count = std::min(panels_a_chunk, num_panels - first_panel);
+    const int64_t first_token = chunk % num_blocks * kTokenBlock;
+    const int64_t end_token = std::min(first_token + kTokenBlock, num_tokens);
+    float* values = workspace.tile(worker);
+    const int64_t stride = count * kPanelRows;
+    ProductOfPanels(kernels, linear, first_panel, count, RowsFrom(input, first_token),
+                    end_token - first_token, values, stride);
+    const int64_t col = first_panel * kPanelRows;
+    const int64_t num_cols = std::min(stride, linear.outputs() - col);
+    for (int64_t t = first_token; t < end_token; ++t, values += stride) {
+      if (linear.bias != nullptr) kernels.add(linear.bias + col, num_cols, values);
+      fn(t, col, num_cols, values);
+    }
+  };
+  exec.pool().ParallelFor(CeilDiv(num_panels, panels_a_chunk) * num_blocks, chunk_fn);
 }
 
 // The bug of a stride of K + 1: token i of its row reads i values too far (round the end, so that
@@ -169,13 +212,17 @@ absl::StatusOr<std::unique_ptr<Exec::Workspace>> MakeWorkspace(const WorkspaceSh
   const int64_t chunk_rows = std::max(head_rows, 2 * kMaxChunkPanels * kPanelRows);
   workspace->tile_floats = std::min(max_rows, kTokenBlock) * CeilDiv(chunk_rows, 16) * 16;
   const int64_t rotation_floats = CeilDiv(shape.max_tokens * (shape.head_size / 2), 16) * 16;
-  const int64_t floats = num_workers * workspace->tile_floats + 2 * rotation_floats;
+  const int64_t floats = num_workers * workspace->tile_floats + 2 * kMaxRopes * rotation_floats;
   auto storage = Buffer::Allocate(static_cast<size_t>(floats) * sizeof(float));
   if (!storage.ok()) return storage.status();
   workspace->storage = std::move(*storage);
   workspace->tiles = workspace->storage.as<float>();
-  workspace->cosines = workspace->tiles + num_workers * workspace->tile_floats;
-  workspace->sines = workspace->cosines + rotation_floats;
+  float* next = workspace->tiles + num_workers * workspace->tile_floats;
+  for (Rotations& rotations : workspace->rotations) {
+    rotations.cosines = next;
+    rotations.sines = next + rotation_floats;
+    next += 2 * rotation_floats;
+  }
   workspace->places.resize(static_cast<size_t>(shape.max_tokens));
 
   absl::Status status = workspace->attention.Allocate(shape, num_workers);
@@ -185,20 +232,29 @@ absl::StatusOr<std::unique_ptr<Exec::Workspace>> MakeWorkspace(const WorkspaceSh
   return std::unique_ptr<Exec::Workspace>(std::move(workspace));
 }
 
-void EmbedTokens(Exec& exec, const PackedWeight& table, const Rope& rope, const BatchView& batch,
-                 MatrixF32 residual) {
+void EmbedTokens(Exec& exec, const PackedWeight& table, float scale, std::span<const Rope> ropes,
+                 const BatchView& batch, MatrixF32 residual) {
   CpuWorkspace& workspace = WorkspaceOf(exec);
-  const int64_t half = rope.rotary_size / 2;
-  workspace.num_rotations = batch.num_tokens;
+  for (size_t i = 0; i < ropes.size(); ++i) {
+    workspace.rotations[i].num_tokens = batch.num_tokens;
+    workspace.rotations[i].rotary_size = ropes[i].rotary_size;
+  }
   ForTokens(exec, batch.num_tokens, [&](int64_t t, int) {
     const int32_t token = batch.tokens[t];
     cpu::UnpackWeightRow(table, token >= 0 ? token : batch.previous_tokens[~token],
                          residual.row(t));
+    if (scale != 1.0f) KernelsFor(exec).scale(scale, residual.cols, residual.row(t));
     const float position = static_cast<float>(batch.positions[t]);
-    for (int64_t i = 0; i < half; ++i) {
-      const double angle = position * rope.inverse_frequencies[i];
-      workspace.cosines[t * half + i] = static_cast<float>(std::cos(angle) * rope.magnitude);
-      workspace.sines[t * half + i] = static_cast<float>(std::sin(angle) * rope.magnitude);
+    for (size_t i = 0; i < ropes.size(); ++i) {
+      const Rope& rope = ropes[i];
+      const int64_t half = rope.rotary_size / 2;
+      float* cosines = workspace.rotations[i].cosines + t * half;
+      float* sines = workspace.rotations[i].sines + t * half;
+      for (int64_t pair = 0; pair < half; ++pair) {
+        const double angle = position * rope.inverse_frequencies[pair];
+        cosines[pair] = static_cast<float>(std::cos(angle) * rope.magnitude);
+        sines[pair] = static_cast<float>(std::sin(angle) * rope.magnitude);
+      }
     }
   });
 }
@@ -207,16 +263,17 @@ void NormQkvRopeStore(Exec& exec, const NormQkvRopeStoreArgs& args, ConstMatrixF
                       const BatchView& batch, const KvLayer& kv, MatrixF32 q_out) {
   CpuWorkspace& workspace = WorkspaceOf(exec);
   const LinearKernels& kernels = KernelsFor(exec);
-  SLUICE_KERNEL_CHECK(workspace.num_rotations == batch.num_tokens,
-                      "EmbedTokens of the same step comes first");
   const int64_t head_size = args.head_size;
   const int64_t half = args.rope.rotary_size / 2;
+  const Rotations& rotations = workspace.rotations[static_cast<size_t>(args.rope_index)];
+  SLUICE_KERNEL_CHECK(half == 0 || (rotations.num_tokens == batch.num_tokens &&
+                                    rotations.rotary_size == args.rope.rotary_size),
+                      "EmbedTokens of the same step, with this rope, comes first");
   const int64_t num_heads = args.q->outputs() / head_size;
   const int64_t num_kv_heads = args.k->outputs() / head_size;
   const bool quantize = Quantized(*args.q) || Quantized(*args.k) || Quantized(*args.v);
   FindPlaces(batch, workspace.places);
-  NormRows(exec, args.norm_weight, args.epsilon, batch.num_tokens, quantize,
-           [&](int64_t t) { return residual.row(t); });
+  NormRows(exec, args.norm, batch.num_tokens, quantize, [&](int64_t t) { return residual.row(t); });
   if (exec.planted(PlantedBug::kPrefillStride)) {
     PlantPrefillStride(exec, quantize, batch.num_tokens);
   }
@@ -231,7 +288,7 @@ void NormQkvRopeStore(Exec& exec, const NormQkvRopeStoreArgs& args, ConstMatrixF
     const bool is_key = !is_query && any_head < num_heads + num_kv_heads;
     const int64_t head = is_query ? any_head : any_head - num_heads - (is_key ? 0 : num_kv_heads);
     const HeadRows rows(is_query ? args.q : is_key ? args.k : args.v, head, head_size);
-    const float* head_norm = is_query ? args.q_head_norm : is_key ? args.k_head_norm : nullptr;
+    const Norm head_norm = is_query ? args.q_head_norm : is_key ? args.k_head_norm : Norm{};
     float* tile = workspace.tile(worker);
     const int64_t stride = rows.num_panels * kPanelRows;
     ProductOfPanels(kernels, *rows.linear, rows.first_panel, rows.num_panels,
@@ -242,11 +299,9 @@ void NormQkvRopeStore(Exec& exec, const NormQkvRopeStoreArgs& args, ConstMatrixF
       if (rows.linear->bias != nullptr) {
         kernels.add(rows.linear->bias + rows.first_row, head_size, values);
       }
-      if (head_norm != nullptr) {
-        kernels.rms_norm(values, head_norm, args.epsilon, head_size, values);
-      }
+      NormRow(kernels, head_norm, values, head_size, values);
       if (is_query || is_key) {
-        kernels.rotate(workspace.cosines + t * half, workspace.sines + t * half, half,
+        kernels.rotate(rotations.cosines + t * half, rotations.sines + t * half, half,
                        args.rope.style == RopeStyle::kInterleaved, values);
       }
       if (is_query) {
@@ -260,52 +315,51 @@ void NormQkvRopeStore(Exec& exec, const NormQkvRopeStoreArgs& args, ConstMatrixF
   exec.pool().ParallelFor((num_heads + 2 * num_kv_heads) * num_blocks, chunk_fn);
 }
 
-void MatMulAddResidual(Exec& exec, const Linear& linear, const Activation& input,
+void MatMulAddResidual(Exec& exec, const MatMulAddResidualArgs& args, const Activation& input,
                        const BatchView& batch, MatrixF32 residual) {
-  CpuWorkspace& workspace = WorkspaceOf(exec);
   const LinearKernels& kernels = KernelsFor(exec);
-  const int64_t num_panels = CeilDiv(linear.outputs(), kPanelRows);
-  const int64_t panels_a_chunk = ChunkPanels(
-      num_panels, PanelBytes(linear.weight->type, linear.inputs()), exec.pool().num_workers());
-  const int64_t num_blocks = CeilDiv(batch.num_tokens, kTokenBlock);
-  const auto chunk_fn = [&](int64_t chunk, int worker) {
-    const int64_t first_panel = chunk / num_blocks * panels_a_chunk;
-    const int64_t count = std::min(panels_a_chunk, num_panels - first_panel);
-    const int64_t first_token = chunk % num_blocks * kTokenBlock;
-    const int64_t num_tokens = std::min(kTokenBlock, batch.num_tokens - first_token);
-    float* tile = workspace.tile(worker);
-    const int64_t stride = count * kPanelRows;
-    ProductOfPanels(kernels, linear, first_panel, count, RowsFrom(input, first_token), num_tokens,
-                    tile, stride);
-    const int64_t first_col = first_panel * kPanelRows;
-    const int64_t num_cols = std::min(stride, linear.outputs() - first_col);
-    for (int64_t i = 0; i < num_tokens; ++i) {
-      float* values = tile + i * stride;
-      if (linear.bias != nullptr) kernels.add(linear.bias + first_col, num_cols, values);
-      kernels.add(values, num_cols, residual.row(first_token + i) + first_col);
-    }
+  const auto add = [&](int64_t t, int64_t col, int64_t num_cols, float* values) {
+    if (args.scale != 1.0f) kernels.scale(args.scale, num_cols, values);
+    kernels.add(values, num_cols, residual.row(t) + col);
   };
-  exec.pool().ParallelFor(CeilDiv(num_panels, panels_a_chunk) * num_blocks, chunk_fn);
+  if (args.post_norm.weight == nullptr) {
+    ForProduct(exec, *args.linear, input, batch.num_tokens, add);
+    return;
+  }
+  // The norm needs the whole row.
+  float* rows = WorkspaceOf(exec).normed.values;
+  const int64_t width = residual.cols;
+  ForProduct(exec, *args.linear, input, batch.num_tokens,
+             [&](int64_t t, int64_t col, int64_t num_cols, const float* values) {
+               std::memcpy(rows + t * width + col, values,
+                           static_cast<size_t>(num_cols) * sizeof(float));
+             });
+  ForTokens(exec, batch.num_tokens, [&](int64_t t, int) {
+    float* row = rows + t * width;
+    NormRow(kernels, args.post_norm, row, width, row);
+    add(t, 0, width, row);
+  });
 }
 
 void NormGateUpSwiglu(Exec& exec, const NormGateUpArgs& args, ConstMatrixF32 residual,
                       const BatchView& batch, Activation& out) {
   CpuWorkspace& workspace = WorkspaceOf(exec);
   const LinearKernels& kernels = KernelsFor(exec);
-  const bool quantize = Quantized(*args.gate) || Quantized(*args.up);
-  NormRows(exec, args.norm_weight, args.epsilon, batch.num_tokens, quantize,
-           [&](int64_t t) { return residual.row(t); });
+  const bool gated = args.gate != nullptr;
+  const bool quantize = Quantized(*args.up) || (gated && Quantized(*args.gate));
+  NormRows(exec, args.norm, batch.num_tokens, quantize, [&](int64_t t) { return residual.row(t); });
   if (exec.planted(PlantedBug::kPrefillStride)) {
     FindPlaces(batch, workspace.places);
     PlantPrefillStride(exec, quantize, batch.num_tokens);
   }
 
   // Two panels are one block of 32 outcomes, which the chunk that makes them quantises.
-  const int64_t width = args.gate->outputs();
+  const int64_t width = args.up->outputs();
   const int64_t num_pairs = CeilDiv(width, 2 * kPanelRows);
   const int64_t num_panels = CeilDiv(width, kPanelRows);
-  const int64_t pair_bytes = 2 * (PanelBytes(args.gate->weight->type, args.gate->inputs()) +
-                                  PanelBytes(args.up->weight->type, args.up->inputs()));
+  const int64_t gate_bytes = gated ? PanelBytes(args.gate->weight->type, args.gate->inputs()) : 0;
+  const int64_t pair_bytes =
+      2 * (gate_bytes + PanelBytes(args.up->weight->type, args.up->inputs()));
   const int64_t pairs_a_chunk = std::min<int64_t>(
       ChunkPanels(num_pairs, pair_bytes, exec.pool().num_workers()), kMaxChunkPanels / 2);
   const int64_t num_blocks = CeilDiv(batch.num_tokens, kTokenBlock);
@@ -316,19 +370,25 @@ void NormGateUpSwiglu(Exec& exec, const NormGateUpArgs& args, ConstMatrixF32 res
     const int64_t first_token = chunk % num_blocks * kTokenBlock;
     const int64_t num_tokens = std::min(kTokenBlock, batch.num_tokens - first_token);
     const int64_t stride = count * kPanelRows;
-    float* gate = workspace.tile(worker);
-    float* up = gate + num_tokens * stride;
+    float* up = workspace.tile(worker);
+    float* gate = up + num_tokens * stride;
     const ActivationRows input = RowsFrom(workspace.normed, first_token);
-    ProductOfPanels(kernels, *args.gate, first_panel, count, input, num_tokens, gate, stride);
+    if (gated) {
+      ProductOfPanels(kernels, *args.gate, first_panel, count, input, num_tokens, gate, stride);
+    }
     ProductOfPanels(kernels, *args.up, first_panel, count, input, num_tokens, up, stride);
     const int64_t col = first_panel * kPanelRows;
     const int64_t num_cols = std::min(stride, width - col);
     for (int64_t i = 0; i < num_tokens; ++i, gate += stride, up += stride) {
-      if (args.gate->bias != nullptr) kernels.add(args.gate->bias + col, num_cols, gate);
       if (args.up->bias != nullptr) kernels.add(args.up->bias + col, num_cols, up);
       const int64_t t = first_token + i;
       float* values = out.values + t * width + col;
-      kernels.gate_up(gate, up, num_cols, gelu, values);
+      if (gated) {
+        if (args.gate->bias != nullptr) kernels.add(args.gate->bias + col, num_cols, gate);
+        kernels.gate_up(gate, up, num_cols, gelu, values);
+      } else {
+        kernels.activate(up, num_cols, gelu, values);
+      }
       if (out.quants == nullptr) continue;
       const int64_t block = t * (width / 32) + col / 32;
       kernels.quantize(values, num_cols, out.quants + t * width + col, out.scales + block,
@@ -338,35 +398,18 @@ void NormGateUpSwiglu(Exec& exec, const NormGateUpArgs& args, ConstMatrixF32 res
   exec.pool().ParallelFor(CeilDiv(num_pairs, pairs_a_chunk) * num_blocks, chunk_fn);
 }
 
-void NormLmHead(Exec& exec, const float* norm_weight, float epsilon, const Linear& head,
-                ConstMatrixF32 residual, const BatchView& batch, int64_t first, MatrixF32 logits) {
-  CpuWorkspace& workspace = WorkspaceOf(exec);
+void NormLmHead(Exec& exec, const NormLmHeadArgs& args, ConstMatrixF32 residual,
+                const BatchView& batch, int64_t first, MatrixF32 logits) {
   const LinearKernels& kernels = KernelsFor(exec);
-  NormRows(exec, norm_weight, epsilon, logits.rows, Quantized(head),
+  NormRows(exec, args.norm, logits.rows, Quantized(*args.head),
            [&](int64_t i) { return residual.row(batch.logit_tokens[first + i]); });
-  const int64_t num_panels = CeilDiv(head.outputs(), kPanelRows);
-  const int64_t panels_a_chunk = ChunkPanels(
-      num_panels, PanelBytes(head.weight->type, head.inputs()), exec.pool().num_workers());
-  const int64_t num_blocks = CeilDiv(logits.rows, kTokenBlock);
-  const auto chunk_fn = [&](int64_t chunk, int worker) {
-    const int64_t first_panel = chunk / num_blocks * panels_a_chunk;
-    const int64_t count = std::min(panels_a_chunk, num_panels - first_panel);
-    const int64_t first_row = chunk % num_blocks * kTokenBlock;
-    const int64_t num_rows = std::min(kTokenBlock, logits.rows - first_row);
-    float* tile = workspace.tile(worker);
-    const int64_t stride = count * kPanelRows;
-    ProductOfPanels(kernels, head, first_panel, count, RowsFrom(workspace.normed, first_row),
-                    num_rows, tile, stride);
-    const int64_t col = first_panel * kPanelRows;
-    const int64_t num_cols = std::min(stride, head.outputs() - col);
-    for (int64_t i = 0; i < num_rows; ++i) {
-      float* values = tile + i * stride;
-      if (head.bias != nullptr) kernels.add(head.bias + col, num_cols, values);
-      std::memcpy(logits.row(first_row + i) + col, values,
-                  static_cast<size_t>(num_cols) * sizeof(float));
-    }
-  };
-  exec.pool().ParallelFor(CeilDiv(num_panels, panels_a_chunk) * num_blocks, chunk_fn);
+  ForProduct(exec, *args.head, WorkspaceOf(exec).normed, logits.rows,
+             [&](int64_t i, int64_t col, int64_t num_cols, float* values) {
+               if (args.scale != 1.0f) kernels.scale(args.scale, num_cols, values);
+               if (args.softcap > 0.0f) kernels.softcap(args.softcap, num_cols, values);
+               std::memcpy(logits.row(i) + col, values,
+                           static_cast<size_t>(num_cols) * sizeof(float));
+             });
 }
 
 }  // namespace sluice::kernels::cpu

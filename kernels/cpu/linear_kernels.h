@@ -36,15 +36,25 @@ struct LinearKernels {
   void (*product)(const PanelProduct& args);
   // out = x / sqrt(mean(x^2) + epsilon) * weight, n values; out may be x.
   void (*rms_norm)(const float* x, const float* weight, float epsilon, int64_t n, float* out);
+  // out = (x - mean(x)) / sqrt(var(x) + epsilon) * weight + bias, n values; bias may be null, out
+  // may be x.
+  void (*layer_norm)(const float* x, const float* weight, const float* bias, float epsilon,
+                     int64_t n, float* out);
   // See activation_kernels.h.
   void (*quantize)(const float* values, int64_t cols, int16_t* quants, float* scales, float* sums);
   // out = act(gate) * up, n values; act is SiLU or, when gelu, the tanh form of GELU.
   void (*gate_up)(const float* gate, const float* up, int64_t n, bool gelu, float* out);
+  // out = act(x), n values.
+  void (*activate)(const float* x, int64_t n, bool gelu, float* out);
   // Rotates the first 2 * half values of a head in place; cosines and sines [half].
   void (*rotate)(const float* cosines, const float* sines, int64_t half, bool interleaved,
                  float* head);
   // x += y.
   void (*add)(const float* y, int64_t n, float* x);
+  // x *= factor.
+  void (*scale)(float factor, int64_t n, float* x);
+  // x = softcap * tanh(x / softcap); NaN for x that is not finite.
+  void (*softcap)(float softcap, int64_t n, float* x);
   // Round to nearest even, beyond 65504 infinite.
   void (*to_f16)(const float* x, int64_t n, uint16_t* out);
 };

@@ -1,9 +1,10 @@
 #pragma once
 
-// What the linear ops do to single rows: norm, rotation, gate, conversion. One order of operations
-// a value, whatever the instruction set and the number of rows.
+// What the linear ops do to single rows: norms, rotation, gate, cap, conversion. One order of
+// operations a value, whatever the instruction set and the number of rows.
 
 #include "kernels/cpu/linear_kernels.h"
+#include "kernels/cpu/softcap_kernels.h"
 #include "kernels/cpu/vec16.h"
 
 namespace sluice::kernels::cpu::SLUICE_ISA {
@@ -20,31 +21,75 @@ inline void StorePart(float* p, F32x16 a, int64_t n) {
   for (int64_t i = 0; i < n; ++i) p[i] = lanes[i];
 }
 
-// Root mean square layer normalisation (arXiv 1910.07467). Squares are summed in four vectors of
-// sixteen lanes, vector j of the row in sum j % 4, then in one tree.
-inline void RmsNorm(const float* x, const float* weight, float epsilon, int64_t n, float* out) {
+// 1 / sqrt(total / n + epsilon).
+inline float InverseRoot(float total, int64_t n, float epsilon) {
+  const float mean = total / static_cast<float>(n);
+  return 1.0f / _mm_cvtss_f32(_mm_sqrt_ss(_mm_set_ss(mean + epsilon)));
+}
+
+// Adds up over a row in four vectors of sixteen lanes, vector j of the row in sum j % 4, then in
+// one tree. step(sum, i, n): the sum with the n <= 16 values from i on added.
+template <typename Step>
+inline float SumRow(int64_t n, const Step& step) {
   F32x16 sums[4] = {Zero(), Zero(), Zero(), Zero()};
   int64_t i = 0;
   for (; i + 64 <= n; i += 64) {
-    for (int j = 0; j < 4; ++j) {
-      const F32x16 v = Load(x + i + 16 * j);
-      sums[j] = Fma(v, v, sums[j]);
-    }
+    for (int j = 0; j < 4; ++j) sums[j] = step(sums[j], i + 16 * j, 16);
   }
-  for (int j = 0; i < n; ++j, i += 16) {
-    const F32x16 v = n - i >= 16 ? Load(x + i) : LoadPart(x + i, n - i);
-    sums[j] = Fma(v, v, sums[j]);
-  }
-  const float total = ReduceAdd(Add(Add(sums[0], sums[1]), Add(sums[2], sums[3])));
-  const float mean = total / static_cast<float>(n);
-  const float root = _mm_cvtss_f32(_mm_sqrt_ss(_mm_set_ss(mean + epsilon)));
-  const F32x16 inverse = Set1(1.0f / root);
-  for (i = 0; i + 16 <= n; i += 16) {
+  for (int j = 0; i < n; ++j, i += 16) sums[j] = step(sums[j], i, n - i < 16 ? n - i : 16);
+  return ReduceAdd(Add(Add(sums[0], sums[1]), Add(sums[2], sums[3])));
+}
+
+// The first `n` values, at most 16, zeros after them.
+inline F32x16 LoadUpTo16(const float* p, int64_t n) { return n >= 16 ? Load(p) : LoadPart(p, n); }
+
+// Root mean square layer normalisation (arXiv 1910.07467).
+inline void RmsNorm(const float* x, const float* weight, float epsilon, int64_t n, float* out) {
+  const float total = SumRow(n, [x](F32x16 sum, int64_t i, int64_t count) {
+    const F32x16 v = LoadUpTo16(x + i, count);
+    return Fma(v, v, sum);
+  });
+  const F32x16 inverse = Set1(InverseRoot(total, n, epsilon));
+  int64_t i = 0;
+  for (; i + 16 <= n; i += 16) {
     Store(out + i, Mul(Mul(Load(x + i), inverse), Load(weight + i)));
   }
   if (i < n) {
     const F32x16 v = Mul(Mul(LoadPart(x + i, n - i), inverse), LoadPart(weight + i, n - i));
     StorePart(out + i, v, n - i);
+  }
+}
+
+// x - mean of the first `n` values, zeros after them.
+inline F32x16 Centred(const float* x, float mean, int64_t n) {
+  if (n >= 16) return Sub(Load(x), Set1(mean));
+  float lanes[16] = {};
+  for (int64_t i = 0; i < n; ++i) lanes[i] = x[i] - mean;
+  return Load(lanes);
+}
+
+// Layer normalisation (arXiv 1607.06450): the mean in one pass, the variance in a second, so that
+// a row far from zero keeps its digits.
+inline void LayerNorm(const float* x, const float* weight, const float* bias, float epsilon,
+                      int64_t n, float* out) {
+  const float total = SumRow(
+      n, [x](F32x16 sum, int64_t i, int64_t count) { return Add(sum, LoadUpTo16(x + i, count)); });
+  const float mean = total / static_cast<float>(n);
+  const float squares = SumRow(n, [x, mean](F32x16 sum, int64_t i, int64_t count) {
+    const F32x16 v = Centred(x + i, mean, count);
+    return Fma(v, v, sum);
+  });
+  const F32x16 inverse = Set1(InverseRoot(squares, n, epsilon));
+  for (int64_t i = 0; i < n; i += 16) {
+    const int64_t count = n - i < 16 ? n - i : 16;
+    const F32x16 scaled =
+        Mul(Mul(Centred(x + i, mean, count), inverse), LoadUpTo16(weight + i, count));
+    const F32x16 v = bias == nullptr ? scaled : Add(scaled, LoadUpTo16(bias + i, count));
+    if (count == 16) {
+      Store(out + i, v);
+    } else {
+      StorePart(out + i, v, count);
+    }
   }
 }
 
@@ -70,6 +115,26 @@ inline void GateUp(const float* gate, const float* up, int64_t n, bool gelu, flo
     const F32x16 v = GateUp16(LoadPart(gate + i, n - i), LoadPart(up + i, n - i), gelu);
     StorePart(out + i, v, n - i);
   }
+}
+
+// out = fn(x) for n values, sixteen at a time.
+template <typename Fn>
+inline void MapRow(const float* x, int64_t n, float* out, const Fn& fn) {
+  int64_t i = 0;
+  for (; i + 16 <= n; i += 16) Store(out + i, fn(Load(x + i)));
+  if (i < n) StorePart(out + i, fn(LoadPart(x + i, n - i)), n - i);
+}
+
+inline void Activate(const float* x, int64_t n, bool gelu, float* out) {
+  MapRow(x, n, out, [gelu](F32x16 v) { return GateUp16(v, Set1(1.0f), gelu); });
+}
+
+inline void ScaleRow(float factor, int64_t n, float* x) {
+  MapRow(x, n, x, [factor](F32x16 v) { return Mul(v, Set1(factor)); });
+}
+
+inline void SoftcapRow(float softcap, int64_t n, float* x) {
+  MapRow(x, n, x, [softcap](F32x16 v) { return Softcap16(v, Set1(softcap)); });
 }
 
 // Scalar code and vectors round alike: products, then one sum, never contracted.

@@ -2,6 +2,7 @@
 
 // Scratch memory of the CPU's ops, reserved once for the largest step.
 
+#include <array>
 #include <cstdint>
 #include <vector>
 
@@ -25,14 +26,21 @@ struct TokenPlace {
   int32_t row_offset = 0;  // tokens of the same row before it in this step
 };
 
-// Owned by the Exec; engine thread, except that each worker writes its own tile.
-struct CpuWorkspace : Exec::Workspace {
-  Activation normed;  // [max(T, R), E], the outcome of the norm in front of a product
-
-  // Of the step's positions, by EmbedTokens.
+// Of the step's positions for one rope, by EmbedTokens.
+struct Rotations {
   float* cosines = nullptr;  // [T, rotary_size / 2]
   float* sines = nullptr;    // [T, rotary_size / 2]
-  int64_t num_rotations = 0;
+  int64_t num_tokens = 0;
+  int64_t rotary_size = 0;
+};
+
+// Owned by the Exec; engine thread, except that each worker writes its own tile.
+struct CpuWorkspace : Exec::Workspace {
+  // [max(T, R), E], the outcome of the norm in front of a product; or `values` alone: of the
+  // product in front of a post norm.
+  Activation normed;
+
+  std::array<Rotations, kMaxRopes> rotations;
   std::vector<TokenPlace> places;  // [T]
 
   float* tile(int worker) const { return tiles + worker * tile_floats; }

@@ -1,6 +1,7 @@
 // The linear ops done naively: weights dequantised row by row to f32, sums in double.
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstring>
 #include <vector>
@@ -12,10 +13,16 @@
 namespace sluice::kernels::ref {
 namespace {
 
-struct RefWorkspace : Exec::Workspace {
-  std::vector<float> cosines;  // [T, rotary_size / 2] of the step's positions
+// Of the step's positions for one rope.
+struct Rotations {
+  std::vector<float> cosines;  // [T, rotary_size / 2]
   std::vector<float> sines;
-  int64_t num_rotations = 0;
+  int64_t num_tokens = 0;
+  int64_t rotary_size = 0;
+};
+
+struct RefWorkspace : Exec::Workspace {
+  std::array<Rotations, kMaxRopes> rotations;
   std::vector<float> normed;            // [max(T, R), E]
   std::vector<float> first, second;     // outcomes of products, [T, widest]
   std::vector<std::vector<float>> row;  // one dequantised row a worker
@@ -51,11 +58,24 @@ void Product(Exec& exec, const Linear& linear, const float* input, int64_t num_t
   });
 }
 
-void Norm(const float* x, const float* weight, float epsilon, int64_t n, float* out) {
+// out = norm(x), n values; out may be x.
+void NormRow(const Norm& norm, const float* x, int64_t n, float* out) {
+  if (norm.weight == nullptr) {
+    std::copy(x, x + n, out);
+    return;
+  }
+  double mean = 0.0;
+  if (norm.kind == NormKind::kLayer) {
+    for (int64_t i = 0; i < n; ++i) mean += x[i];
+    mean /= static_cast<double>(n);
+  }
   double squares = 0.0;
-  for (int64_t i = 0; i < n; ++i) squares += static_cast<double>(x[i]) * x[i];
-  const double inverse = 1.0 / std::sqrt(squares / static_cast<double>(n) + epsilon);
-  for (int64_t i = 0; i < n; ++i) out[i] = static_cast<float>(x[i] * inverse * weight[i]);
+  for (int64_t i = 0; i < n; ++i) squares += (x[i] - mean) * (x[i] - mean);
+  const double inverse = 1.0 / std::sqrt(squares / static_cast<double>(n) + norm.epsilon);
+  for (int64_t i = 0; i < n; ++i) {
+    const double bias = norm.bias != nullptr ? norm.bias[i] : 0.0;
+    out[i] = static_cast<float>((x[i] - mean) * inverse * norm.weight[i] + bias);
+  }
 }
 
 void Rotate(const Rope& rope, const float* cosines, const float* sines, float* head) {
@@ -71,16 +91,17 @@ void Rotate(const Rope& rope, const float* cosines, const float* sines, float* h
   }
 }
 
-// heads [T, num_heads * D]: norms each head when `norm` is given, then rotates it.
+// heads [T, num_heads * D]: norms each head when there is a `norm`, then rotates it.
 void NormAndRotate(const RefWorkspace& workspace, const NormQkvRopeStoreArgs& args,
-                   const float* norm, int64_t num_tokens, int64_t num_heads, float* heads) {
+                   const Norm& norm, int64_t num_tokens, int64_t num_heads, float* heads) {
+  const Rotations& rotations = workspace.rotations[static_cast<size_t>(args.rope_index)];
   const int64_t half = args.rope.rotary_size / 2;
   for (int64_t t = 0; t < num_tokens; ++t) {
     for (int64_t h = 0; h < num_heads; ++h) {
       float* head = heads + (t * num_heads + h) * args.head_size;
-      if (norm != nullptr) Norm(head, norm, args.epsilon, args.head_size, head);
-      Rotate(args.rope, &workspace.cosines[static_cast<size_t>(t * half)],
-             &workspace.sines[static_cast<size_t>(t * half)], head);
+      NormRow(norm, head, args.head_size, head);
+      Rotate(args.rope, rotations.cosines.data() + t * half, rotations.sines.data() + t * half,
+             head);
     }
   }
 }
@@ -145,8 +166,10 @@ absl::StatusOr<std::unique_ptr<Exec::Workspace>> MakeWorkspace(const WorkspaceSh
   const int64_t max_rows = std::max(shape.max_tokens, shape.max_logit_rows);
   const int64_t heads_width = std::max(shape.num_heads, shape.num_kv_heads) * shape.head_size;
   const int64_t widest = std::max({shape.width, shape.ffn_width, heads_width});
-  workspace->cosines.resize(size(shape.max_tokens * (shape.head_size / 2)));
-  workspace->sines.resize(workspace->cosines.size());
+  for (Rotations& rotations : workspace->rotations) {
+    rotations.cosines.resize(size(shape.max_tokens * (shape.head_size / 2)));
+    rotations.sines.resize(rotations.cosines.size());
+  }
   workspace->normed.resize(size(max_rows * shape.width));
   workspace->first.resize(size(shape.max_tokens * widest));
   workspace->second.resize(size(shape.max_tokens * widest));
@@ -155,20 +178,27 @@ absl::StatusOr<std::unique_ptr<Exec::Workspace>> MakeWorkspace(const WorkspaceSh
   return std::unique_ptr<Exec::Workspace>(std::move(workspace));
 }
 
-void EmbedTokens(Exec& exec, const PackedWeight& table, const Rope& rope, const BatchView& batch,
-                 MatrixF32 residual) {
+void EmbedTokens(Exec& exec, const PackedWeight& table, float scale, std::span<const Rope> ropes,
+                 const BatchView& batch, MatrixF32 residual) {
   RefWorkspace& workspace = WorkspaceOf(exec);
-  const int64_t half = rope.rotary_size / 2;
-  workspace.num_rotations = batch.num_tokens;
   for (int64_t t = 0; t < batch.num_tokens; ++t) {
     const int32_t token = batch.tokens[t];
-    ref::UnpackWeightRow(table, token >= 0 ? token : batch.previous_tokens[~token],
-                         residual.row(t));
-    for (int64_t i = 0; i < half; ++i) {
-      const double angle = static_cast<float>(batch.positions[t]) * rope.inverse_frequencies[i];
-      const size_t index = static_cast<size_t>(t * half + i);
-      workspace.cosines[index] = static_cast<float>(std::cos(angle) * rope.magnitude);
-      workspace.sines[index] = static_cast<float>(std::sin(angle) * rope.magnitude);
+    float* row = residual.row(t);
+    ref::UnpackWeightRow(table, token >= 0 ? token : batch.previous_tokens[~token], row);
+    for (int64_t i = 0; i < residual.cols; ++i) row[i] *= scale;
+  }
+  for (size_t r = 0; r < ropes.size(); ++r) {
+    const Rope& rope = ropes[r];
+    Rotations& rotations = workspace.rotations[r];
+    rotations.num_tokens = batch.num_tokens;
+    rotations.rotary_size = rope.rotary_size;
+    const int64_t half = rope.rotary_size / 2;
+    for (int64_t at = 0; at < batch.num_tokens * half; ++at) {
+      const float position = static_cast<float>(batch.positions[at / half]);
+      const double angle = position * rope.inverse_frequencies[at % half];
+      const size_t index = static_cast<size_t>(at);
+      rotations.cosines[index] = static_cast<float>(std::cos(angle) * rope.magnitude);
+      rotations.sines[index] = static_cast<float>(std::sin(angle) * rope.magnitude);
     }
   }
 }
@@ -176,13 +206,15 @@ void EmbedTokens(Exec& exec, const PackedWeight& table, const Rope& rope, const 
 void NormQkvRopeStore(Exec& exec, const NormQkvRopeStoreArgs& args, ConstMatrixF32 residual,
                       const BatchView& batch, const KvLayer& kv, MatrixF32 q_out) {
   RefWorkspace& workspace = WorkspaceOf(exec);
-  SLUICE_KERNEL_CHECK(workspace.num_rotations == batch.num_tokens,
-                      "EmbedTokens of the same step comes first");
+  const Rotations& rotations = workspace.rotations[static_cast<size_t>(args.rope_index)];
+  SLUICE_KERNEL_CHECK(
+      args.rope.rotary_size == 0 || (rotations.num_tokens == batch.num_tokens &&
+                                     rotations.rotary_size == args.rope.rotary_size),
+      "EmbedTokens of the same step, with this rope, comes first");
   const int64_t num_tokens = batch.num_tokens;
   float* normed = workspace.normed.data();
   for (int64_t t = 0; t < num_tokens; ++t) {
-    Norm(residual.row(t), args.norm_weight, args.epsilon, residual.cols,
-         normed + t * residual.cols);
+    NormRow(args.norm, residual.row(t), residual.cols, normed + t * residual.cols);
   }
   Product(exec, *args.q, normed, num_tokens, q_out.values);
   NormAndRotate(workspace, args, args.q_head_norm, num_tokens, q_out.cols / args.head_size,
@@ -195,12 +227,14 @@ void NormQkvRopeStore(Exec& exec, const NormQkvRopeStoreArgs& args, ConstMatrixF
   StoreHeads(batch, kv, /*is_key=*/false, heads);
 }
 
-void MatMulAddResidual(Exec& exec, const Linear& linear, const Activation& input,
+void MatMulAddResidual(Exec& exec, const MatMulAddResidualArgs& args, const Activation& input,
                        const BatchView& batch, MatrixF32 residual) {
-  RefWorkspace& workspace = WorkspaceOf(exec);
-  Product(exec, linear, input.values, batch.num_tokens, workspace.first.data());
-  for (int64_t i = 0; i < batch.num_tokens * residual.cols; ++i) {
-    residual.values[i] += workspace.first[static_cast<size_t>(i)];
+  float* added = WorkspaceOf(exec).first.data();
+  Product(exec, *args.linear, input.values, batch.num_tokens, added);
+  for (int64_t t = 0; t < batch.num_tokens; ++t, added += residual.cols) {
+    NormRow(args.post_norm, added, residual.cols, added);
+    float* row = residual.row(t);
+    for (int64_t i = 0; i < residual.cols; ++i) row[i] += args.scale * added[i];
   }
 }
 
@@ -209,26 +243,33 @@ void NormGateUpSwiglu(Exec& exec, const NormGateUpArgs& args, ConstMatrixF32 res
   RefWorkspace& workspace = WorkspaceOf(exec);
   float* normed = workspace.normed.data();
   for (int64_t t = 0; t < batch.num_tokens; ++t) {
-    Norm(residual.row(t), args.norm_weight, args.epsilon, residual.cols,
-         normed + t * residual.cols);
+    NormRow(args.norm, residual.row(t), residual.cols, normed + t * residual.cols);
   }
-  Product(exec, *args.gate, normed, batch.num_tokens, workspace.first.data());
   Product(exec, *args.up, normed, batch.num_tokens, workspace.second.data());
+  if (args.gate != nullptr) {
+    Product(exec, *args.gate, normed, batch.num_tokens, workspace.first.data());
+  }
   for (int64_t i = 0; i < batch.num_tokens * out.cols; ++i) {
     const size_t index = static_cast<size_t>(i);
-    const double gate = Activate(args.activation, workspace.first[index]);
-    out.values[i] = static_cast<float>(gate * workspace.second[index]);
+    const double up = workspace.second[index];
+    out.values[i] = static_cast<float>(
+        args.gate == nullptr ? Activate(args.activation, up)
+                             : Activate(args.activation, workspace.first[index]) * up);
   }
 }
 
-void NormLmHead(Exec& exec, const float* norm_weight, float epsilon, const Linear& head,
-                ConstMatrixF32 residual, const BatchView& batch, int64_t first, MatrixF32 logits) {
+void NormLmHead(Exec& exec, const NormLmHeadArgs& args, ConstMatrixF32 residual,
+                const BatchView& batch, int64_t first, MatrixF32 logits) {
   float* normed = WorkspaceOf(exec).normed.data();
   for (int64_t i = 0; i < logits.rows; ++i) {
-    Norm(residual.row(batch.logit_tokens[first + i]), norm_weight, epsilon, residual.cols,
-         normed + i * residual.cols);
+    NormRow(args.norm, residual.row(batch.logit_tokens[first + i]), residual.cols,
+            normed + i * residual.cols);
   }
-  Product(exec, head, normed, logits.rows, logits.values);
+  Product(exec, *args.head, normed, logits.rows, logits.values);
+  for (int64_t i = 0; i < logits.rows * logits.cols; ++i) {
+    const double scaled = static_cast<double>(logits.values[i]) * args.scale;
+    logits.values[i] = static_cast<float>(Softcap(scaled, args.softcap));
+  }
 }
 
 }  // namespace sluice::kernels::ref

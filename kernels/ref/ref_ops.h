@@ -3,6 +3,8 @@
 // The operations of kernels/ops.h done naively, with double sums over weights dequantised to f32:
 // the strict path that the others are compared with. Shapes are checked by kernels/ops.cc. Slow.
 
+#include <cmath>
+#include <limits>
 #include <memory>
 #include <span>
 
@@ -16,20 +18,28 @@ namespace sluice::kernels::ref {
 absl::StatusOr<std::unique_ptr<Exec::Workspace>> MakeWorkspace(const WorkspaceShape& shape,
                                                                const Exec& exec);
 
-void EmbedTokens(Exec& exec, const PackedWeight& table, const Rope& rope, const BatchView& batch,
-                 MatrixF32 residual);
+void EmbedTokens(Exec& exec, const PackedWeight& table, float scale, std::span<const Rope> ropes,
+                 const BatchView& batch, MatrixF32 residual);
 void NormQkvRopeStore(Exec& exec, const NormQkvRopeStoreArgs& args, ConstMatrixF32 residual,
                       const BatchView& batch, const KvLayer& kv, MatrixF32 q_out);
-void PagedAttention(Exec& exec, ConstMatrixF32 q, const BatchView& batch, const KvLayer& kv,
-                    float scale, Activation& out);
-void MatMulAddResidual(Exec& exec, const Linear& linear, const Activation& input,
+void PagedAttention(Exec& exec, const PagedAttentionArgs& args, ConstMatrixF32 q,
+                    const BatchView& batch, const KvLayer& kv, Activation& out);
+void MatMulAddResidual(Exec& exec, const MatMulAddResidualArgs& args, const Activation& input,
                        const BatchView& batch, MatrixF32 residual);
 void NormGateUpSwiglu(Exec& exec, const NormGateUpArgs& args, ConstMatrixF32 residual,
                       const BatchView& batch, Activation& out);
-void NormLmHead(Exec& exec, const float* norm_weight, float epsilon, const Linear& head,
-                ConstMatrixF32 residual, const BatchView& batch, int64_t first, MatrixF32 logits);
+void NormLmHead(Exec& exec, const NormLmHeadArgs& args, ConstMatrixF32 residual,
+                const BatchView& batch, int64_t first, MatrixF32 logits);
 void Sample(Exec& exec, ConstMatrixF32 logits, const SampleArgs& args, SamplerSlots::Table& table,
             std::span<SampledToken> out);
+
+// softcap * tanh(x / softcap), x itself for a cap of 0. NaN for x that is not finite: the tanh of
+// an infinity would hide it.
+inline double Softcap(double x, double softcap) {
+  if (softcap == 0.0) return x;
+  if (!std::isfinite(x)) return std::numeric_limits<double>::quiet_NaN();
+  return softcap * std::tanh(x / softcap);
+}
 
 // The layout of weights; see kernels/ops.h for the contracts.
 bool SupportsWeight(DType type);

@@ -125,7 +125,7 @@ Step MakeStep(int64_t cols, const Cache& cache, const std::vector<Piece>& pieces
 }  // namespace
 
 Outcome Attend(const Machine& machine, Heads heads, const Cache& cache,
-               const std::vector<Piece>& pieces, const std::vector<Poke>& pokes) {
+               const std::vector<Piece>& pieces, const std::vector<Poke>& pokes, Variant variant) {
   const int64_t cols = heads.num_heads * heads.head_size;
   const Step step = MakeStep(cols, cache, pieces, pokes);
   const BatchView batch = step.View();
@@ -150,9 +150,11 @@ Outcome Attend(const Machine& machine, Heads heads, const Cache& cache,
   EXPECT_TRUE(status.ok()) << status;
   auto out = Activation::Allocate(machine.backend, batch.num_tokens, cols);
   EXPECT_TRUE(out.ok()) << out.status();
-  const float scale = 1.0f / std::sqrt(static_cast<float>(heads.head_size));
-  status = PagedAttention(exec, {step.q.data(), batch.num_tokens, cols}, batch, cache.layer(),
-                          scale, *out);
+  const PagedAttentionArgs args = {.scale = 1.0f / std::sqrt(static_cast<float>(heads.head_size)),
+                                   .softcap = variant.softcap,
+                                   .window = variant.window};
+  status = PagedAttention(exec, args, {step.q.data(), batch.num_tokens, cols}, batch, cache.layer(),
+                          *out);
   EXPECT_TRUE(status.ok()) << status;
 
   Outcome outcome;

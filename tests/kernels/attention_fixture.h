@@ -73,8 +73,15 @@ struct Outcome {
   const float* row(int64_t t) const { return values.data() + t * cols; }
 };
 
+// What differs from plain attention.
+struct Variant {
+  float softcap = 0.0f;
+  int32_t window = 0;
+};
+
 // One step of attention over `pieces` on a machine of its own, with scale 1 / sqrt(D).
 Outcome Attend(const Machine& machine, Heads heads, const Cache& cache,
-               const std::vector<Piece>& pieces, const std::vector<Poke>& pokes = {});
+               const std::vector<Piece>& pieces, const std::vector<Poke>& pokes = {},
+               Variant variant = {});
 
 }  // namespace sluice::kernels

@@ -232,13 +232,14 @@ void RunQkv(Exec& exec, const LinearInputs& inputs, const BatchView& batch, cons
   const Linear k_view = View(inputs.k, k);
   const Linear v_view = View(inputs.v, v);
   NormQkvRopeStoreArgs args;
-  args.norm_weight = inputs.norm_weight.data();
-  args.epsilon = kTestEpsilon;
+  args.norm = {.weight = inputs.norm_weight.data(), .epsilon = kTestEpsilon};
   args.q = &q_view;
   args.k = &k_view;
   args.v = &v_view;
-  args.q_head_norm = spec.head_norm ? inputs.q_norm.data() : nullptr;
-  args.k_head_norm = spec.head_norm ? inputs.k_norm.data() : nullptr;
+  if (spec.head_norm) {
+    args.q_head_norm = {.weight = inputs.q_norm.data(), .epsilon = kTestEpsilon};
+    args.k_head_norm = {.weight = inputs.k_norm.data(), .epsilon = kTestEpsilon};
+  }
   args.rope = rope;
   args.head_size = spec.head_size;
   const int64_t kv_values = inputs.num_pages * spec.num_kv_heads * spec.head_size * kPageTokens;
@@ -264,9 +265,13 @@ void RunGateUp(Exec& exec, const LinearInputs& inputs, const BatchView& batch,
   const Linear gate_view = View(inputs.gate, gate);
   const Linear up_view = View(inputs.up, up);
   Activation ffn = MakeActivation(exec, batch.num_tokens, spec.ffn_width);
-  const absl::Status status = NormGateUpSwiglu(
-      exec, {inputs.norm_weight.data(), kTestEpsilon, &gate_view, &up_view, spec.activation},
-      {inputs.residual.data(), batch.num_tokens, spec.width}, batch, ffn);
+  const absl::Status status =
+      NormGateUpSwiglu(exec,
+                       {{.weight = inputs.norm_weight.data(), .epsilon = kTestEpsilon},
+                        &gate_view,
+                        &up_view,
+                        spec.activation},
+                       {inputs.residual.data(), batch.num_tokens, spec.width}, batch, ffn);
   ASSERT_TRUE(status.ok()) << status;
   const int64_t count = batch.num_tokens * spec.ffn_width;
   outcome.ffn.assign(ffn.values, ffn.values + count);
@@ -290,8 +295,8 @@ LinearOutcome RunLinearOps(const LinearInputs& inputs, const Exec::Options& opti
 
   const PackedWeight table = inputs.table.Pack(options.backend);
   outcome.embedding.resize(static_cast<size_t>(num_tokens * spec.width));
-  status =
-      EmbedTokens(exec, table, rope, batch, {outcome.embedding.data(), num_tokens, spec.width});
+  status = EmbedTokens(exec, table, 1.0f, {&rope, 1}, batch,
+                       {outcome.embedding.data(), num_tokens, spec.width});
   EXPECT_TRUE(status.ok()) << status;
 
   RunQkv(exec, inputs, batch, rope, outcome);
@@ -300,7 +305,8 @@ LinearOutcome RunLinearOps(const LinearInputs& inputs, const Exec::Options& opti
   Activation attention = MakeActivation(exec, num_tokens, spec.num_heads * spec.head_size);
   FillActivation(exec, inputs.attention, attention);
   outcome.residual = inputs.residual;
-  status = MatMulAddResidual(exec, View(inputs.output, output), attention, batch,
+  const Linear output_view = View(inputs.output, output);
+  status = MatMulAddResidual(exec, {.linear = &output_view}, attention, batch,
                              {outcome.residual.data(), num_tokens, spec.width});
   EXPECT_TRUE(status.ok()) << status;
 
@@ -308,7 +314,9 @@ LinearOutcome RunLinearOps(const LinearInputs& inputs, const Exec::Options& opti
 
   const PackedWeight head = inputs.head.Pack(options.backend);
   outcome.logits.resize(static_cast<size_t>(num_tokens * spec.vocab_size));
-  status = NormLmHead(exec, inputs.norm_weight.data(), kTestEpsilon, View(inputs.head, head),
+  const Linear head_view = View(inputs.head, head);
+  const Norm norm = {.weight = inputs.norm_weight.data(), .epsilon = kTestEpsilon};
+  status = NormLmHead(exec, {.norm = norm, .head = &head_view},
                       {inputs.residual.data(), num_tokens, spec.width}, batch, 0,
                       {outcome.logits.data(), num_tokens, spec.vocab_size});
   EXPECT_TRUE(status.ok()) << status;

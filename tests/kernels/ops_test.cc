@@ -61,7 +61,7 @@ class OpsTest : public ::testing::Test {
     const absl::Status status = ReserveWorkspace(exec_, shape_);
     ASSERT_TRUE(status.ok()) << status;
   }
-  absl::Status Embed() { return EmbedTokens(exec_, table_, rope_, batch_, Residual()); }
+  absl::Status Embed() { return EmbedTokens(exec_, table_, 1.0f, {&rope_, 1}, batch_, Residual()); }
   static void ExpectError(const absl::Status& status, absl::StatusCode code,
                           const std::string& part) {
     EXPECT_EQ(status.code(), code) << status;
@@ -113,7 +113,7 @@ TEST_F(OpsTest, TakesTokensOfThePreviousStep) {
 
 TEST_F(OpsTest, RefusesWrongShapes) {
   Reserve();
-  ExpectError(EmbedTokens(exec_, table_, rope_, batch_, {residual_.data(), 2, 31}),
+  ExpectError(EmbedTokens(exec_, table_, 1.0f, {&rope_, 1}, batch_, {residual_.data(), 2, 31}),
               absl::StatusCode::kInvalidArgument, "expected [2, 32], got [2, 31]");
   batch_.num_tokens = 3;
   ExpectError(Embed(), absl::StatusCode::kInvalidArgument, "at most 2 tokens");
@@ -125,15 +125,15 @@ TEST_F(OpsTest, RefusesWrongShapes) {
   Linear linear;
   linear.name = "ffn_down";
   linear.weight = &table_;
-  ExpectError(MatMulAddResidual(exec_, linear, *activation, batch_, Residual()),
+  ExpectError(MatMulAddResidual(exec_, {.linear = &linear}, *activation, batch_, Residual()),
               absl::StatusCode::kInvalidArgument,
               "ffn_down: weight: expected [32, 48], got [40, 32]");
   linear.weight = nullptr;
-  ExpectError(MatMulAddResidual(exec_, linear, *activation, batch_, Residual()),
+  ExpectError(MatMulAddResidual(exec_, {.linear = &linear}, *activation, batch_, Residual()),
               absl::StatusCode::kInvalidArgument, "expected a weight, got none");
   const PackedWeight other = inputs_.output.Pack(Backend::kRef);
   linear.weight = &other;
-  ExpectError(MatMulAddResidual(exec_, linear, *activation, batch_, Residual()),
+  ExpectError(MatMulAddResidual(exec_, {.linear = &linear}, *activation, batch_, Residual()),
               absl::StatusCode::kInvalidArgument, "packed for backend cpu, got one for ref");
 }
 
@@ -145,7 +145,7 @@ TEST_F(OpsTest, RefusesPositionsAndPagesOutsideTheCache) {
   q_view.weight = &q;
   k_view.weight = &k;
   NormQkvRopeStoreArgs args;
-  args.norm_weight = inputs_.norm_weight.data();
+  args.norm.weight = inputs_.norm_weight.data();
   args.q = &q_view;
   args.k = &k_view;
   args.v = &k_view;
@@ -178,11 +178,12 @@ TEST_F(OpsTest, LmHeadTakesTheRowsItIsAskedFor) {
   const PackedWeight head = inputs_.head.Pack(Backend::kCpu);
   Linear linear;
   linear.weight = &head;
+  const NormLmHeadArgs args = {
+      .norm = {.weight = inputs_.norm_weight.data(), .epsilon = kTestEpsilon}, .head = &linear};
   const auto logits_of = [&](int64_t first, int64_t rows) {
     std::vector<float> logits(static_cast<size_t>(rows * 40));
-    const absl::Status status =
-        NormLmHead(exec_, inputs_.norm_weight.data(), kTestEpsilon, linear,
-                   {residual_.data(), 2, 32}, batch_, first, {logits.data(), rows, 40});
+    const absl::Status status = NormLmHead(exec_, args, {residual_.data(), 2, 32}, batch_, first,
+                                           {logits.data(), rows, 40});
     EXPECT_TRUE(status.ok()) << status;
     return logits;
   };
@@ -195,8 +196,7 @@ TEST_F(OpsTest, LmHeadTakesTheRowsItIsAskedFor) {
   batch_.num_logit_rows = 1;
   EXPECT_EQ(logits_of(0, 1), second);
   std::vector<float> logits(80);
-  ExpectError(NormLmHead(exec_, inputs_.norm_weight.data(), kTestEpsilon, linear,
-                         {residual_.data(), 2, 32}, batch_, 0, {logits.data(), 2, 40}),
+  ExpectError(NormLmHead(exec_, args, {residual_.data(), 2, 32}, batch_, 0, {logits.data(), 2, 40}),
               absl::StatusCode::kInvalidArgument, "of 1 logit rows, got [0, 2)");
 }
 
@@ -222,7 +222,7 @@ TEST_F(OpsTest, TellsTheObserver) {
   linear.weight = &output;
   linear.name = "attention_output";
   exec_.set_layer(3);
-  ASSERT_TRUE(MatMulAddResidual(exec_, linear, *activation, batch_, Residual()).ok());
+  ASSERT_TRUE(MatMulAddResidual(exec_, {.linear = &linear}, *activation, batch_, Residual()).ok());
   EXPECT_EQ(recorder.seen,
             (std::vector<std::string>{"embedding -1 2x32", "attention_output 3 2x32"}));
 }
