@@ -1,11 +1,9 @@
 #include "engine/inspect.h"
 
-#include <map>
 #include <utility>
 
 #include "engine/base/status.h"
 #include "engine/inspection.h"
-#include "kernels/ops.h"
 
 namespace sluice::engine {
 namespace {
@@ -15,26 +13,6 @@ std::string Reason(const ModelFile& file, const absl::Status& status) {
   const std::string message = Message(status);
   const std::string prefix = file.path() + ": ";
   return message.starts_with(prefix) ? message.substr(prefix.size()) : message;
-}
-
-void AddTypeProblems(Inspection& inspection) {
-  struct Users {
-    int count = 0;
-    std::string first;
-  };
-  std::map<std::string, Users> unsupported;
-  for (const FileTensor& tensor : inspection.file->tensors()) {
-    // Norms and biases are used in f32 whatever they are stored as.
-    if (tensor.rows() == 1 || kernels::SupportsWeight(kernels::Backend::kCpu, tensor.type))
-      continue;
-    Users& users = unsupported[std::string(kernels::Name(tensor.type))];
-    if (users.count++ == 0) users.first = tensor.name;
-  }
-  for (const auto& [type, users] : unsupported) {
-    inspection.problems.push_back("type " + type + " has no products on the CPU; " +
-                                  std::to_string(users.count) + " tensors have it, '" +
-                                  users.first + "' first");
-  }
 }
 
 Inspection Inspect(std::shared_ptr<const ModelFile> file) {
@@ -62,7 +40,6 @@ Inspection Inspect(std::shared_ptr<const ModelFile> file) {
       inspection.roles.present.push_back({tensor.name, ""});
     }
   }
-  AddTypeProblems(inspection);
   auto tokenizer = Tokenizer::FromFile(held, &inspection.tokenizer_warnings);
   if (tokenizer.ok()) {
     inspection.tokenizer = *std::move(tokenizer);

@@ -11,6 +11,7 @@
 // tiles of eight, weights in cache: 124 GMAC (Q4_1), 129 (Q8_0).
 
 #include "kernels/cpu/linear_kernels.h"
+#include "kernels/cpu/panel_formats.h"
 #include "kernels/cpu/vec16.h"
 
 namespace sluice::kernels::cpu::SLUICE_ISA {
@@ -26,32 +27,6 @@ inline constexpr int kMaxTile = 4;  // sixteen registers hold no more accumulato
 // twice, where plain reading reaches 14.9 (gigabytes a second of processor time).
 inline constexpr int kPrefetchBytes = 2048;
 
-// Formats with integer weights. A block is 32 columns of the panel's 16 rows; Unpack gives
-// kPairsAtOnce vectors, each the i16 pair (2j, 2j + 1) of every row, from step `step` of
-// 16 / kPairsAtOnce.
-struct FormatQ8_0 {
-  static constexpr int kBlockBytes = 544;  // f16 d[16], i8 q[16 pairs][16 rows][2]
-  static constexpr int kPairsAtOnce = 1;
-  static constexpr bool kHasMinimum = false;
-  static void Unpack(const uint8_t* block, int step, I32x16* pairs) {
-    pairs[0] = LoadI8AsI16(reinterpret_cast<const int8_t*>(block) + 32 + 32 * step);
-  }
-};
-
-struct FormatQ4_1 {
-  static constexpr int kBlockBytes = 320;  // f16 d[16], f16 m[16], u16 nibbles[4][16 rows][2]
-  static constexpr int kPairsAtOnce = 4;
-  static constexpr bool kHasMinimum = true;
-  static void Unpack(const uint8_t* block, int step, I32x16* pairs) {
-    const I32x16 mask = Set1I16(15);
-    const I32x16 nibbles = LoadI(block + 64 + 64 * step);
-    pairs[0] = And(nibbles, mask);
-    pairs[1] = And(ShiftRightI16<4>(nibbles), mask);
-    pairs[2] = And(ShiftRightI16<8>(nibbles), mask);
-    pairs[3] = ShiftRightI16<12>(nibbles);
-  }
-};
-
 // Two neighbouring int16 of an activation in every lane.
 inline I32x16 BroadcastPair(const int16_t* quants) {
   int32_t pair;
@@ -59,13 +34,23 @@ inline I32x16 BroadcastPair(const int16_t* quants) {
   return Set1I32(pair);
 }
 
-// One panel times kTokens tokens: acc = fma(float(isum), w_scale * a_scale, acc), then the
-// minimum's acc = fma(m, a_sum, acc); blocks ascending in K.
+// One panel times kTokens tokens; the canonical product of the quantised types. Sub-blocks ascend
+// in K, each with the exact integer sum of its products, isum, and one accumulator takes
+//
+//   acc = fma(float(isum), w_scale * a_scale, acc)
+//   acc = fma(w_minimum, a_sum, acc)      where the type has a minimum
+//
+// in this order. w_scale and w_minimum are Format::Scales', rounded once each; a_scale and a_sum
+// are the activation's. Where a sub-block is half a block of the activation, a_sum is a_scale *
+// float(sum of its sixteen quants).
 template <typename Format, int kTokens>
 void QuantizedTile(const uint8_t* panel, const ActivationRows& input, int64_t first_token,
                    float* out, int64_t out_stride) {
   // Integer sums have no order: a lone token uses two chains to hide the latency of the dot.
   constexpr int kChains = kTokens == 1 ? 2 : 1;
+  constexpr int kChunks = Format::kColumns / 32;
+  constexpr int kChunkSubs = 16 / Format::kSubPairs;
+  constexpr int kReadBytes = Format::kBlockBytes / kChunks;  // a chunk, its part of the head too
   const int64_t num_blocks = input.cols / 32;
   const int16_t* quants[kTokens];
 #pragma GCC unroll 8
@@ -79,44 +64,52 @@ void QuantizedTile(const uint8_t* panel, const ActivationRows& input, int64_t fi
   F32x16 acc[kTokens];
 #pragma GCC unroll 8
   for (int t = 0; t < kTokens; ++t) acc[t] = Zero();
-  for (int64_t block = 0; block < num_blocks; ++block) {
-    if constexpr (kTokens == 1) {
+  for (int64_t block = 0; block < num_blocks; panel += Format::kBlockBytes) {
+    ScalesOf<Format> w;
+    if constexpr (kChunks > 1) Format::Scales(panel, w.scale, w.minimum);
+    const uint8_t* words = panel + Format::kHeadBytes;
+    for (int chunk = 0; chunk < kChunks; ++chunk, ++block, words += Format::kChunkBytes) {
+      if constexpr (kTokens == 1) {
 #pragma GCC unroll 16
-      for (int line = 0; line < Format::kBlockBytes; line += 64) {
-        _mm_prefetch(reinterpret_cast<const char*>(panel) + kPrefetchBytes + line, _MM_HINT_T0);
-      }
-    }
-    I32x16 dot[kTokens * kChains];
-#pragma GCC unroll 8
-    for (int t = 0; t < kTokens * kChains; ++t) dot[t] = ZeroI();
-#pragma GCC unroll 16
-    for (int step = 0; step < 16 / Format::kPairsAtOnce; ++step) {
-      I32x16 pairs[Format::kPairsAtOnce];
-      Format::Unpack(panel, step, pairs);
-#pragma GCC unroll 8
-      for (int t = 0; t < kTokens; ++t) {
-#pragma GCC unroll 4
-        for (int j = 0; j < Format::kPairsAtOnce; ++j) {
-          const int pair = step * Format::kPairsAtOnce + j;
-          I32x16& chain = dot[t * kChains + pair % kChains];
-          chain = DotI16(chain, pairs[j], BroadcastPair(quants[t] + 2 * pair));
+        for (int line = 0; line < kReadBytes; line += 64) {
+          _mm_prefetch(
+              reinterpret_cast<const char*>(panel) + chunk * kReadBytes + kPrefetchBytes + line,
+              _MM_HINT_T0);
         }
       }
-    }
-    const F32x16 d = LoadF16(reinterpret_cast<const uint16_t*>(panel));
+      I32x16 dot[kTokens * kChains];
 #pragma GCC unroll 8
-    for (int t = 0; t < kTokens; ++t) {
-      I32x16 sum = dot[t * kChains];
-      if constexpr (kChains == 2) sum = AddI32(sum, dot[t * kChains + 1]);
-      acc[t] = Fma(ToF32(sum), Mul(d, Set1(scales[t * num_blocks + block])), acc[t]);
-      if constexpr (Format::kHasMinimum) {
-        const F32x16 m = LoadF16(reinterpret_cast<const uint16_t*>(panel) + 16);
-        acc[t] = Fma(m, Set1(sums[t * num_blocks + block]), acc[t]);
-      }
-    }
-    panel += Format::kBlockBytes;
+      for (int t = 0; t < kTokens * kChains; ++t) dot[t] = ZeroI();
+      const auto add_pair = [&](int pair, I32x16 weights) __attribute__((always_inline)) {
 #pragma GCC unroll 8
-    for (int t = 0; t < kTokens; ++t) quants[t] += 32;
+        for (int t = 0; t < kTokens; ++t) {
+          I32x16& chain = dot[t * kChains + pair % kChains];
+          chain = DotI16(chain, weights, BroadcastPair(quants[t] + 2 * pair));
+        }
+        if (pair % Format::kSubPairs != Format::kSubPairs - 1) return;
+        // The scales of a block of 32 are loaded only now, so that they take no register before.
+        if constexpr (kChunks == 1) Format::Scales(panel, w.scale, w.minimum);
+        const int sub = chunk * kChunkSubs + pair / Format::kSubPairs;
+#pragma GCC unroll 8
+        for (int t = 0; t < kTokens; ++t) {
+          const F32x16 a_scale = Set1(scales[t * num_blocks + block]);
+          I32x16 sum = dot[t * kChains];
+          if constexpr (kChains == 2) sum = AddI32(sum, dot[t * kChains + 1]);
+          acc[t] = Fma(ToF32(sum), Mul(w.scale[sub], a_scale), acc[t]);
+          if constexpr (Format::kHasMinimum && kChunkSubs == 1) {
+            acc[t] = Fma(w.minimum[sub], Set1(sums[t * num_blocks + block]), acc[t]);
+          } else if constexpr (Format::kHasMinimum) {
+            const I32x16 half = SumI16(quants[t] + pair / Format::kSubPairs * 16);
+            acc[t] = Fma(w.minimum[sub], Mul(a_scale, ToF32(half)), acc[t]);
+          }
+        }
+#pragma GCC unroll 8
+        for (int t = 0; t < kTokens * kChains; ++t) dot[t] = ZeroI();
+      };
+      Format::ForPairs(words, add_pair);
+#pragma GCC unroll 8
+      for (int t = 0; t < kTokens; ++t) quants[t] += 32;
+    }
   }
 #pragma GCC unroll 8
   for (int t = 0; t < kTokens; ++t) Store(out + t * out_stride, acc[t]);
@@ -129,6 +122,10 @@ struct FormatF32 {
 struct FormatF16 {
   static constexpr int kColumnBytes = 32;
   static F32x16 Column(const uint8_t* p) { return LoadF16(reinterpret_cast<const uint16_t*>(p)); }
+};
+struct FormatBF16 {
+  static constexpr int kColumnBytes = 32;
+  static F32x16 Column(const uint8_t* p) { return LoadBF16(reinterpret_cast<const uint16_t*>(p)); }
 };
 
 // kPanels panels times kTokens tokens: one FMA chain a lane, ascending in K. The product of panels
@@ -217,13 +214,32 @@ inline void Product(const PanelProduct& args) {
       return FloatProduct<FormatF32>(args);
     case DType::kF16:
       return FloatProduct<FormatF16>(args);
-    case DType::kQ8_0:
-      return QuantizedProduct<FormatQ8_0>(args);
+    case DType::kBF16:
+      return FloatProduct<FormatBF16>(args);
+    case DType::kQ4_0:
+      return QuantizedProduct<FormatQ4_0>(args);
     case DType::kQ4_1:
       return QuantizedProduct<FormatQ4_1>(args);
-    default:
-      __builtin_trap();  // AllocateWeight makes no weight of another type for this backend
+    case DType::kQ5_0:
+      return QuantizedProduct<FormatQ5_0>(args);
+    case DType::kQ5_1:
+      return QuantizedProduct<FormatQ5_1>(args);
+    case DType::kQ8_0:
+      return QuantizedProduct<FormatQ8_0>(args);
+    case DType::kQ2_K:
+      return QuantizedProduct<FormatQ2_K>(args);
+    case DType::kQ3_K:
+      return QuantizedProduct<FormatQ3_K>(args);
+    case DType::kQ4_K:
+      return QuantizedProduct<FormatQ4_K>(args);
+    case DType::kQ5_K:
+      return QuantizedProduct<FormatQ5_K>(args);
+    case DType::kQ6_K:
+      return QuantizedProduct<FormatQ6_K>(args);
+    case DType::kIQ4_NL:
+      return QuantizedProduct<FormatIQ4_NL>(args);
   }
+  __builtin_trap();  // there is no other type
 }
 
 }  // namespace sluice::kernels::cpu::SLUICE_ISA

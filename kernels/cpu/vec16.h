@@ -82,12 +82,48 @@ inline I32x16 ShiftRightI16(I32x16 a) {
   return {_mm512_srli_epi16(a.v, kBits)};
 }
 template <int kBits>
+inline I32x16 ShiftRightSignedI16(I32x16 a) {
+  return {_mm512_srai_epi16(a.v, kBits)};
+}
+template <int kBits>
+inline I32x16 ShiftLeftI16(I32x16 a) {
+  return {_mm512_slli_epi16(a.v, kBits)};
+}
+template <int kBits>
 inline I32x16 ShiftLeftI32(I32x16 a) {
   return {_mm512_slli_epi32(a.v, kBits)};
+}
+template <int kBits>
+inline I32x16 ShiftRightI32(I32x16 a) {
+  return {_mm512_srli_epi32(a.v, kBits)};
+}
+inline I32x16 AddI16(I32x16 a, I32x16 b) { return {_mm512_add_epi16(a.v, b.v)}; }
+// a | (b & mask)
+inline I32x16 OrMasked(I32x16 a, I32x16 b, I32x16 mask) {
+  return {_mm512_ternarylogic_epi32(a.v, b.v, mask.v, 0xf8)};
+}
+// Bits of a where those of mask are set, of b elsewhere.
+inline I32x16 SelectBits(I32x16 mask, I32x16 a, I32x16 b) {
+  return {_mm512_ternarylogic_epi32(mask.v, a.v, b.v, 0xca)};
+}
+// Sixteen bytes at p in every 128 bits: a table for LookUpI8.
+inline I32x16 LoadTable(const int8_t* p) {
+  return {_mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))};
+}
+// table[index] in each of sixty-four bytes; indices 0..15.
+inline I32x16 LookUpI8(I32x16 table, I32x16 indices) {
+  return {_mm512_shuffle_epi8(table.v, indices.v)};
 }
 // Thirty-two int8 at p, sign-extended to i16.
 inline I32x16 LoadI8AsI16(const int8_t* p) {
   return {_mm512_cvtepi8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};
+}
+// Sixteen int8 or uint8 at p as i32.
+inline I32x16 LoadI8AsI32(const void* p) {
+  return {_mm512_cvtepi8_epi32(_mm_loadu_si128(static_cast<const __m128i*>(p)))};
+}
+inline I32x16 LoadU8AsI32(const void* p) {
+  return {_mm512_cvtepu8_epi32(_mm_loadu_si128(static_cast<const __m128i*>(p)))};
 }
 // acc + a[2i] * b[2i] + a[2i+1] * b[2i+1] in each of sixteen i32 lanes, i16 operands, no
 // saturation.
@@ -207,12 +243,50 @@ inline I32x16 ShiftRightI16(I32x16 a) {
   return {_mm256_srli_epi16(a.lo, kBits), _mm256_srli_epi16(a.hi, kBits)};
 }
 template <int kBits>
+inline I32x16 ShiftRightSignedI16(I32x16 a) {
+  return {_mm256_srai_epi16(a.lo, kBits), _mm256_srai_epi16(a.hi, kBits)};
+}
+template <int kBits>
+inline I32x16 ShiftLeftI16(I32x16 a) {
+  return {_mm256_slli_epi16(a.lo, kBits), _mm256_slli_epi16(a.hi, kBits)};
+}
+template <int kBits>
 inline I32x16 ShiftLeftI32(I32x16 a) {
   return {_mm256_slli_epi32(a.lo, kBits), _mm256_slli_epi32(a.hi, kBits)};
+}
+template <int kBits>
+inline I32x16 ShiftRightI32(I32x16 a) {
+  return {_mm256_srli_epi32(a.lo, kBits), _mm256_srli_epi32(a.hi, kBits)};
+}
+inline I32x16 AddI16(I32x16 a, I32x16 b) {
+  return {_mm256_add_epi16(a.lo, b.lo), _mm256_add_epi16(a.hi, b.hi)};
+}
+inline I32x16 OrMasked(I32x16 a, I32x16 b, I32x16 mask) { return Or(a, And(b, mask)); }
+inline I32x16 SelectBits(I32x16 mask, I32x16 a, I32x16 b) {
+  return {_mm256_or_si256(_mm256_and_si256(mask.lo, a.lo), _mm256_andnot_si256(mask.lo, b.lo)),
+          _mm256_or_si256(_mm256_and_si256(mask.hi, a.hi), _mm256_andnot_si256(mask.hi, b.hi))};
+}
+inline I32x16 LoadTable(const int8_t* p) {
+  const __m256i table =
+      _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  return {table, table};
+}
+inline I32x16 LookUpI8(I32x16 table, I32x16 indices) {
+  return {_mm256_shuffle_epi8(table.lo, indices.lo), _mm256_shuffle_epi8(table.hi, indices.hi)};
 }
 inline I32x16 LoadI8AsI16(const int8_t* p) {
   const __m128i* q = reinterpret_cast<const __m128i*>(p);
   return {_mm256_cvtepi8_epi16(_mm_loadu_si128(q)), _mm256_cvtepi8_epi16(_mm_loadu_si128(q + 1))};
+}
+inline I32x16 LoadI8AsI32(const void* p) {
+  const uint8_t* q = static_cast<const uint8_t*>(p);
+  return {_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(q))),
+          _mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(q + 8)))};
+}
+inline I32x16 LoadU8AsI32(const void* p) {
+  const uint8_t* q = static_cast<const uint8_t*>(p);
+  return {_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(q))),
+          _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(q + 8)))};
 }
 inline I32x16 DotI16(I32x16 acc, I32x16 a, I32x16 b) {
   return {_mm256_add_epi32(acc.lo, _mm256_madd_epi16(a.lo, b.lo)),
@@ -224,6 +298,20 @@ inline void StoreI32AsI16(int16_t* p, I32x16 a) {
 }
 
 #endif
+
+// Sum of sixteen int16 at p, exact, in every lane.
+inline I32x16 SumI16(const int16_t* p) {
+  const __m256i pairs = _mm256_madd_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)),
+                                          _mm256_set1_epi16(1));
+  __m128i four = _mm_add_epi32(_mm256_castsi256_si128(pairs), _mm256_extracti128_si256(pairs, 1));
+  four = _mm_add_epi32(four, _mm_shuffle_epi32(four, 0x4e));
+  four = _mm_add_epi32(four, _mm_shuffle_epi32(four, 0xb1));
+#ifdef __AVX512F__
+  return {_mm512_broadcastd_epi32(four)};
+#else
+  return {_mm256_broadcastd_epi32(four), _mm256_broadcastd_epi32(four)};
+#endif
+}
 
 // Sum and maximum over the lanes in one fixed tree.
 inline float ReduceAdd(F32x16 a) {

@@ -12,8 +12,6 @@
 namespace sluice::kernels {
 namespace {
 
-constexpr DType kTypes[] = {DType::kF32, DType::kF16, DType::kQ8_0, DType::kQ4_1};
-
 LinearSpec SpecOf(DType type, int64_t size, uint32_t seed) {
   LinearSpec spec;
   spec.type = type;
@@ -29,6 +27,7 @@ LinearSpec SpecOf(DType type, int64_t size, uint32_t seed) {
   spec.kv_type = DType::kF16;
   spec.rows = {64};
   spec.seed = seed;
+  spec.FitBlocks();
   return spec;
 }
 
@@ -80,7 +79,7 @@ TEST(LinearBitsTest, AnyNumberOfTokens) {
   ASSERT_TRUE(best.ok()) << best.status();
   for (CpuIsa isa : {CpuIsa::kAvx2, CpuIsa::kAvx512}) {
     if (isa == CpuIsa::kAvx512 && *best != CpuIsa::kAvx512) continue;
-    for (DType type : kTypes) {
+    for (DType type : kAllTypes) {
       const LinearInputs inputs(SpecOf(type, 288, 11));
       const LinearOutcome all = RunLinearOps(inputs, CpuOptions(isa, 2));
       for (int32_t num_tokens : {1, 2, 3, 4, 8, 9}) {
@@ -95,7 +94,7 @@ TEST(LinearBitsTest, AnyNumberOfTokens) {
 TEST(LinearBitsTest, AnyNumberOfThreads) {
   const auto isa = DetectCpuIsa();
   ASSERT_TRUE(isa.ok()) << isa.status();
-  for (DType type : kTypes) {
+  for (DType type : kAllTypes) {
     const LinearInputs inputs(SpecOf(type, 320, 12));
     const LinearOutcome one = RunLinearOps(inputs, CpuOptions(*isa, 1));
     for (int threads : {2, 3}) {
@@ -109,7 +108,7 @@ TEST(LinearBitsTest, Avx2EqualsAvx512) {
   const auto best = DetectCpuIsa();
   ASSERT_TRUE(best.ok()) << best.status();
   if (*best != CpuIsa::kAvx512) GTEST_SKIP() << "this machine has no AVX-512 VNNI to compare with";
-  for (DType type : kTypes) {
+  for (DType type : kAllTypes) {
     for (GateActivation activation : {GateActivation::kSilu, GateActivation::kGeluTanh}) {
       LinearSpec spec = SpecOf(type, 352, 13);
       spec.activation = activation;
@@ -133,7 +132,7 @@ TEST(LinearBitsTest, Avx2EqualsAvx512) {
 TEST(LinearBitsTest, NonFiniteValuesShow) {
   const auto isa = DetectCpuIsa();
   ASSERT_TRUE(isa.ok()) << isa.status();
-  for (DType type : kTypes) {
+  for (DType type : kAllTypes) {
     for (float poison : {__builtin_nanf(""), __builtin_inff(), -__builtin_inff()}) {
       SCOPED_TRACE(std::string(Name(type)) + " " + std::to_string(poison));
       LinearSpec spec = SpecOf(type, 64, 14);

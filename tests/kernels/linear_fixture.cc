@@ -50,6 +50,30 @@ std::string LinearSpec::Describe() const {
   return text + " seed " + std::to_string(seed);
 }
 
+void LinearSpec::FitBlocks() {
+  const int64_t block = Traits(type).block_values;
+  width = (width + block - 1) / block * block;
+  while (num_heads * head_size % block != 0) num_heads += num_kv_heads;
+}
+
+ScalePlace ScalePlaceOf(DType type) {
+  switch (type) {
+    case DType::kQ4_1:
+    case DType::kQ5_1:
+    case DType::kQ4_K:
+    case DType::kQ5_K:
+      return {0, 2};
+    case DType::kQ2_K:
+      return {80, 82};
+    case DType::kQ3_K:
+      return {108};
+    case DType::kQ6_K:
+      return {208};
+    default:
+      return {0};
+  }
+}
+
 StoredMatrix StoredMatrix::Random(DType type, int64_t rows, int64_t cols, bool bias,
                                   uint32_t seed) {
   std::mt19937 random(seed);
@@ -58,32 +82,53 @@ StoredMatrix StoredMatrix::Random(DType type, int64_t rows, int64_t cols, bool b
   matrix.stored.resize(static_cast<size_t>(rows * row_bytes));
   for (std::byte& byte : matrix.stored) byte = static_cast<std::byte>(random() & 255);
   const DTypeTraits& traits = Traits(type);
+  const ScalePlace place = ScalePlaceOf(type);
   std::normal_distribution<float> normal(0.0f, 0.1f);
+  // Sub-scales multiply by up to 63 (127 in Q6_K).
+  const float divisor = traits.block_values == 256 ? 32.0f : 1.0f;
   std::uniform_real_distribution<float> scale(0.0005f, 0.02f);
   for (size_t at = 0; at < matrix.stored.size(); at += static_cast<size_t>(traits.block_bytes)) {
     std::byte* block = &matrix.stored[at];
-    if (type == DType::kF32) {
+    if (!traits.quantized) {
       const float value = normal(random);
-      std::memcpy(block, &value, sizeof(value));
-    } else {
-      StoreHalf(type == DType::kF16 ? normal(random) : scale(random), block);
-      if (type == DType::kQ4_1) StoreHalf(-7.0f * scale(random), block + 2);
+      if (type == DType::kF16) {
+        StoreHalf(value, block);
+      } else {  // the upper bytes of an F32 are the BF16
+        const auto bytes = static_cast<size_t>(traits.block_bytes);
+        std::memcpy(block, reinterpret_cast<const char*>(&value) + sizeof(value) - bytes, bytes);
+      }
+      continue;
     }
+    StoreHalf(scale(random) / divisor, block + place.scale);
+    // Below zero, as the values need it: added in blocks of 32, subtracted in those of 256.
+    const float sign = traits.block_values == 256 ? 1.0f : -1.0f;
+    if (place.minimum >= 0) StoreHalf(sign * 7.0f * scale(random) / divisor, block + place.minimum);
   }
-  matrix.values.resize(static_cast<size_t>(rows * cols));
-  DequantizeStored(type, matrix.stored.data(), rows * cols, matrix.values.data());
-  matrix.magnitudes.resize(matrix.values.size());
-  for (size_t i = 0; i < matrix.values.size(); ++i) {
-    float minimum = 0.0f;
-    if (type == DType::kQ4_1) {
-      uint16_t half;
-      std::memcpy(&half, &matrix.stored[i / 32 * 20 + 2], sizeof(half));
-      minimum = HalfToFloat(half);
-    }
-    matrix.magnitudes[i] = std::abs(matrix.values[i] - minimum) + std::abs(minimum);
-  }
+  matrix.Dequantize();
   if (bias) matrix.bias = RandomValues(rows, 1.0f, random);
   return matrix;
+}
+
+void StoredMatrix::Dequantize() {
+  values.resize(static_cast<size_t>(rows * cols));
+  DequantizeStored(type, stored.data(), rows * cols, values.data());
+  magnitudes.resize(values.size());
+  const ScalePlace place = ScalePlaceOf(type);
+  if (place.minimum < 0) {
+    for (size_t i = 0; i < values.size(); ++i) magnitudes[i] = std::abs(values[i]);
+    return;
+  }
+  // The parts one by one: with one of the two scales zero.
+  const auto block_bytes = static_cast<size_t>(Traits(type).block_bytes);
+  for (const int zeroed : {place.scale, place.minimum}) {
+    std::vector<std::byte> part = stored;
+    for (size_t at = 0; at < part.size(); at += block_bytes) {
+      StoreHalf(0.0f, &part[at + static_cast<size_t>(zeroed)]);
+    }
+    std::vector<float> of_part(values.size());
+    DequantizeStored(type, part.data(), rows * cols, of_part.data());
+    for (size_t i = 0; i < values.size(); ++i) magnitudes[i] += std::abs(of_part[i]);
+  }
 }
 
 PackedWeight StoredMatrix::Pack(Backend backend) const {

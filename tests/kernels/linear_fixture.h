@@ -12,6 +12,11 @@
 
 namespace sluice::kernels {
 
+inline constexpr DType kAllTypes[] = {DType::kF32,  DType::kF16,   DType::kBF16, DType::kQ8_0,
+                                      DType::kQ4_0, DType::kQ4_1,  DType::kQ5_0, DType::kQ5_1,
+                                      DType::kQ2_K, DType::kQ3_K,  DType::kQ4_K, DType::kQ5_K,
+                                      DType::kQ6_K, DType::kIQ4_NL};
+
 struct LinearSpec {
   DType type = DType::kF32;
   int64_t width = 32;        // E
@@ -32,7 +37,17 @@ struct LinearSpec {
 
   int64_t num_tokens() const;
   std::string Describe() const;
+  // Widens E and H until every matrix has whole blocks of the type in its rows.
+  void FitBlocks();
 };
+
+// Where a type's f16 scales stand in a block: what quants (and sub-scales) are multiplied with, and
+// what the minimum is, if there is one.
+struct ScalePlace {
+  int scale = 0;
+  int minimum = -1;
+};
+ScalePlace ScalePlaceOf(DType type);
 
 // A weight as a file stores it, its values, and the sum of magnitudes that its product adds up.
 struct StoredMatrix {
@@ -41,10 +56,12 @@ struct StoredMatrix {
   int64_t cols = 0;
   std::vector<std::byte> stored;
   std::vector<float> values;      // [rows, cols]
-  std::vector<float> magnitudes;  // [rows, cols], |d q| + |m| where the type has a minimum
+  std::vector<float> magnitudes;  // [rows, cols], |d q| + |m| where the type has a minimum m
   std::vector<float> bias;        // [rows] or empty
 
   static StoredMatrix Random(DType type, int64_t rows, int64_t cols, bool bias, uint32_t seed);
+  // Sets `values` and `magnitudes` by `stored`.
+  void Dequantize();
   PackedWeight Pack(Backend backend) const;
 };
 

@@ -102,7 +102,8 @@ void ExpectQuantsStandForValues(const LinearSpec& spec, const LinearOutcome& out
   }
 }
 
-void ExpectCpuNearRef(const LinearSpec& spec) {
+void ExpectCpuNearRef(LinearSpec spec) {
+  spec.FitBlocks();
   SCOPED_TRACE(spec.Describe());
   const LinearInputs inputs(spec);
   Exec::Options options;
@@ -140,10 +141,8 @@ void ExpectCpuNearRef(const LinearSpec& spec) {
   ExpectWithin("logits", got.logits, want.logits, ProductWithBounds(inputs.head, normed).bounds);
 }
 
-constexpr DType kTypes[] = {DType::kF32, DType::kF16, DType::kQ8_0, DType::kQ4_1};
-
 TEST(LinearTest, EveryTypeAndNumberOfTokens) {
-  for (DType type : kTypes) {
+  for (DType type : kAllTypes) {
     for (int32_t tokens : {1, 2, 3, 4, 8, 9, 64, 65}) {
       LinearSpec spec;
       spec.type = type;
@@ -162,7 +161,7 @@ TEST(LinearTest, EveryTypeAndNumberOfTokens) {
 
 TEST(LinearTest, HeadSizesRopeStylesAndNorms) {
   uint32_t seed = 200;
-  for (DType type : kTypes) {
+  for (DType type : kAllTypes) {
     for (int64_t head_size : {32, 64, 80, 128}) {
       for (RopeStyle style : {RopeStyle::kInterleaved, RopeStyle::kHalfSplit}) {
         LinearSpec spec;
@@ -187,7 +186,7 @@ TEST(LinearTest, HeadSizesRopeStylesAndNorms) {
 // Heads that share panels, row counts around the panel's 16, one of everything.
 TEST(LinearTest, OddSizes) {
   uint32_t seed = 300;
-  for (DType type : {DType::kF32, DType::kF16}) {
+  for (DType type : {DType::kF32, DType::kF16, DType::kBF16}) {
     for (int64_t size : {1, 2, 15, 16, 17, 33, 70}) {
       LinearSpec spec;
       spec.type = type;
@@ -207,7 +206,8 @@ TEST(LinearTest, OddSizes) {
       ExpectCpuNearRef(spec);
     }
   }
-  for (DType type : {DType::kQ8_0, DType::kQ4_1}) {
+  for (DType type : kAllTypes) {
+    if (!Traits(type).quantized) continue;
     for (int64_t size : {1, 15, 17, 33, 70}) {
       LinearSpec spec;
       spec.type = type;
@@ -227,7 +227,7 @@ TEST(LinearTest, OddSizes) {
 
 // As wide as real models: many blocks, many chunks.
 TEST(LinearTest, WideModel) {
-  for (DType type : kTypes) {
+  for (DType type : kAllTypes) {
     LinearSpec spec;
     spec.type = type;
     spec.width = 576;

@@ -109,18 +109,6 @@ TEST(InspectTest, AVocabularyWithoutTensors) {
   EXPECT_TRUE(json["tensors"].empty());
 }
 
-TEST(InspectTest, TypesWithoutProductsAreAProblem) {
-  GgufDraft draft = testing::MakeTinyModelDraft({});
-  GgufDraft::Tensor& query = draft.TensorAt("blk.0.attn_q.weight");
-  query.type = kernels::Traits(kernels::DType::kQ5_1).ggml_type;
-  query.bytes.resize(64 * 64 / 32 * 24);
-  const TempFile stored(draft.Bytes());
-  const Json json = Parsed(stored.path());
-  if (json["problems"].empty()) GTEST_SKIP() << "the CPU has products for Q5_1";
-  EXPECT_EQ(json["problems"][0],
-            "type Q5_1 has no products on the CPU; 1 tensors have it, 'blk.0.attn_q.weight' first");
-}
-
 TEST(InspectTest, NumbersReadAsPeopleWriteThem) {
   testing::TinyModelSpec spec;
   spec.rope_base = 500000.0f;
