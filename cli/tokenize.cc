@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <cstdio>
 #include <memory>
 #include <string>
@@ -12,6 +13,7 @@
 
 #include "engine/base/status.h"
 #include "engine/model_file/model_file.h"
+#include "engine/tokenizer/detokenizer.h"
 #include "engine/tokenizer/tokenizer.h"
 
 namespace sluice::cli {
@@ -24,6 +26,7 @@ struct TokenizeFlags {
   bool no_special = false;
   bool no_bos = false;
   bool json = false;
+  bool jsonl = false;
 };
 
 absl::StatusOr<std::string> ReadStdin() {
@@ -35,14 +38,36 @@ absl::StatusOr<std::string> ReadStdin() {
   return text;
 }
 
-std::string ToJson(const std::vector<engine::TokenId>& ids, const engine::Tokenizer& tokenizer) {
+std::string ToJson(const std::vector<engine::TokenId>& ids,
+                   const std::shared_ptr<const engine::Tokenizer>& tokenizer) {
   nlohmann::ordered_json json;
   json["ids"] = ids;
   json["pieces"] = nlohmann::ordered_json::array();
-  for (const engine::TokenId id : ids)
-    json["pieces"].push_back(std::string(tokenizer.TokenBytes(id)));
+  std::string text;
+  engine::Detokenizer detokenizer(tokenizer, /*skip_special=*/true, /*continues_text=*/false);
+  for (const engine::TokenId id : ids) {
+    json["pieces"].push_back(std::string(tokenizer->TokenBytes(id)));
+    detokenizer.Append(id, text);
+  }
+  detokenizer.Finish(text);
+  json["text"] = text;
   // A token may be a part of a code point, which JSON cannot hold: U+FFFD stands for it.
   return json.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
+}
+
+absl::Status PrintTokens(const TokenizeFlags& flags,
+                         const std::shared_ptr<const engine::Tokenizer>& tokenizer,
+                         const std::string& text) {
+  ASSIGN_OR_RETURN(const std::vector<engine::TokenId> ids,
+                   tokenizer->Encode(text, {!flags.no_bos, !flags.no_special}));
+  std::string line;
+  if (flags.json) {
+    line = ToJson(ids, tokenizer);
+  } else {
+    for (const engine::TokenId id : ids) line += (line.empty() ? "" : " ") + std::to_string(id);
+  }
+  std::printf("%s\n", line.c_str());
+  return absl::OkStatus();
 }
 
 absl::Status Tokenize(const TokenizeFlags& flags) {
@@ -55,16 +80,21 @@ absl::Status Tokenize(const TokenizeFlags& flags) {
   for (const std::string& warning : warnings) {
     std::fprintf(stderr, "warning: %s\n", warning.c_str());
   }
-  ASSIGN_OR_RETURN(const std::string text, ReadStdin());
-  ASSIGN_OR_RETURN(const std::vector<engine::TokenId> ids,
-                   tokenizer->Encode(text, {!flags.no_bos, !flags.no_special}));
-  std::string line;
-  if (flags.json) {
-    line = ToJson(ids, *tokenizer);
-  } else {
-    for (const engine::TokenId id : ids) line += (line.empty() ? "" : " ") + std::to_string(id);
+  ASSIGN_OR_RETURN(const std::string input, ReadStdin());
+  if (!flags.jsonl) return PrintTokens(flags, tokenizer, input);
+  size_t line_number = 0;
+  for (size_t begin = 0; begin < input.size();) {
+    const size_t end = std::min(input.find('\n', begin), input.size());
+    const auto text = nlohmann::json::parse(input.data() + begin, input.data() + end, nullptr,
+                                            /*allow_exceptions=*/false);
+    begin = end + 1;
+    ++line_number;
+    absl::Status status = engine::InvalidArgument("expected a JSON string");
+    if (text.is_string()) {
+      status = PrintTokens(flags, tokenizer, text.get_ref<const std::string&>());
+    }
+    if (!status.ok()) return engine::Prefix("line " + std::to_string(line_number), status);
   }
-  std::printf("%s\n", line.c_str());
   return absl::OkStatus();
 }
 
@@ -86,9 +116,12 @@ Command AddTokenize(CLI::App& program) {
   app->add_flag("--no-special", flags->no_special,
                 "Take control tokens in the text as ordinary characters");
   app->add_flag("--no-bos", flags->no_bos, "Do not put the model's BOS before the text");
-  app->add_flag("--json", flags->json, "An object with ids and pieces instead of a line of ids");
+  app->add_flag("--json", flags->json,
+                "An object with ids, pieces and decoded text instead of a line of ids");
+  app->add_flag("--jsonl", flags->jsonl,
+                "Every line of the input is a text of its own, as a JSON string; a line for each");
   app->footer(
-      "All of the input is taken, a newline at its end included. The file needs a vocabulary "
+      "All of the input is one text, a newline at its end included. The file needs a vocabulary "
       "only.\n"
       "\n"
       "Example:\n"

@@ -162,9 +162,12 @@ absl::StatusOr<std::shared_ptr<const Tokenizer>> BpeTokenizer::FromFile(
     const ModelFile& file, std::vector<std::string>& warnings) {
   ASSIGN_OR_RETURN(const std::optional<std::string_view> pre, file.GetString(kPreKey));
   if (!pre.has_value()) {
-    warnings.push_back(std::string(kPreKey) + " is missing, which means \"default\"");
+    warnings.push_back(std::string(kPreKey) +
+                       " is missing, which means \"default\": token ids may differ from those the "
+                       "model was trained with");
   }
-  auto pre_tokenizer = PreTokenizer::Create(pre.value_or("default"));
+  const std::string_view pre_name = pre.value_or("default");
+  auto pre_tokenizer = PreTokenizer::Create(pre_name);
   if (!pre_tokenizer.ok()) return Prefix(kPreKey, pre_tokenizer.status());
   ASSIGN_OR_RETURN(Vocabulary vocabulary,
                    Vocabulary::FromFile(file, PieceSpelling::kByteLevel, warnings));
@@ -173,7 +176,7 @@ absl::StatusOr<std::shared_ptr<const Tokenizer>> BpeTokenizer::FromFile(
                    TokenizerTraits::FromFile(file, vocabulary,
                                              (*pre_tokenizer)->adds_bos_by_default(), warnings));
   traits.model = "gpt2";
-  traits.pre = *pre;
+  traits.pre = pre_name;
   ASSIGN_OR_RETURN(Matchers matchers, Matchers::FromVocabulary(vocabulary));
   return std::shared_ptr<const Tokenizer>(new BpeTokenizer(std::move(vocabulary), std::move(traits),
                                                            std::move(matchers), std::move(merges),

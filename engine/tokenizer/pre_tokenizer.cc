@@ -9,24 +9,10 @@
 
 #include "engine/base/status.h"
 #include "engine/gguf/gguf_text.h"
+#include "engine/tokenizer/utf8.h"
 
 namespace sluice::engine {
 namespace {
-
-// The families' own expressions, with \p{White_Space} for \s: PCRE2's \s holds U+180E too, which
-// lost that property in Unicode 6.3 and which Hugging Face's regular expressions take for no space.
-constexpr std::string_view kDigit = R"(\p{N})";
-constexpr std::string_view kGpt2 =
-    R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\p{White_Space}\p{L}\p{N}]+)"
-    R"(|\p{White_Space}+(?!\P{White_Space})|\p{White_Space}+)";
-constexpr std::string_view kQwen2 =
-    R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N})"
-    R"(| ?[^\p{White_Space}\p{L}\p{N}]+[\r\n]*|\p{White_Space}*[\r\n]+)"
-    R"(|\p{White_Space}+(?!\P{White_Space})|\p{White_Space}+)";
-constexpr std::string_view kLlama3 =
-    R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3})"
-    R"(| ?[^\p{White_Space}\p{L}\p{N}]+[\r\n]*|\p{White_Space}*[\r\n]+)"
-    R"(|\p{White_Space}+(?!\P{White_Space})|\p{White_Space}+)";
 
 constexpr size_t kJitStackStartBytes = size_t{64} << 10;
 constexpr size_t kJitStackMaxBytes = size_t{32} << 20;
@@ -94,6 +80,41 @@ class Matcher {
   JitStack stack_;
 };
 
+bool IsOneCodePoint(std::string_view text) { return NextUtf8(text).length == text.size(); }
+
+bool IsAsciiDigit(char byte) { return byte >= '0' && byte <= '9'; }
+
+// Bytes that the byte-level alphabet spells with a digit of Unicode: ASCII's, and those that stand
+// for the superscripts and fractions of Latin-1, in whatever character they are.
+bool IsDigitOfAlphabet(char byte) {
+  const auto code = static_cast<uint8_t>(byte);
+  return IsAsciiDigit(byte) || code == 0xB2 || code == 0xB3 || code == 0xB9 ||
+         (code >= 0xBC && code <= 0xBE);
+}
+
+// Falcon's last two steps come after its text has become the byte-level alphabet: runs of digits
+// are cut out, and in every run the groups of three ASCII digits.
+void CutDigitsOfAlphabet(std::string_view text, std::vector<std::string_view>& pieces) {
+  for (size_t begin = 0; begin < text.size();) {
+    const bool is_digits = IsDigitOfAlphabet(text[begin]);
+    size_t end = begin + 1;
+    while (end < text.size() && IsDigitOfAlphabet(text[end]) == is_digits) ++end;
+    size_t rest = begin;
+    for (size_t i = begin; is_digits && i + 3 <= end;) {
+      if (!IsAsciiDigit(text[i]) || !IsAsciiDigit(text[i + 1]) || !IsAsciiDigit(text[i + 2])) {
+        ++i;
+        continue;
+      }
+      if (i > rest) pieces.push_back(text.substr(rest, i - rest));
+      pieces.push_back(text.substr(i, 3));
+      i += 3;
+      rest = i;
+    }
+    if (rest < end) pieces.push_back(text.substr(rest, end - rest));
+    begin = end;
+  }
+}
+
 }  // namespace
 
 class PreTokenizer::Pattern {
@@ -117,6 +138,10 @@ class PreTokenizer::Pattern {
                      std::vector<std::string_view>& pieces) const {
     Matcher matcher(code_.get());
     for (const std::string_view text : texts) {
+      if (IsOneCodePoint(text)) {  // no cut to look for, and lines of newlines give many
+        pieces.push_back(text);
+        continue;
+      }
       size_t start = 0;
       while (start < text.size()) {
         ASSIGN_OR_RETURN(const Matcher::Range range, matcher.Next(text, start));
@@ -136,25 +161,13 @@ class PreTokenizer::Pattern {
   Code code_;
 };
 
-std::span<const PreTokenizer::Rules> PreTokenizer::KnownRules() {
-  static constexpr Rules kLlama = {"llama-bpe", {kLlama3, ""}, false, true, true};
-  static constexpr Rules kKnown[] = {
-      {"smollm", {kDigit, kGpt2}, false, false, false},
-      {"qwen2", {kQwen2, ""}, true, false, false},
-      kLlama,
-      {"llama3", kLlama.patterns, false, true, true},
-      {"llama-v3", kLlama.patterns, false, true, true},
-  };
-  return kKnown;
-}
-
-PreTokenizer::PreTokenizer(const Rules& rules) : rules_(rules) {}
+PreTokenizer::PreTokenizer(const PreTokenizerRules& rules) : rules_(rules) {}
 
 PreTokenizer::~PreTokenizer() = default;
 
 absl::StatusOr<std::unique_ptr<const PreTokenizer>> PreTokenizer::Create(std::string_view pre) {
   std::string known;
-  for (const Rules& rules : KnownRules()) {
+  for (const PreTokenizerRules& rules : KnownPreTokenizerRules()) {
     known += (known.empty() ? "" : ", ") + std::string(rules.name);
     if (rules.name != pre) continue;
     std::unique_ptr<PreTokenizer> created(new PreTokenizer(rules));
@@ -177,6 +190,10 @@ absl::Status PreTokenizer::Split(std::string_view text,
     RETURN_IF_ERROR(pattern->Split(pieces, cut));
     pieces.swap(cut);
   }
+  if (!rules_.cuts_digits_of_alphabet) return absl::OkStatus();
+  cut.clear();
+  for (const std::string_view piece : pieces) CutDigitsOfAlphabet(piece, cut);
+  pieces.swap(cut);
   return absl::OkStatus();
 }
 

@@ -1,13 +1,13 @@
 #pragma once
 
-#include <array>
 #include <memory>
-#include <span>
 #include <string_view>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+
+#include "engine/tokenizer/pre_tokenizer_rules.h"
 
 namespace sluice::engine {
 
@@ -16,8 +16,7 @@ namespace sluice::engine {
 // Immutable; thread-safe.
 class PreTokenizer {
  public:
-  // `pre` is the file's value; llama3 and llama-v3 are other names of llama-bpe. UNIMPLEMENTED for
-  // one that is not known.
+  // `pre` is the file's value. UNIMPLEMENTED for one that is not known, with all that are.
   static absl::StatusOr<std::unique_ptr<const PreTokenizer>> Create(std::string_view pre);
   ~PreTokenizer();
 
@@ -28,24 +27,16 @@ class PreTokenizer {
   // Whether a file that says nothing about a leading BOS wants one.
   bool adds_bos_by_default() const { return rules_.adds_bos_by_default; }
 
-  // `text` must be valid UTF-8. `pieces` are views of it that cover it without gaps.
+  // `text` must be valid UTF-8. `pieces` are views of it that cover it without gaps; they may end
+  // inside a character (falcon).
   absl::Status Split(std::string_view text, std::vector<std::string_view>& pieces) const;
 
  private:
-  struct Rules {
-    std::string_view name;
-    std::array<std::string_view, 2>
-        patterns;  // applied one after the other; the second may be empty
-    bool normalizes;
-    bool ignores_merges;
-    bool adds_bos_by_default;
-  };
   class Pattern;
 
-  explicit PreTokenizer(const Rules& rules);
-  static std::span<const Rules> KnownRules();
+  explicit PreTokenizer(const PreTokenizerRules& rules);
 
-  const Rules& rules_;
+  const PreTokenizerRules& rules_;
   std::vector<std::unique_ptr<const Pattern>> patterns_;
 };
 

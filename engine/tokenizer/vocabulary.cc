@@ -169,8 +169,16 @@ class Vocabulary::Builder {
     vocabulary_.byte_tokens_.fill(kNone);
     for (size_t i = 0; i < pieces.size(); ++i) {
       RETURN_IF_ERROR(CheckPiece(pieces[i], i));
+      if (pieces[i].empty() && vocabulary_.types_[i] != TokenType::kUnused && num_empty_++ == 0) {
+        first_empty_ = i;
+      }
       RETURN_IF_ERROR(AppendPiece(pieces[i], i));
       vocabulary_.begins_.push_back(static_cast<uint32_t>(vocabulary_.bytes_.size()));
+    }
+    if (num_empty_ != 0) {
+      warnings_.push_back(std::to_string(num_empty_) +
+                          " tokens are empty and never made from text, the first one " +
+                          Indexed(kTokensKey, first_empty_));
     }
     if (num_foreign_ != 0) {
       warnings_.push_back(std::to_string(num_foreign_) +
@@ -183,9 +191,6 @@ class Vocabulary::Builder {
   }
 
   absl::Status CheckPiece(std::string_view piece, size_t index) const {
-    if (piece.empty() && vocabulary_.types_[index] != TokenType::kUnused) {
-      return InvalidArgument(Indexed(kTokensKey, index) + ": expected a text, got none");
-    }
     if (piece.size() > kMaxPieceBytes) {
       return InvalidArgument(Indexed(kTokensKey, index) + ": expected at most " +
                              std::to_string(kMaxPieceBytes) + " bytes, got " +
@@ -272,6 +277,8 @@ class Vocabulary::Builder {
   PieceSpelling spelling_;
   std::vector<std::string>& warnings_;
   Vocabulary vocabulary_;
+  size_t num_empty_ = 0;
+  size_t first_empty_ = 0;
   size_t num_foreign_ = 0;
   size_t first_foreign_ = 0;
   size_t num_duplicates_ = 0;

@@ -28,7 +28,7 @@ class Vocabulary {
   static constexpr TokenId kNone = -1;
 
   // INVALID_ARGUMENT naming key and index for what contradicts itself. What Hugging Face tolerates
-  // (two tokens of one spelling, pieces that are not byte-level) becomes a warning.
+  // (two tokens of one spelling, empty ones, pieces that are not byte-level) becomes a warning.
   static absl::StatusOr<Vocabulary> FromFile(const ModelFile& file, PieceSpelling spelling,
                                              std::vector<std::string>& warnings);
 

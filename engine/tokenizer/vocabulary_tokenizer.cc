@@ -97,6 +97,7 @@ absl::StatusOr<VocabularyTokenizer::Matchers> VocabularyTokenizer::Matchers::Fro
   std::vector<TokenMatcher::Token> user_defined;
   for (TokenId id = 0; id < vocabulary.size(); ++id) {
     const TokenMatcher::Token token = {vocabulary.Bytes(id), id};
+    if (token.text.empty()) continue;
     const TokenType type = vocabulary.Type(id);
     if (type == TokenType::kUserDefined) user_defined.push_back(token);
     // The unknown token's name is a control token's to Hugging Face.

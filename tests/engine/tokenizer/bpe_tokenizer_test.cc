@@ -1,13 +1,16 @@
 #include "engine/tokenizer/bpe_tokenizer.h"
 
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <cstdlib>
+#include <ctime>
 #include <fstream>
 #include <iostream>
 #include <map>
 #include <memory>
 #include <random>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -91,13 +94,14 @@ TEST(BpeTokenizerTest, DecodingGivesTheTextBack) {
   const uint64_t seed = std::random_device{}();
   std::cout << "seed " << seed << "\n";
   std::mt19937_64 random(seed);
-  for (const char* pre : {"smollm", "qwen2", "llama-bpe", "llama3", "llama-v3"}) {
+  for (const PreTokenizerRules& rules : KnownPreTokenizerRules()) {
+    const std::string_view pre = rules.name;
     const auto tokenizer = MustOpen(SmallVocabulary(pre));
-    for (int round = 0; round < 2000; ++round) {
+    for (int round = 0; round < 500; ++round) {
       const std::string text = RandomText(random, 1 + static_cast<int>(random() % 20));
       // Without special tokens: normalisation stops at those.
       const std::string decoded = JoinBytes(*tokenizer, Ids(*tokenizer, text, false));
-      const std::string expected = std::string_view(pre) == "qwen2" ? *ToNfc(text) : text;
+      const std::string expected = rules.normalizes ? *ToNfc(text) : text;
       ASSERT_EQ(decoded, expected) << pre;
       ASSERT_EQ(JoinBytes(*tokenizer, Ids(*tokenizer, expected, true)), expected) << pre;
     }
@@ -155,56 +159,21 @@ TEST(BpeTokenizerTest, RandomMergesEqualTheDefinition) {
   }
 }
 
-TEST(BpeTokenizerTest, OnlyLlamaTakesAWholePreTokenWithoutMerges) {
-  for (const char* pre : {"llama-bpe", "llama3", "llama-v3", "qwen2", "smollm"}) {
-    VocabularyDraft draft = SmallVocabulary(pre);
+TEST(BpeTokenizerTest, WholePreTokensNeedNoMergesWhereTheFamilySaysSo) {
+  int num_ignoring = 0;
+  for (const PreTokenizerRules& rules : KnownPreTokenizerRules()) {
+    VocabularyDraft draft = SmallVocabulary(rules.name);
     const TokenId whole = draft.Add("unmerged", TokenType::kNormal);
     const auto tokenizer = MustOpen(draft);
     const std::vector<TokenId> ids = Ids(*tokenizer, "unmerged", true);
-    if (std::string_view(pre).substr(0, 5) == "llama") {
-      EXPECT_EQ(ids, std::vector<TokenId>{whole}) << pre;
+    if (rules.ignores_merges) {
+      EXPECT_EQ(ids, std::vector<TokenId>{whole}) << rules.name;
+      ++num_ignoring;
     } else {
-      EXPECT_EQ(ids.size(), 8u) << pre;
+      EXPECT_EQ(ids.size(), 8u) << rules.name;
     }
   }
-}
-
-std::vector<std::string> Words(std::string_view pre, const std::string& text) {
-  const auto pre_tokenizer = PreTokenizer::Create(pre);
-  EXPECT_TRUE(pre_tokenizer.ok()) << pre_tokenizer.status();
-  std::vector<std::string_view> pieces;
-  EXPECT_TRUE((*pre_tokenizer)->Split(text, pieces).ok());
-  return {pieces.begin(), pieces.end()};
-}
-
-TEST(PreTokenizerTest, CutsAsTheFamiliesDo) {
-  using W = std::vector<std::string>;
-  EXPECT_EQ(Words("smollm", ""), W());
-  EXPECT_EQ(Words("smollm", "I'm 3.14  x\n\n y"),
-            (W{"I", "'m", " ", "3", ".", "1", "4", " ", " x", "\n\n", " y"}));
-  EXPECT_EQ(Words("smollm", "I'M a\u00b2b"), (W{"I", "'", "M", " a", "\u00b2", "b"}));
-  EXPECT_EQ(
-      Words("qwen2", "I'M 1234,\n\n (x)  y \n z"),
-      (W{"I", "'M", " ", "1", "2", "3", "4", ",\n\n", " (", "x", ")", " ", " y", " \n", " z"}));
-  EXPECT_EQ(Words("llama-bpe", "in 12345 \u0663\u0664"),
-            (W{"in", " ", "123", "45", " ", "\u0663\u0664"}));
-  EXPECT_EQ(Words("llama-bpe", "\tTab.\r\n\r\nx   "), (W{"\tTab", ".\r\n\r\n", "x", "   "}));
-  // U+180E is no space; U+0085 and U+3000 are.
-  EXPECT_EQ(Words("qwen2", "a \u180eb\u0085\u3000c"),
-            (W{"a", " \u180e", "b", "\u0085", "\u3000c"}));
-  EXPECT_EQ(Words("qwen2", "a  \u180e\n"), (W{"a", " ", " \u180e\n"}));
-  EXPECT_EQ(Words("llama-bpe", "it'\u017f"), (W{"it", "'\u017f"}));
-  // Endings of any case are words of their own, even before letters.
-  EXPECT_EQ(Words("qwen2", "IT'Sx"), (W{"IT", "'S", "x"}));
-  EXPECT_EQ(Words("llama-bpe", "he'LLx"), (W{"he", "'LL", "x"}));
-}
-
-TEST(PreTokenizerTest, NamesTheUnknownAndTheKnown) {
-  const auto unknown = PreTokenizer::Create("gpt-5");
-  EXPECT_EQ(unknown.status().code(), absl::StatusCode::kUnimplemented);
-  for (const char* name : {"gpt-5", "smollm", "qwen2", "llama-bpe", "llama3", "llama-v3"}) {
-    EXPECT_NE(unknown.status().ToString().find(name), std::string::npos) << name;
-  }
+  EXPECT_EQ(num_ignoring, 11);
 }
 
 TEST(BpeTokenizerTest, AddedTokensAreFoundAsAsked) {
@@ -245,26 +214,29 @@ TEST(BpeTokenizerTest, RefusesTextThatIsNoUtf8) {
   EXPECT_NE(ids.status().ToString().find("byte 6"), std::string::npos) << ids.status();
 }
 
-// Linear or n log n time shows as these returning at all; each is a megabyte.
+// A megabyte of anything takes at most a second of the processor's time.
 TEST(BpeTokenizerTest, LongTextsTakeNoLongerThanTheirLength) {
-  constexpr size_t kBytes = size_t{1} << 20;
+  constexpr size_t kBytes = SLUICE_SANITIZED ? size_t{1} << 14 : size_t{1} << 20;
   VocabularyDraft draft = SmallVocabulary("");
   for (std::string run : {"a", "Z", " ", "\n", "."}) {
     for (; run.size() < 64; run += run) draft.AddMerge(run, run);
   }
-  for (const char* pre : {"smollm", "qwen2", "llama-bpe"}) {
-    draft.pre = pre;
+  std::set<std::array<std::string_view, 6>> seen;
+  for (const PreTokenizerRules& rules : KnownPreTokenizerRules()) {
+    if (!seen.insert(rules.patterns).second) continue;
+    draft.pre = rules.name;
     const auto tokenizer = MustOpen(draft);
-    for (const std::string unit : {"a", "Z", " ", "\n", ".", "1", "東", "\u0307\u0323", " \n", "'s",
-                                   "\u3000", " a", "<|im_end|", "<|im_end|>", "e\u0301"}) {
+    for (const std::string unit : {"A", " ", "\n", ".", "1", "東", "\u0307\u0323", "²", " \n"}) {
       std::string text;
       while (text.size() < kBytes) text += unit;
-      const auto start = std::chrono::steady_clock::now();
+      text += 'x';  // a run that is looked at from its end is looked at in vain
+      const std::clock_t start = std::clock();
       const std::vector<TokenId> ids = Ids(*tokenizer, text, true);
-      const std::chrono::duration<double> spent = std::chrono::steady_clock::now() - start;
-      std::cout << pre << ": 1 MiB of " << ::testing::PrintToString(unit) << ": " << ids.size()
-                << " tokens in " << spent.count() << " s\n";
-      const std::string expected = std::string_view(pre) == "qwen2" ? *ToNfc(text) : text;
+      const double spent = static_cast<double>(std::clock() - start) / CLOCKS_PER_SEC;
+      std::cout << rules.name << ": a long run of " << ::testing::PrintToString(unit) << ": "
+                << ids.size() << " tokens in " << spent << " s\n";
+      EXPECT_LE(spent, 1.0) << rules.name << " " << unit;
+      const std::string expected = rules.normalizes ? *ToNfc(text) : text;
       EXPECT_TRUE(JoinBytes(*tokenizer, ids) == expected) << unit;
     }
   }

@@ -3,12 +3,15 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <set>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
+#include "engine/tokenizer/pre_tokenizer_rules.h"
 #include "tests/engine/tokenizer/vocabulary_draft.h"
 
 namespace sluice::engine {
@@ -55,16 +58,19 @@ TEST(TokenizerTest, AFileWithoutVocabularySaysSo) {
 
 TEST(TokenizerTest, UnknownModelsAndPreTokenisersAreNamed) {
   GgufDraft file = SmallVocabulary("smollm").File();
-  file.SetString("tokenizer.ggml.model", "rwkv");
-  ExpectRefused(file, kUnimplemented, "rwkv");
-  ExpectRefused(SmallVocabulary("tekken").File(), kUnimplemented, "tekken");
+  for (const char* model : {"bert", "t5", "rwkv", "plamo2", "gemma4"}) {
+    file.SetString("tokenizer.ggml.model", model);
+    ExpectRefused(file, kUnimplemented, model);
+    ExpectRefused(file, kUnimplemented, "'gpt2' or 'llama'");
+  }
+  ExpectRefused(SmallVocabulary("gpt-5").File(), kUnimplemented, "gpt-5");
 
   file = SmallVocabulary("smollm").File();
   file.Remove("tokenizer.ggml.pre");
   std::vector<std::string> warnings;
   const auto tokenizer = OpenTokenizer(file, &warnings);
-  EXPECT_EQ(tokenizer.status().code(), kUnimplemented);
-  EXPECT_THAT(tokenizer.status().ToString(), HasSubstr("default"));
+  ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
+  EXPECT_EQ((*tokenizer)->pre(), "default");
   EXPECT_THAT(warnings, Contains(HasSubstr("tokenizer.ggml.pre is missing")));
 }
 
@@ -121,7 +127,6 @@ TEST(TokenizerTest, ContradictoryVocabulariesAreRefused) {
       {"scores",
        [size](GgufDraft& file) { file.Set(kScores, MetadataArray(std::vector<uint8_t>(size))); }},
       {"65536 bytes, got 65537", with_token(9, std::string(65'537, 'a'))},
-      {"tokens[9]: expected a text", with_token(9, "")},
       {"tokens[9]: expected UTF-8", with_token(9, "a\xC3(")},
       {"tokens[9]: expected no NUL", with_token(9, std::string("a\0b", 3))},
       {"merges is missing", [](GgufDraft& file) { file.Remove(kMerges); }},
@@ -155,6 +160,9 @@ TEST(TokenizerTest, UnevenButUsableVocabulariesAreTaken) {
   const TokenId foreign = draft.Add("<\uff5cend\uff5c>", TokenType::kNormal);
   const TokenId padding = draft.Add("[PAD0]", TokenType::kUnused);
   draft.Add("", TokenType::kUnused);
+  const TokenId empty = draft.Add("", TokenType::kNormal);
+  draft.Add("", TokenType::kControl);
+  draft.Add("", TokenType::kUserDefined);
   GgufDraft file = draft.File();
   file.Set("tokenizer.ggml.add_bos_token", false);
   file.Set(kTypes, MetadataArray(std::vector<uint8_t>(draft.types.begin(), draft.types.end())));
@@ -165,6 +173,8 @@ TEST(TokenizerTest, UnevenButUsableVocabulariesAreTaken) {
   EXPECT_EQ((*tokenizer)->TokenBytes(foreign), "<\uff5cend\uff5c>");
   EXPECT_EQ((*tokenizer)->TokenBytes(padding), "");
   EXPECT_EQ((*tokenizer)->Type(padding), TokenType::kUnused);
+  EXPECT_EQ((*tokenizer)->TokenBytes(empty), "");
+  EXPECT_THAT(warnings, Contains(HasSubstr("3 tokens are empty")));
   EXPECT_THAT(warnings, Contains(HasSubstr("'twice'")));
   EXPECT_THAT(warnings, Contains(HasSubstr("byte-level")));
 }
@@ -208,13 +218,14 @@ TEST(TokenizerTest, BosAndEosAreAddedAsTheFileAsks) {
   EXPECT_GT(Ids(**tokenizer, "<|im_start|>", false, true).size(), 3u);
 }
 
-TEST(TokenizerTest, OnlyLlamaAddsBosUnasked) {
-  for (const char* pre : {"smollm", "qwen2", "llama-bpe", "llama3", "llama-v3"}) {
-    GgufDraft file = SmallVocabulary(pre).File();
+TEST(TokenizerTest, SomeFamiliesAddBosUnasked) {
+  const std::set<std::string_view> adding = {"llama-bpe", "llama3", "llama-v3", "lfm2", "tekken"};
+  for (const PreTokenizerRules& rules : KnownPreTokenizerRules()) {
+    GgufDraft file = SmallVocabulary(rules.name).File();
     file.Set("tokenizer.ggml.bos_token_id", uint32_t{5});
     const auto tokenizer = OpenTokenizer(file);
     ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
-    EXPECT_EQ((*tokenizer)->adds_bos(), std::string_view(pre).substr(0, 5) == "llama") << pre;
+    EXPECT_EQ((*tokenizer)->adds_bos(), adding.count(rules.name) != 0) << rules.name;
     EXPECT_FALSE((*tokenizer)->adds_eos());
   }
 }
