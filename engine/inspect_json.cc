@@ -90,8 +90,13 @@ std::string InspectionJson(const Inspection& inspection) {
   const ModelFile& file = *inspection.file;
   Json out;
   out["path"] = file.path();
-  out["version"] = file.version();
-  out["alignment"] = file.alignment();
+  const bool is_gguf = file.format() == ModelFile::Format::kGguf;
+  out["format"] = is_gguf ? "gguf" : "safetensors";
+  out["files"] = file.FileNames();
+  if (is_gguf) {
+    out["version"] = file.version();
+    out["alignment"] = file.alignment();
+  }
   out["file_bytes"] = file.file_bytes();
   const auto architecture = file.GetString("general.architecture");
   out["architecture"] =
@@ -113,6 +118,7 @@ std::string InspectionJson(const Inspection& inspection) {
                        {"offset", tensor.offset},
                        {"bytes", tensor.bytes},
                        {"role", inspection.roles.present[i].role}});
+    if (!tensor.source.empty()) tensors.back()["source"] = tensor.source;
   }
   out["tensors"] = std::move(tensors);
   out["missing"] = inspection.roles.missing;

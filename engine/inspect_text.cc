@@ -170,6 +170,16 @@ std::string TokenizerText(const Inspection& inspection) {
   return facts.Text();
 }
 
+std::string FormatText(const ModelFile& file) {
+  if (file.format() == ModelFile::Format::kGguf) {
+    return "GGUF version " + std::to_string(file.version()) + ", " + BytesText(file.file_bytes()) +
+           ", alignment " + std::to_string(file.alignment());
+  }
+  const size_t count = file.FileNames().size();
+  return "safetensors in " + std::to_string(count) + (count == 1 ? " file, " : " files, ") +
+         BytesText(file.file_bytes());
+}
+
 std::string ListText(std::string_view title, const std::vector<std::string>& lines) {
   if (lines.empty()) return "";
   std::string out = "\n" + std::string(title) + " (" + std::to_string(lines.size()) + ")\n";
@@ -181,9 +191,7 @@ std::string ListText(std::string_view title, const std::vector<std::string>& lin
 
 std::string InspectionText(const Inspection& inspection) {
   const ModelFile& file = *inspection.file;
-  std::string out = file.path() + "\n  GGUF version " + std::to_string(file.version()) + ", " +
-                    BytesText(file.file_bytes()) + ", alignment " +
-                    std::to_string(file.alignment()) + "\n";
+  std::string out = file.path() + "\n  " + FormatText(file) + "\n";
   out += "\nModel\n";
   out += inspection.config.has_value() ? FactsText(*inspection.config, inspection.num_parameters)
                                        : "  refused, see the problems below\n";

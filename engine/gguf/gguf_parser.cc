@@ -429,7 +429,8 @@ absl::Status GgufParser::Parse() {
 absl::StatusOr<std::shared_ptr<const ModelFile>> GgufParser::Open(const std::string& path) {
   std::shared_ptr<ModelFile> file(new ModelFile());
   file->path_ = path;
-  RETURN_IF_ERROR(file->OpenDescriptor());
+  ASSIGN_OR_RETURN(OpenFile opened, OpenFile::Open(path));
+  file->AddPart(std::move(opened), 0);
   GgufParser parser(*file);
   RETURN_IF_ERROR(parser.Parse());
   return std::shared_ptr<const ModelFile>(std::move(file));

@@ -10,11 +10,15 @@
 
 namespace sluice::engine {
 
+// tensor_data_layout of models as Hugging Face keeps them (SafetensorsModel): rows of Q and K are
+// in half-split order, whatever the architecture's GGUF files do.
+inline constexpr std::string_view kHuggingFaceLayout = "Hugging Face";
+
 // What a value of general.architecture says without saying it: facts about a family of models that
 // converters leave out of their files. Value.
 struct Architecture {
   std::string_view name;
-  // The one value that tensor_data_layout may have.
+  // The value that tensor_data_layout may have beside kHuggingFaceLayout.
   std::string_view data_layout = "reference";
 
   kernels::RopeStyle rope_style = kernels::RopeStyle::kHalfSplit;  // of its files' rows of Q and K

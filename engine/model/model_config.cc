@@ -119,7 +119,7 @@ absl::Status RefuseOtherTraits(const Architecture& architecture, FactReader& fac
   RETURN_IF_ERROR(facts.OnlyBool("use_parallel_residual", false));
   ASSIGN_OR_RETURN(const std::optional<std::string_view> layout,
                    facts.OptionalText("tensor_data_layout"));
-  if (layout.has_value() && *layout != architecture.data_layout) {
+  if (layout.has_value() && *layout != architecture.data_layout && *layout != kHuggingFaceLayout) {
     return facts.Unsupported("tensor_data_layout", "only '" +
                                                        std::string(architecture.data_layout) +
                                                        "' is supported, got " + Quoted(*layout));

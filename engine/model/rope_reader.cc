@@ -214,7 +214,10 @@ absl::StatusOr<int32_t> ReadRotarySize(const Architecture& architecture, FactRea
 absl::Status ReadRopes(const ModelFile& file, const Architecture& architecture, FactReader& facts,
                        ModelConfig& config, kernels::PlantedBug bug) {
   RopeTable table;
-  table.style = architecture.rope_style;
+  ASSIGN_OR_RETURN(const std::optional<std::string_view> layout,
+                   facts.OptionalText("tensor_data_layout"));
+  table.style =
+      layout == kHuggingFaceLayout ? kernels::RopeStyle::kHalfSplit : architecture.rope_style;
   ASSIGN_OR_RETURN(const std::optional<float> base, facts.OptionalPositive("rope.freq_base"));
   if (!base.has_value() && architecture.default_rope_base == 0.0f) {
     return Missing(facts, "rope.freq_base", "a finite number above 0");

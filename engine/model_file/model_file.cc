@@ -1,11 +1,8 @@
 #include "engine/model_file/model_file.h"
 
-#include <fcntl.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
 #include <algorithm>
-#include <cerrno>
 #include <cstring>
 #include <type_traits>
 #include <utility>
@@ -13,6 +10,7 @@
 #include "engine/base/status.h"
 #include "engine/gguf/gguf_parser.h"
 #include "engine/gguf/gguf_text.h"
+#include "engine/safetensors/safetensors_model.h"
 
 namespace sluice::engine {
 namespace {
@@ -55,10 +53,6 @@ absl::StatusOr<const std::vector<T>*> GetArray(const ModelFile& file, std::strin
   return elements;
 }
 
-int64_t Nanoseconds(const timespec& time) {
-  return int64_t{time.tv_sec} * 1'000'000'000 + time.tv_nsec;
-}
-
 }  // namespace
 
 std::string TypeName(const MetadataValue& value) {
@@ -89,78 +83,56 @@ std::string FileTensor::ShapeString() const {
   return DimsString(dims) + " " + std::string(kernels::Name(type));
 }
 
-std::string FileTensor::At() const { return " (at byte " + std::to_string(record_offset) + ")"; }
+std::string FileTensor::At() const {
+  return source.empty() ? " (at byte " + std::to_string(record_offset) + ")" : " (" + source + ")";
+}
 
 absl::StatusOr<std::shared_ptr<const ModelFile>> ModelFile::Open(const std::string& path) {
+  struct stat facts {};
+  if (stat(path.c_str(), &facts) == 0 && S_ISDIR(facts.st_mode))
+    return SafetensorsModel::Open(path);
   return GgufParser::Open(path);
 }
 
-ModelFile::~ModelFile() {
-  if (fd_ >= 0) close(fd_);
-}
-
-absl::Status ModelFile::OpenDescriptor() {
-  // O_NONBLOCK: opening a FIFO must fail below, not wait for a writer.
-  do {
-    fd_ = open(path_.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
-  } while (fd_ < 0 && errno == EINTR);
-  if (fd_ < 0) {
-    const int error = errno;
-    const std::string message = path_ + ": cannot open: " + std::strerror(error);
-    if (error == ENOENT || error == ENOTDIR) return NotFound(message);
-    if (error == EACCES || error == EPERM) {
-      return MakeStatus(absl::StatusCode::kPermissionDenied, message);
-    }
-    return FailedPrecondition(message);
+std::vector<std::string> ModelFile::FileNames() const {
+  std::vector<std::string> names;
+  for (const Part& part : parts_) {
+    names.push_back(part.file.path().substr(part.file.path().rfind('/') + 1));
   }
-  struct stat facts {};
-  if (fstat(fd_, &facts) != 0) {
-    return FailedPrecondition(path_ + ": cannot read its size: " + std::strerror(errno));
-  }
-  if (!S_ISREG(facts.st_mode)) {
-    return FailedPrecondition(path_ + ": expected a regular file, got " +
-                              (S_ISDIR(facts.st_mode)    ? "a directory"
-                               : S_ISFIFO(facts.st_mode) ? "a FIFO"
-                               : S_ISCHR(facts.st_mode) || S_ISBLK(facts.st_mode)
-                                   ? "a device"
-                                   : "something else"));
-  }
-  file_bytes_ = static_cast<uint64_t>(facts.st_size);
-  modified_ns_ = Nanoseconds(facts.st_mtim);
-  return absl::OkStatus();
+  return names;
 }
 
 absl::Status ModelFile::CheckUnchanged() const {
-  struct stat facts {};
-  if (fstat(fd_, &facts) != 0) {
-    return DataLoss(path_ + ": cannot read its size: " + std::strerror(errno));
-  }
-  if (static_cast<uint64_t>(facts.st_size) != file_bytes_) {
-    return DataLoss(path_ + ": expected " + std::to_string(file_bytes_) +
-                    " bytes as when it was opened, got " + std::to_string(facts.st_size));
-  }
-  if (Nanoseconds(facts.st_mtim) != modified_ns_) {
-    return DataLoss(path_ + ": was modified while it was being read");
-  }
+  for (const Part& part : parts_) RETURN_IF_ERROR(part.file.CheckUnchanged());
   return absl::OkStatus();
 }
 
+void ModelFile::AddPart(OpenFile file, uint64_t file_begin) {
+  const uint64_t bytes = file.bytes() - file_begin;
+  parts_.push_back({file_bytes_, file_begin, bytes, std::move(file)});
+  file_bytes_ += bytes;
+}
+
 absl::Status ModelFile::Read(uint64_t offset, std::span<std::byte> out) const {
-  size_t done = 0;
-  while (done < out.size()) {
-    // Linux moves at most 2 GiB a call; a smaller step keeps the count within ssize_t anywhere.
-    const size_t part = std::min(out.size() - done, size_t{1} << 30);
-    const ssize_t n = pread(fd_, out.data() + done, part, static_cast<off_t>(offset + done));
-    if (n < 0 && errno == EINTR) continue;
-    if (n <= 0) {
-      const std::string why =
-          n < 0 ? std::strerror(errno) : "the file ends there; it was longer when it was opened";
-      return DataLoss(path_ + ": cannot read " + std::to_string(out.size() - done) +
-                      " bytes at byte " + std::to_string(offset + done) + ": " + why);
-    }
-    done += static_cast<size_t>(n);
+  if (offset < memory_.size()) {
+    const size_t count = std::min<uint64_t>(out.size(), memory_.size() - offset);
+    std::memcpy(out.data(), memory_.data() + offset, count);
+    offset += count;
+    out = out.subspan(count);
   }
-  return absl::OkStatus();
+  for (const Part& part : parts_) {
+    if (out.empty()) break;
+    const bool is_last = &part == &parts_.back();  // which reports a read beyond the end
+    if (offset >= part.begin + part.bytes && !is_last) continue;
+    const uint64_t left = part.begin + part.bytes - offset;
+    const size_t count = is_last ? out.size() : std::min<uint64_t>(out.size(), left);
+    RETURN_IF_ERROR(part.file.Read(part.file_begin + (offset - part.begin), out.subspan(0, count)));
+    offset += count;
+    out = out.subspan(count);
+  }
+  if (out.empty()) return absl::OkStatus();
+  return DataLoss(path_ + ": cannot read " + std::to_string(out.size()) + " bytes at byte " +
+                  std::to_string(offset) + ": there are none");
 }
 
 const MetadataValue* ModelFile::Find(std::string_view key) const {
@@ -171,7 +143,9 @@ const MetadataValue* ModelFile::Find(std::string_view key) const {
 std::string ModelFile::At(std::string_view key) const {
   const auto found = entry_index_.find(key);
   if (found == entry_index_.end()) return "";
-  return " (at byte " + std::to_string(entries_[found->second].offset) + ")";
+  const Entry& entry = entries_[found->second];
+  return entry.source.empty() ? " (at byte " + std::to_string(entry.offset) + ")"
+                              : " (" + entry.source + ")";
 }
 
 const FileTensor* ModelFile::FindTensor(std::string_view name) const {

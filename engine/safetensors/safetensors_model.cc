@@ -1,0 +1,124 @@
+#include "engine/safetensors/safetensors_model.h"
+
+#include <algorithm>
+#include <optional>
+#include <utility>
+
+#include "engine/base/status.h"
+#include "engine/gguf/gguf_text.h"
+
+namespace sluice::engine {
+namespace {
+
+// Files of old versions keep the rotary frequencies of each layer, which config.json gives anyway.
+bool IsHarmless(std::string_view name) { return name.ends_with(".rotary_emb.inv_freq"); }
+
+std::string BaseName(const std::string& path) { return path.substr(path.rfind('/') + 1); }
+
+}  // namespace
+
+void SafetensorsModel::AddText(std::string_view name, std::string_view text) {
+  file_.memory_ += std::string(name) + "\n" + std::to_string(text.size()) + "\n";
+  file_.memory_ += text;
+}
+
+absl::Status SafetensorsModel::AddEntries(std::vector<ModelFile::Entry> entries) {
+  for (ModelFile::Entry& entry : entries) {
+    if (!file_.entry_index_.emplace(entry.key, file_.entries_.size()).second) {
+      return Internal(file_.path_ + ": key " + Quoted(entry.key) + " was derived twice");
+    }
+    file_.entries_.push_back(std::move(entry));
+  }
+  return absl::OkStatus();
+}
+
+void SafetensorsModel::AddRopeFactors(const std::vector<float>& factors) {
+  if (factors.empty()) return;
+  FileTensor tensor;
+  tensor.name = "rope_freqs.weight";
+  tensor.type = kernels::DType::kF32;
+  tensor.dims = {factors.size()};
+  tensor.offset = file_.memory_.size();
+  tensor.bytes = factors.size() * sizeof(float);
+  tensor.source = "config.json key 'rope_scaling'";
+  file_.memory_.append(reinterpret_cast<const char*>(factors.data()), tensor.bytes);
+  file_.tensor_index_.emplace(tensor.name, file_.tensors_.size());
+  file_.tensors_.push_back(std::move(tensor));
+}
+
+absl::Status SafetensorsModel::AddTensor(const SafetensorsShard& shard, const StoredTensor& stored,
+                                         const std::string& name, uint64_t shard_begin) {
+  const std::string subject = shard.file.path() + ": tensor " + Quoted(stored.name);
+  if (!stored.type.has_value()) {
+    return Unimplemented(subject + ": dtype: only F32, F16 and BF16 are supported, got " +
+                         stored.dtype);
+  }
+  if (stored.shape.empty() || stored.shape.size() > 2) {
+    return InvalidArgument(subject + ": expected a vector or a matrix, got shape " +
+                           DimsString(stored.shape));
+  }
+  FileTensor tensor;
+  tensor.name = name;
+  tensor.type = *stored.type;
+  tensor.dims.assign(stored.shape.rbegin(), stored.shape.rend());
+  tensor.offset = shard_begin + (stored.begin - shard.header.data_begin);
+  tensor.bytes = stored.bytes;
+  tensor.source = Quoted(stored.name) + " in " + BaseName(shard.file.path());
+  file_.tensor_index_.emplace(tensor.name, file_.tensors_.size());
+  file_.tensors_.push_back(std::move(tensor));
+  return absl::OkStatus();
+}
+
+absl::Status SafetensorsModel::AddTensors(const ConfigFacts& facts,
+                                          std::vector<SafetensorsShard> shards) {
+  for (SafetensorsShard& shard : shards) {
+    for (const StoredTensor& stored : shard.header.tensors) {
+      const auto target = facts.targets.find(stored.name);
+      if (target == facts.targets.end()) {
+        if (IsHarmless(stored.name)) continue;
+        return Unimplemented(shard.file.path() + ": tensor " + Quoted(stored.name) + ": " +
+                             facts.class_name + " with this config.json has no place for it here");
+      }
+      RETURN_IF_ERROR(AddTensor(shard, stored, target->second.name, file_.file_bytes_));
+    }
+    file_.AddPart(std::move(shard.file), shard.header.data_begin);
+  }
+  for (const auto& [stored, target] : facts.targets) {
+    if (!target.required || file_.tensor_index_.contains(target.name)) continue;
+    return InvalidArgument(file_.path_ + ": tensor " + Quoted(stored) +
+                           ": expected it in one of the files, got none");
+  }
+  return absl::OkStatus();
+}
+
+absl::Status SafetensorsModel::Make() {
+  file_.format_ = ModelFile::Format::kSafetensors;
+  ASSIGN_OR_RETURN(const std::optional<JsonFile> config, ReadJsonFile(file_.path_, "config.json"));
+  if (!config.has_value()) {
+    return NotFound(file_.path_ +
+                    ": expected a directory with config.json and safetensors files, got none of "
+                    "that name");
+  }
+  AddText(config->name, config->text);
+  ASSIGN_OR_RETURN(ConfigFacts facts,
+                   ConfigFacts::Read(file_.path_ + "/config.json", config->document));
+  RETURN_IF_ERROR(AddEntries(std::move(facts.entries)));
+  ASSIGN_OR_RETURN(std::vector<SafetensorsShard> shards, OpenShards(file_.path_));
+  for (const SafetensorsShard& shard : shards) {
+    AddText(BaseName(shard.file.path()), shard.header.json);
+  }
+  file_.data_offset_ = file_.memory_.size();
+  AddRopeFactors(facts.rope_factors);
+  file_.file_bytes_ = file_.memory_.size();
+  return AddTensors(facts, std::move(shards));
+}
+
+absl::StatusOr<std::shared_ptr<const ModelFile>> SafetensorsModel::Open(const std::string& path) {
+  std::shared_ptr<ModelFile> file(new ModelFile());
+  file->path_ = path;
+  while (file->path_.size() > 1 && file->path_.back() == '/') file->path_.pop_back();
+  RETURN_IF_ERROR(SafetensorsModel(*file).Make());
+  return std::shared_ptr<const ModelFile>(std::move(file));
+}
+
+}  // namespace sluice::engine

@@ -1,0 +1,92 @@
+// Directories that Hugging Face saved (tests/golden/make_safetensors.py) against what transformers
+// computes from them. Bounds as docs/numerics.md gives them.
+
+#include <cmath>
+#include <fstream>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "gtest/gtest.h"
+#include "nlohmann/json.hpp"
+
+#include "tests/testing/model_probe.h"
+#include "tests/testing/npy.h"
+
+namespace sluice {
+namespace {
+
+constexpr double kStrictError = 1e-3;
+constexpr double kCpuError = 0.02;
+constexpr double kMargin = 0.005;
+const std::string kGolden = std::string(SLUICE_GOLDEN_DIR) + "/safetensors";
+
+std::vector<nlohmann::json> Models() {
+  std::ifstream stream(kGolden + "/manifest.json");
+  std::vector<nlohmann::json> models;
+  for (nlohmann::json& model : nlohmann::json::parse(stream)) {
+    models.push_back(std::move(model));
+  }
+  return models;
+}
+
+class SafetensorsGoldenTest : public ::testing::TestWithParam<nlohmann::json> {
+ protected:
+  // Of the logits computed with `options`; also compares best tokens where they are sure.
+  double LargestError(const testing::ProbeOptions& options) {
+    const std::string directory = GetParam()["directory"];
+    const auto runner = testing::OpenProbe(kGolden + "/" + directory, options);
+    const auto tokens = GetParam()["ids"].get<std::vector<engine::TokenId>>();
+    const testing::NpyArray expected =
+        testing::LoadNpy(kGolden + "/" + GetParam()["logits"].get<std::string>());
+    const std::vector<float> actual = testing::AllLogits(*runner, tokens, 7);
+    EXPECT_EQ(actual.size(), expected.values.size());
+    if (actual.size() != expected.values.size()) return INFINITY;
+    double largest = 0;
+    for (size_t i = 0; i < actual.size(); ++i) {
+      const double error = std::abs(double{actual[i]} - expected.values[i]);
+      if (!(error <= largest)) largest = error;
+    }
+    const size_t vocab = actual.size() / tokens.size();
+    size_t sure = 0;
+    for (size_t position = 0; position < tokens.size(); ++position) {
+      const std::span<const float> row =
+          std::span(expected.values).subspan(position * vocab, vocab);
+      const size_t best = testing::ArgMax(row);
+      float second = -INFINITY;
+      for (size_t i = 0; i < vocab; ++i) {
+        if (i != best) second = std::max(second, row[i]);
+      }
+      if (row[best] - second <= kMargin) continue;
+      ++sure;
+      EXPECT_EQ(testing::ArgMax(std::span(actual).subspan(position * vocab, vocab)), best)
+          << "position " << position;
+    }
+    EXPECT_GT(sure, tokens.size() / 2);
+    return largest;
+  }
+};
+
+TEST_P(SafetensorsGoldenTest, StrictLogits) {
+  const double error = LargestError({.backend = kernels::Backend::kRef});
+  EXPECT_LE(error, kStrictError);
+  std::printf("ref: largest error %.2e\n", error);
+}
+
+TEST_P(SafetensorsGoldenTest, CpuLogits) {
+  for (const bool force_avx2 : {false, true}) {
+    const double error = LargestError({.force_avx2 = force_avx2});
+    EXPECT_LE(error, kCpuError);
+    std::printf("cpu: largest error %.2e\n", error);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Models, SafetensorsGoldenTest, ::testing::ValuesIn(Models()),
+                         [](const auto& info) {
+                           return info.param["directory"].template get<std::string>();
+                         });
+
+TEST(SafetensorsGoldenSetTest, HasEveryModel) { EXPECT_EQ(Models().size(), 4u); }
+
+}  // namespace
+}  // namespace sluice

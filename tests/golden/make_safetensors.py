@@ -1,0 +1,163 @@
+#!/usr/bin/env python3
+"""Makes tests/golden/safetensors: tiny models with random weights as Hugging Face saves them, and what Hugging Face computes.
+
+    python3 -m venv venv && venv/bin/pip install torch transformers tokenizers safetensors numpy
+    venv/bin/python tests/golden/make_safetensors.py tests/golden
+
+Each directory is what save_pretrained wrote (model, and a tokenizer trained on tests/golden/kl_text.txt), two of them with
+their config.json as version 4 of transformers wrote it. manifest.json has for each: ids and file of float32 logits
+[len(ids), V] (eager attention on the CPU), and texts with their ids, with and without special tokens.
+"""
+
+import json
+import pathlib
+import shutil
+import sys
+
+import numpy as np
+import torch
+import transformers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+LLAMA3_SPLIT = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
+                r"|\s+(?!\S)|\s+")
+QWEN2_SPLIT = LLAMA3_SPLIT.replace(r"\p{N}{1,3}", r"\p{N}")
+EXTRA_TEXTS = [
+    "The quick brown fox", "  two leading spaces", "trailing  ", "a\tb\n\nc", "1234567890 3.14159", "don't WE'LL they'Re",
+    "<|bos|>again", "x<|end|> y", "<|end|><|end|>", "tool <tool> call", "<tool><tool>  <tool>", "<|unknown|>", "naïve café",
+    "e\u0301 combining", "日本語のテキスト", "한국어 텍스트", "🙂🙃 emoji 👩‍👩‍👧", "\u200bzero width", "▁literal▁▁mark", "▁",
+    "a▁b", "      six", "\t\ttabs", "\r\nwindows\r\n", "====----====", "((()))", "CamelCaseWord snake_case_word", "\u00a0nbsp",
+    "\u3000ideographic", "aaaaaaaaaaaaaaaaaaaaaaaa", " " * 33, "\n" * 17, "end.", "<s>", "</s>", "<unk>", "<0x41>", "ﬁ ligature",
+    "Ω Ω", "mixed 12 34abc 5", "don’t", "\x01\x02 control", "",
+]
+
+
+def train_byte_level(text, split, vocab_size, specials):
+    tokenizer = Tokenizer(models.BPE(ignore_merges=split is LLAMA3_SPLIT))
+    if split is QWEN2_SPLIT:
+        tokenizer.normalizer = normalizers.NFC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
+        pre_tokenizers.Split(Regex(split), behavior="isolated"),
+        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(vocab_size=vocab_size, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False)
+    tokenizer.train_from_iterator(text, trainer)
+    tokenizer.add_special_tokens(specials)
+    return tokenizer
+
+
+def train_pieces(text, vocab_size, prepend_scheme):
+    """As converters make them of SentencePiece's models: characters, U+2581 for spaces, bytes for the rest."""
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+    trainer_normalizer = [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+    tokenizer.normalizer = normalizers.Sequence(trainer_normalizer)
+    tokenizer.pre_tokenizer = pre_tokenizers.Split("▁", "merged_with_next")  # of the training only
+    trainer = trainers.BpeTrainer(vocab_size=vocab_size, show_progress=False, max_token_length=12,
+                                  special_tokens=["<unk>", "<s>", "</s>"] + [f"<0x{byte:02X}>" for byte in range(256)])
+    tokenizer.train_from_iterator(text, trainer)
+    tokenizer.pre_tokenizer = None
+    # The byte tokens are of the vocabulary, not added ones.
+    state = json.loads(tokenizer.to_str())
+    state["added_tokens"] = [token for token in state["added_tokens"] if token["id"] < 3]
+    tokenizer = Tokenizer.from_str(json.dumps(state))
+    if prepend_scheme is None:
+        tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(),
+                                               decoders.Strip(content=" ", left=1)])
+    else:
+        tokenizer.normalizer = None
+        tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme=prepend_scheme, split=False)
+        tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(),
+                                               decoders.Strip(content=" ", left=1)])
+    return tokenizer
+
+
+def with_bos(tokenizer, bos):
+    template = processors.TemplateProcessing(single=f"{bos} $A", pair=f"{bos} $A {bos}:1 $B:1",
+                                             special_tokens=[(bos, tokenizer.token_to_id(bos))])
+    tokenizer.post_processor = template
+    return tokenizer
+
+
+def randomize(model, seed):
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in model.named_parameters():
+        values = torch.randn(parameter.shape, generator=generator)
+        if parameter.dim() == 2:
+            values *= 1.5 / parameter.shape[1] ** 0.5
+        elif "norm" in name:
+            values = values * 0.1 + (0.0 if "gemma" in type(model).__name__.lower() else 1.0)
+        else:
+            values *= 0.2
+        parameter.data = values
+
+
+def make(folder, name, model, tokenizer, dtype, texts, manifest, seed, shard="1GB", config_edit=None):
+    path = folder / "safetensors" / name
+    shutil.rmtree(path, ignore_errors=True)
+    randomize(model, seed)
+    model = model.to(dtype).eval()
+    model.save_pretrained(path, max_shard_size=shard)
+    fast = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<|bos|>" if "<|bos|>" in tokenizer.get_vocab() else "<s>",
+                                                eos_token="<|end|>" if "<|end|>" in tokenizer.get_vocab() else "</s>")
+    fast.save_pretrained(path)
+    if config_edit is not None:
+        config = json.loads((path / "config.json").read_text())
+        config_edit(config)
+        (path / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    loaded = type(model).from_pretrained(path, dtype=torch.float32, attn_implementation="eager").eval()
+    ids = [(7 * i * i + 3 * i + seed) % loaded.config.vocab_size for i in range(40)]
+    with torch.no_grad():
+        logits = loaded(torch.tensor([ids])).logits[0].numpy().astype(np.float32)
+    np.save(folder / "safetensors" / f"{name}.logits.npy", logits)
+    read = Tokenizer.from_file(str(path / "tokenizer.json"))
+    rows = [{"text": text, "ids": read.encode(text).ids, "ids_bare": read.encode(text, add_special_tokens=False).ids}
+            for text in texts]
+    manifest.append({"directory": name, "class": type(model).__name__, "ids": ids, "logits": f"{name}.logits.npy",
+                     "texts": rows})
+
+
+def version4(config):
+    """config.json as transformers 4 wrote it."""
+    rope = config.pop("rope_parameters")
+    config["rope_theta"] = rope.pop("rope_theta")
+    kind = rope.pop("rope_type")
+    config["rope_scaling"] = None if kind == "default" else {"type": kind, **rope}
+    config["torch_dtype"] = config.pop("dtype")
+    config["transformers_version"] = "4.40.0"
+    config.pop("head_dim", None)
+
+
+def main(folder):
+    text = (folder / "kl_text.txt").read_text()
+    texts = [json.loads(line)["text"] for line in (folder / "smollm2" / "tokenizer.jsonl").read_text().splitlines()]
+    texts = list(dict.fromkeys(texts + EXTRA_TEXTS))
+    sizes = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+             "max_position_embeddings": 512, "bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
+    specials = [AddedToken("<|bos|>", special=True), AddedToken("<|end|>", special=True),
+                AddedToken("<tool>", special=False, normalized=False)]
+    manifest = []
+
+    tokenizer = with_bos(train_byte_level([text], LLAMA3_SPLIT, 380, specials), "<|bos|>")
+    config = transformers.LlamaConfig(**sizes, vocab_size=390, rms_norm_eps=1e-5, attention_bias=True, tie_word_embeddings=True,
+                                      rope_parameters={"rope_type": "llama3", "rope_theta": 500000.0, "factor": 8.0, "low_freq_factor": 1.0,
+                                                       "high_freq_factor": 4.0, "original_max_position_embeddings": 64})
+    make(folder, "llama3", transformers.LlamaForCausalLM(config), tokenizer, torch.float16, texts, manifest, 1)
+
+    tokenizer = train_byte_level([text], QWEN2_SPLIT, 380, specials)
+    config = transformers.Qwen2Config(**{**sizes, "hidden_size": 48, "num_attention_heads": 3, "num_key_value_heads": 1}, vocab_size=384, rms_norm_eps=1e-6, rope_parameters={"rope_type": "default", "rope_theta": 1e6})
+    make(folder, "qwen2", transformers.Qwen2ForCausalLM(config), tokenizer, torch.float32, texts, manifest, 2, shard="80KB")
+
+    tokenizer = with_bos(train_pieces([text], 420, None), "<s>")
+    config = transformers.MistralConfig(**sizes, vocab_size=420, rms_norm_eps=1e-5, sliding_window=None,
+                                        rope_parameters={"rope_type": "linear", "factor": 2.0, "rope_theta": 10000.0})
+    make(folder, "mistral", transformers.MistralForCausalLM(config), tokenizer, torch.float16, texts, manifest, 3, config_edit=version4)
+
+    tokenizer = with_bos(train_pieces([text], 420, "first"), "<s>")
+    config = transformers.Qwen3Config(**{**sizes, "num_attention_heads": 3, "num_key_value_heads": 1}, head_dim=32, vocab_size=421, rms_norm_eps=1e-6,
+                                      tie_word_embeddings=True, rope_parameters={"rope_type": "default", "rope_theta": 1e6})
+    make(folder, "qwen3", transformers.Qwen3ForCausalLM(config), tokenizer, torch.float16, texts, manifest, 4, config_edit=lambda c: (version4(c), c.update(head_dim=32)))
+    (folder / "safetensors" / "manifest.json").write_text(json.dumps(manifest, ensure_ascii=False, separators=(",", ":")) + "\n")
+
+
+if __name__ == "__main__":
+    main(pathlib.Path(sys.argv[1]))
