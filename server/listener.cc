@@ -14,7 +14,6 @@
 #include <algorithm>
 
 #include "engine/base/status.h"
-#include "server/listener_probe.h"
 
 namespace sluice::server {
 namespace {
@@ -45,8 +44,6 @@ constexpr Argument kArguments[] = {
     {GRPC_ARG_MAX_CONNECTION_IDLE_MS, 300'000},
     // Rebalances behind a headless service. The grace stays infinite: a stream is never cut for it.
     {GRPC_ARG_MAX_CONNECTION_AGE_MS, 1'800'000},
-    // A second server on the port must fail to start, not take half of the calls.
-    {GRPC_ARG_ALLOW_REUSEPORT, 0},
     {GRPC_ARG_ENABLE_CHANNELZ, 0},
     // With bandwidth probing on, windows grow to megabytes a call.
     {GRPC_ARG_HTTP2_BDP_PROBE, 0},
@@ -80,7 +77,7 @@ void LogOfLibrary(gpr_log_func_args* line) {
   spdlog::debug("grpc {}:{}: {}", line->file, line->line, line->message);
 }
 
-// One accept without a free descriptor ends the library's listener: take as many as we may have.
+// A connection is a descriptor: take as many as we may have.
 void RaiseDescriptorLimit() {
   rlimit limit{};
   if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur >= limit.rlim_max) return;
@@ -112,12 +109,10 @@ absl::Status CheckAddress(const char* what, const std::string& address) {
 absl::StatusOr<Listener> Listen(const std::string& address, bool reflection,
                                 const std::vector<grpc::Service*>& services) {
   RETURN_IF_ERROR(CheckAddress("listen", address));
-  if (!TcpAddress::Resolve(address, 0)) {
-    return engine::Unavailable("cannot listen on " + address +
-                               ": the host name has no address (a failure of DNS?)");
-  }
   gpr_set_log_function(LogOfLibrary);
   RaiseDescriptorLimit();
+  Listener listener;
+  ASSIGN_OR_RETURN(listener.acceptor, Acceptor::Listen(address));
   // The library's own health service says SERVING from the start; ours waits for the model.
   grpc::EnableDefaultHealthCheckService(false);
   grpc::ServerBuilder builder;
@@ -129,13 +124,20 @@ absl::StatusOr<Listener> Listen(const std::string& address, bool reflection,
   quota.Resize(kQuotaBytes);
   builder.SetResourceQuota(quota);
   for (grpc::Service* service : services) builder.RegisterService(service);
-  Listener listener;
-  builder.AddListeningPort(address, grpc::InsecureServerCredentials(), &listener.port);
+  using Builder = grpc::ServerBuilder::experimental_type;
+  std::shared_ptr<grpc::experimental::ExternalConnectionAcceptor> connections =
+      Builder(&builder).AddExternalConnectionAcceptor(Builder::ExternalConnectionType::FROM_FD,
+                                                      grpc::InsecureServerCredentials());
   listener.server = builder.BuildAndStart();
-  if (listener.server == nullptr || listener.port == 0) {
-    return engine::Unavailable("cannot listen on " + address +
-                               ": the port is taken or the address is not one of this machine's");
+  if (listener.server == nullptr) {
+    return engine::Unavailable("cannot serve on " + address + ": gRPC did not start");
   }
+  listener.acceptor->Start([connections](int listening, int fd) {
+    grpc::experimental::ExternalConnectionAcceptor::NewConnectionParameters connection;
+    connection.listener_fd = listening;
+    connection.fd = fd;
+    connections->HandleNewConnection(&connection);
+  });
   return listener;
 }
 

@@ -6,6 +6,8 @@
 
 #include "absl/status/statusor.h"
 
+#include "server/acceptor.h"
+
 namespace grpc {
 class Server;
 class Service;
@@ -13,9 +15,11 @@ class Service;
 
 namespace sluice::server {
 
+// Running. The acceptor is stopped before the server is shut down: nothing takes a connection that
+// comes later.
 struct Listener {
   std::unique_ptr<grpc::Server> server;
-  int port = 0;
+  std::unique_ptr<Acceptor> acceptor;
 };
 
 // Serves `services` on `address` ("host:port", port 0 takes a free one), with bounds on what a

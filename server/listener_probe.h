@@ -1,30 +1,16 @@
 #pragma once
 
-#include <sys/socket.h>
-
 #include <chrono>
 #include <optional>
-#include <string>
 
 #include "engine/base/clock.h"
+#include "server/tcp_address.h"
 
 namespace sluice::server {
 
-// Where `address` ("host:port") leads, with `port` in place of its own. Value.
-struct TcpAddress {
-  sockaddr_storage address{};
-  socklen_t size = 0;
-
-  // Nothing when the host has no address.
-  static std::optional<TcpAddress> Resolve(const std::string& address, int port);
-  // A socket that connects without blocking; -1 with `errno` set.
-  int Connect() const;
-};
-
-// Watches that a listener still greets new connections. gRPC 1.51 stops accepting for good when
-// one accept fails for lack of file descriptors, while the kernel goes on completing handshakes,
-// so what counts is the first byte from the server (the SETTINGS of HTTP/2). Never blocks. Not
-// thread-safe.
+// Watches that a listener still greets new connections. The kernel completes handshakes even when
+// nobody takes them, so what counts is the first byte from the server (the SETTINGS of HTTP/2).
+// Never blocks. Not thread-safe.
 class ListenerProbe {
  public:
   struct Options {

@@ -14,8 +14,8 @@
 #include "prometheus/exposer.h"
 
 #include "engine/base/status.h"
-#include "server/listener_probe.h"
 #include "server/metric_families.h"
+#include "server/tcp_address.h"
 
 namespace sluice::server {
 namespace {

@@ -71,6 +71,7 @@ class Server::Impl {
   std::unique_ptr<ServedModel> model_;  // set once by Serve, then published in the frontend
   std::unique_ptr<Delivery> delivery_;
   std::unique_ptr<grpc::Server> grpc_;
+  std::unique_ptr<Acceptor> acceptor_;
   std::unique_ptr<Metrics> metrics_;
   int port_ = 0;
   const Time started_ = Now();
@@ -93,7 +94,8 @@ absl::Status Server::Impl::Start() {
   ASSIGN_OR_RETURN(Listener listener,
                    Listen(options.listen, options.reflection, {&inference_, &health_}));
   grpc_ = std::move(listener.server);
-  port_ = listener.port;
+  acceptor_ = std::move(listener.acceptor);
+  port_ = acceptor_->port();
   if (!options.metrics_listen.empty()) {
     ASSIGN_OR_RETURN(metrics_, Metrics::Listen(options.metrics_listen, &frontend_, &startup_));
   }
@@ -167,7 +169,9 @@ void Server::Impl::Watch() {
     }
     CheckEngines();
     CheckProgress();
-    if (probe.Tick(Now())) Fault("the service takes no connections any more");
+    // Without descriptors nobody is greeted; that passes.
+    if (!acceptor_->starved() && probe.Tick(Now()))
+      Fault("the service takes no connections any more");
     if (Now() < next_stall_check) continue;
     for (const auto& call : frontend_.calls.All()) call->CheckStall(Now());
     next_stall_check = Now() + stall_interval;
@@ -217,6 +221,7 @@ void Server::Impl::Shutdown() {
   health_.EndWatches();
   CutOpenCalls("the server is stopping");
   frontend_.text_pool.Stop();  // the library waits for the calls whose texts wait here
+  if (acceptor_) acceptor_->Stop();
   if (grpc_) {
     grpc_->Shutdown(std::chrono::system_clock::now() + kCutGrace);
     grpc_->Wait();

@@ -4,7 +4,9 @@ import contextlib
 import fcntl
 import os
 import re
+import resource
 import signal
+import socket
 import subprocess
 import time
 
@@ -231,3 +233,40 @@ def test_model_without_vocabulary_serves_ids(serve, tmp_path):
         run = subprocess.run([server.process.args[0], "generate", *target, "--token-ids", "5,6,7", "--max-tokens", "8",
                               "--temperature", "0", "--ignore-eos"], capture_output=True, text=True, timeout=60)
         assert run.stdout.strip() == expected, run.stderr
+
+
+def greeting(address, seconds):
+    """The first byte that a server sends to a new connection (of its SETTINGS); b"" when there is none in time."""
+    host, port = address.rsplit(":", 1)
+    with socket.create_connection((host, int(port)), timeout=seconds) as connection:
+        with contextlib.suppress(TimeoutError, ConnectionError):
+            return connection.recv(1)
+    return b""
+
+
+@pytest.mark.parametrize("hold", [0, 5], ids=["short", "long"])
+def test_takes_connections_again_after_it_had_no_descriptors(serve, hold):
+    most = 96
+    server = serve("--log-level", "info", model=harness.TINY / "tiny-odd.f16.gguf")
+    resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, (most, most))
+    expected = server.client.generate(greedy(ids=[5, 6, 7], max_tokens=8, ignore_eos=True)).ids
+    host, port = server.address.rsplit(":", 1)
+    idle = [socket.create_connection((host, int(port)), timeout=10) for _ in range(most + 32)]
+    server.await_log("connections wait: Too many open files", 10)
+    assert len(os.listdir(f"/proc/{server.process.pid}/fd")) == most
+    # Who is connected is served all the same.
+    assert server.client.generate(greedy(ids=[5, 6, 7], max_tokens=8, ignore_eos=True)).ids == expected
+    used = server.cpu_seconds()
+    time.sleep(hold)
+    assert server.cpu_seconds() - used < 0.5 + 0.2 * hold, "it spins"
+    for connection in idle:
+        connection.close()
+    start = time.monotonic()
+    assert greeting(server.address, 5)
+    print(f"greeted {time.monotonic() - start:.2f} s after the release")
+    client = Client(server.address)
+    assert client.generate(greedy(ids=[5, 6, 7], max_tokens=8, ignore_eos=True)).ids == expected
+    client.close()
+    assert server.client.health.Check(health_pb2.HealthCheckRequest(service="liveness")).status == SERVING
+    server.signal()
+    assert server.wait() == 0
