@@ -267,7 +267,7 @@ void NormLmHead(Exec& exec, const NormLmHeadArgs& args, ConstMatrixF32 residual,
   }
   Product(exec, *args.head, normed, logits.rows, logits.values);
   for (int64_t i = 0; i < logits.rows * logits.cols; ++i) {
-    const double scaled = static_cast<double>(logits.values[i]) * args.scale;
+    const float scaled = logits.values[i] * args.scale;
     logits.values[i] = static_cast<float>(Softcap(scaled, args.softcap));
   }
 }

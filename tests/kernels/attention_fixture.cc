@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <limits>
 #include <numeric>
 #include <random>
@@ -167,6 +168,65 @@ Outcome Attend(const Machine& machine, Heads heads, const Cache& cache,
     outcome.sums.assign(out->sums, out->sums + count / 32);
   }
   return outcome;
+}
+
+std::vector<Machine> CpuMachines() {
+  std::vector<Machine> machines;
+  for (const int num_threads : {1, 2, 3}) {
+    machines.push_back({Backend::kCpu, CpuIsa::kAvx2, num_threads});
+    const auto best = DetectCpuIsa();
+    if (best.ok() && *best == CpuIsa::kAvx512) {
+      machines.push_back({Backend::kCpu, CpuIsa::kAvx512, num_threads});
+    }
+  }
+  return machines;
+}
+
+std::string Name(const Machine& machine) {
+  return std::string(Name(machine.isa)) + ", threads " + std::to_string(machine.num_threads);
+}
+
+std::vector<int> LengthsOf(const std::vector<Piece>& pieces) {
+  std::vector<int> lengths;
+  for (const Piece& piece : pieces) {
+    lengths.resize(std::max(lengths.size(), static_cast<size_t>(piece.sequence) + 1));
+    int& length = lengths[static_cast<size_t>(piece.sequence)];
+    length = std::max(length, piece.before + piece.count);
+  }
+  return lengths;
+}
+
+::testing::AssertionResult SameBits(const std::vector<float>& a, const std::vector<float>& b) {
+  if (a.size() != b.size()) return ::testing::AssertionFailure() << "sizes differ";
+  for (size_t i = 0; i < a.size(); ++i) {
+    if (std::memcmp(&a[i], &b[i], sizeof(float)) != 0) {
+      return ::testing::AssertionFailure() << "at " << i << ": " << a[i] << " and " << b[i];
+    }
+  }
+  return ::testing::AssertionSuccess();
+}
+
+double Tolerance(Heads heads, Variant variant) {
+  const double epsilon = 0x1p-24;
+  const double largest_score = 4.0 * std::sqrt(static_cast<double>(heads.head_size));
+  return epsilon * (32.0 + 4.0 * largest_score + 8.0 * variant.softcap);
+}
+
+void ExpectClose(const Outcome& got, const Outcome& want, double tolerance) {
+  ASSERT_EQ(got.values.size(), want.values.size());
+  double worst = -1.0;
+  size_t at = 0;
+  for (size_t i = 0; i < got.values.size(); ++i) {
+    double error = std::abs(static_cast<double>(got.values[i]) - want.values[i]);
+    if (std::isnan(error)) error = std::numeric_limits<double>::infinity();
+    if (error > worst) {
+      worst = error;
+      at = i;
+    }
+  }
+  EXPECT_LE(worst, tolerance) << "token " << static_cast<int64_t>(at) / got.cols << " column "
+                              << static_cast<int64_t>(at) % got.cols << ": got " << got.values[at]
+                              << ", expected " << want.values[at];
 }
 
 }  // namespace sluice::kernels

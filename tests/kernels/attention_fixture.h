@@ -4,7 +4,10 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <string>
 #include <vector>
+
+#include "gtest/gtest.h"
 
 #include "kernels/ops.h"
 
@@ -56,6 +59,10 @@ struct Machine {
   int num_threads = 1;
 };
 
+// The CPU backend with 1, 2 and 3 threads and every instruction set of this machine.
+std::vector<Machine> CpuMachines();
+std::string Name(const Machine& machine);
+
 struct Poke {
   int sequence = 0;
   int position = 0;
@@ -83,5 +90,18 @@ struct Variant {
 Outcome Attend(const Machine& machine, Heads heads, const Cache& cache,
                const std::vector<Piece>& pieces, const std::vector<Poke>& pokes = {},
                Variant variant = {});
+
+// Lengths of all sequences named in `pieces`, after them.
+std::vector<int> LengthsOf(const std::vector<Piece>& pieces);
+
+// Bitwise, so that -0 differs from 0.
+::testing::AssertionResult SameBits(const std::vector<float>& a, const std::vector<float>& b);
+
+// Error of a softmax average in f32: each score is off by some ulps of the sum of |q k| (and of the
+// cap), which tilts the weights; the chains over keys add ulps of the largest V, here 1.
+double Tolerance(Heads heads, Variant variant = {});
+
+// Names the worst value.
+void ExpectClose(const Outcome& got, const Outcome& want, double tolerance);
 
 }  // namespace sluice::kernels

@@ -3,11 +3,9 @@
 #include <cstdint>
 #include <cstring>
 #include <limits>
-#include <memory>
-#include <numeric>
 #include <random>
 #include <string>
-#include <utility>
+#include <tuple>
 #include <vector>
 
 #include "gtest/gtest.h"
@@ -21,73 +19,12 @@ namespace {
 constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 constexpr float kInf = std::numeric_limits<float>::infinity();
 
-std::vector<Machine> CpuMachines() {
-  std::vector<Machine> machines;
-  for (const int num_threads : {1, 2, 3}) {
-    machines.push_back({Backend::kCpu, CpuIsa::kAvx2, num_threads});
-    const auto best = DetectCpuIsa();
-    if (best.ok() && *best == CpuIsa::kAvx512) {
-      machines.push_back({Backend::kCpu, CpuIsa::kAvx512, num_threads});
-    }
-  }
-  return machines;
-}
-
-std::string Name(const Machine& machine) {
-  return std::string(Name(machine.isa)) + ", threads " + std::to_string(machine.num_threads);
-}
-
-// Bitwise, so that -0 differs from 0.
-::testing::AssertionResult SameBits(const std::vector<float>& a, const std::vector<float>& b) {
-  if (a.size() != b.size()) return ::testing::AssertionFailure() << "sizes differ";
-  for (size_t i = 0; i < a.size(); ++i) {
-    if (std::memcmp(&a[i], &b[i], sizeof(float)) != 0) {
-      return ::testing::AssertionFailure() << "at " << i << ": " << a[i] << " and " << b[i];
-    }
-  }
-  return ::testing::AssertionSuccess();
-}
-
-// Error of a softmax average in f32: each score is off by some ulps of the sum of |q k|, which
-// tilts the weights; the chains over keys add ulps of the largest V, here 1.
-double Tolerance(Heads heads) {
-  const double epsilon = 0x1p-24;
-  const double largest_score = 4.0 * std::sqrt(static_cast<double>(heads.head_size));
-  return epsilon * (32.0 + 4.0 * largest_score);
-}
-
-void ExpectClose(const Outcome& got, const Outcome& want, double tolerance) {
-  ASSERT_EQ(got.values.size(), want.values.size());
-  double worst = -1.0;
-  size_t at = 0;
-  for (size_t i = 0; i < got.values.size(); ++i) {
-    const double error = std::abs(static_cast<double>(got.values[i]) - want.values[i]);
-    if (!(error <= worst)) {
-      worst = error;
-      at = i;
-    }
-  }
-  EXPECT_LE(worst, tolerance) << "token " << static_cast<int64_t>(at) / got.cols << " column "
-                              << static_cast<int64_t>(at) % got.cols << ": got " << got.values[at]
-                              << ", expected " << want.values[at];
-}
-
 // Decode rows at lengths around every border, and pieces of prefill that cross tiles and splits.
 const std::vector<Piece> kRagged = {
     {0, 0, 1},   {1, 14, 1},  {2, 15, 1},    {3, 16, 1},    {4, 62, 1},   {5, 63, 1},
     {6, 64, 1},  {7, 254, 1}, {8, 255, 1},   {9, 256, 1},   {10, 511, 1}, {11, 1099, 1},
     {12, 0, 19}, {13, 57, 9}, {14, 250, 13}, {15, 505, 21}, {16, 767, 2},
 };
-
-std::vector<int> LengthsOf(const std::vector<Piece>& pieces) {
-  std::vector<int> lengths;
-  for (const Piece& piece : pieces) {
-    lengths.resize(std::max(lengths.size(), static_cast<size_t>(piece.sequence) + 1));
-    int& length = lengths[static_cast<size_t>(piece.sequence)];
-    length = std::max(length, piece.before + piece.count);
-  }
-  return lengths;
-}
 
 class AttentionShapeTest : public ::testing::TestWithParam<std::tuple<int64_t, int64_t, DType>> {};
 

@@ -2,6 +2,7 @@
 
 #include "kernels/ops.h"
 
+#include <cmath>
 #include <string>
 #include <utility>
 #include <vector>
@@ -135,6 +136,83 @@ TEST_F(OpsTest, RefusesWrongShapes) {
   linear.weight = &other;
   ExpectError(MatMulAddResidual(exec_, {.linear = &linear}, *activation, batch_, Residual()),
               absl::StatusCode::kInvalidArgument, "packed for backend cpu, got one for ref");
+}
+
+TEST_F(OpsTest, RefusesRopesItCannotKeep) {
+  Reserve();
+  const Rope three[] = {rope_, rope_, rope_};
+  ExpectError(EmbedTokens(exec_, table_, 1.0f, three, batch_, Residual()),
+              absl::StatusCode::kInvalidArgument, "at most 2 tables of rotations, got 3");
+  const Rope two[] = {rope_, {.rotary_size = 8}};
+  ExpectError(EmbedTokens(exec_, table_, 1.0f, two, batch_, Residual()),
+              absl::StatusCode::kInvalidArgument, "expected 4 inverse frequencies, got none");
+  ExpectError(EmbedTokens(exec_, table_, INFINITY, {&rope_, 1}, batch_, Residual()),
+              absl::StatusCode::kInvalidArgument, "scale: expected a finite number, got inf");
+  EXPECT_TRUE(EmbedTokens(exec_, table_, 1.0f, {}, batch_, Residual()).ok()) << "no rope at all";
+}
+
+TEST_F(OpsTest, RefusesNormsScalesCapsAndWindowsThatMeanNothing) {
+  Reserve();
+  ASSERT_TRUE(Embed().ok());
+  const PackedWeight q = inputs_.q.Pack(Backend::kCpu);
+  const PackedWeight k = inputs_.k.Pack(Backend::kCpu);
+  const PackedWeight up = inputs_.up.Pack(Backend::kCpu);
+  const PackedWeight output = inputs_.output.Pack(Backend::kCpu);
+  const Linear q_view{.weight = &q}, k_view{.weight = &k}, up_view{.weight = &up},
+      output_view{.weight = &output}, head_view{.weight = &table_};
+  std::vector<std::byte> pages(static_cast<size_t>(inputs_.num_pages * 32 * 16 * 4));
+  const KvLayer kv{DType::kF32, inputs_.num_pages, 1, 32, pages.data(), pages.data()};
+  std::vector<float> values(128);
+  const ConstMatrixF32 residual = {residual_.data(), 2, 32};
+  auto heads = Activation::Allocate(Backend::kCpu, 2, 64);
+  ASSERT_TRUE(heads.ok());
+  NormQkvRopeStoreArgs qkv = {.q = &q_view, .k = &k_view, .v = &k_view, .head_size = 32};
+  PagedAttentionArgs attention;
+  MatMulAddResidualArgs add = {.linear = &output_view};
+  NormGateUpArgs ffn = {.up = &up_view};
+  NormLmHeadArgs lm_head = {.head = &head_view};
+  const auto run_qkv = [&] {
+    return NormQkvRopeStore(exec_, qkv, residual, batch_, kv, {values.data(), 2, 64});
+  };
+  const auto attend = [&] {
+    return PagedAttention(exec_, attention, {values.data(), 2, 64}, batch_, kv, *heads);
+  };
+  const auto run_add = [&] { return MatMulAddResidual(exec_, add, *heads, batch_, Residual()); };
+  const auto run_ffn = [&] { return NormGateUpSwiglu(exec_, ffn, residual, batch_, *heads); };
+  const auto run_head = [&] {
+    return NormLmHead(exec_, lm_head, residual, batch_, 0, {values.data(), 2, 40});
+  };
+  // All of them are well as they are, without norms, gate and rope.
+  for (const absl::Status& status : {run_qkv(), attend(), run_add(), run_ffn(), run_head()}) {
+    EXPECT_TRUE(status.ok()) << status;
+  }
+  const float* weight = inputs_.norm_weight.data();
+  const auto refuses = [&](auto& field, auto bad, const auto& run, const std::string& part) {
+    const auto good = field;
+    field = bad;
+    ExpectError(run(), absl::StatusCode::kInvalidArgument, part);
+    field = good;
+    EXPECT_TRUE(run().ok()) << run();
+  };
+  const Norm rms_with_bias = {.weight = weight, .bias = weight};
+  const Norm bias_alone = {.bias = weight, .kind = NormKind::kLayer};
+  const Norm negative = {.weight = weight, .epsilon = -1.0f};
+  refuses(qkv.norm, rms_with_bias, run_qkv, "NormQkvRopeStore: norm: expected no bias");
+  refuses(qkv.q_head_norm, bias_alone, run_qkv, "q head norm: expected a weight beside the bias");
+  refuses(qkv.k_head_norm, negative, run_qkv, "k head norm: expected an epsilon of at least 0");
+  refuses(qkv.rope_index, 2, run_qkv, "rope index: expected one below 2, got 2");
+  refuses(qkv.rope_index, -1, run_qkv, "rope index: expected one below 2, got -1");
+  refuses(attention.scale, NAN, attend, "PagedAttention: scale: expected a finite number, got nan");
+  refuses(attention.softcap, -1.0f, attend, "PagedAttention: softcap: expected a finite number");
+  refuses(attention.window, -5, attend, "window: expected at least 0 positions, got -5");
+  refuses(add.post_norm, rms_with_bias, run_add, "matmul_add_residual: post norm: expected no");
+  refuses(add.scale, INFINITY, run_add, "scale: expected a finite number, got inf");
+  refuses(add.linear, nullptr, run_add, "weight: expected a weight, got none");
+  refuses(ffn.norm, bias_alone, run_ffn, "NormGateUpSwiglu: norm: expected a weight");
+  refuses(ffn.gate, &output_view, run_ffn, "gate: expected [64, 32], got [32, 64]");
+  refuses(lm_head.norm, negative, run_head, "NormLmHead: norm: expected an epsilon");
+  refuses(lm_head.scale, NAN, run_head, "scale: expected a finite number, got nan");
+  refuses(lm_head.softcap, INFINITY, run_head, "softcap: expected a finite number of at least 0");
 }
 
 TEST_F(OpsTest, RefusesPositionsAndPagesOutsideTheCache) {
