@@ -7,7 +7,7 @@
 
 #include "engine/base/status.h"
 #include "engine/gguf/gguf_text.h"
-#include "engine/tokenizer/nfc.h"
+#include "engine/tokenizer/normal_form.h"
 
 namespace sluice::engine {
 namespace {
@@ -177,7 +177,8 @@ absl::StatusOr<std::shared_ptr<const Tokenizer>> BpeTokenizer::FromFile(
                                              (*pre_tokenizer)->adds_bos_by_default(), warnings));
   traits.model = "gpt2";
   traits.pre = pre_name;
-  ASSIGN_OR_RETURN(Matchers matchers, Matchers::FromVocabulary(vocabulary));
+  ASSIGN_OR_RETURN(Matchers matchers,
+                   Matchers::FromVocabulary(vocabulary, /*has_user_defined=*/true));
   return std::shared_ptr<const Tokenizer>(new BpeTokenizer(std::move(vocabulary), std::move(traits),
                                                            std::move(matchers), std::move(merges),
                                                            *std::move(pre_tokenizer)));
@@ -189,11 +190,11 @@ BpeTokenizer::BpeTokenizer(Vocabulary vocabulary, TokenizerTraits traits, Matche
       merges_(std::move(merges)),
       pre_tokenizer_(std::move(pre_tokenizer)) {}
 
-absl::Status BpeTokenizer::EncodeText(std::string_view text, bool /*after_user_defined*/,
-                                      std::vector<TokenId>& ids) const {
+absl::Status BpeTokenizer::EncodeText(std::string_view text, std::vector<TokenId>& ids) const {
   std::string normalized;
-  if (pre_tokenizer_->normalizes() && !IsSurelyNfc(text)) {
-    ASSIGN_OR_RETURN(normalized, ToNfc(text));
+  const NormalForm form = pre_tokenizer_->normal_form();
+  if (!IsSurelyNormal(text, form)) {
+    ASSIGN_OR_RETURN(normalized, Normalize(text, form));
     text = normalized;
   }
   std::vector<std::string_view> pieces;

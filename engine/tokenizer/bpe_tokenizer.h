@@ -60,8 +60,7 @@ class BpeTokenizer final : public VocabularyTokenizer {
       const ModelFile& file, std::vector<std::string>& warnings);
 
  protected:
-  absl::Status EncodeText(std::string_view text, bool after_user_defined,
-                          std::vector<TokenId>& ids) const override;
+  absl::Status EncodeText(std::string_view text, std::vector<TokenId>& ids) const override;
 
  private:
   BpeTokenizer(Vocabulary vocabulary, TokenizerTraits traits, Matchers matchers, MergeTable merges,

@@ -7,6 +7,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 
+#include "engine/tokenizer/normal_form.h"
 #include "engine/tokenizer/pre_tokenizer_rules.h"
 
 namespace sluice::engine {
@@ -20,8 +21,8 @@ class PreTokenizer {
   static absl::StatusOr<std::unique_ptr<const PreTokenizer>> Create(std::string_view pre);
   ~PreTokenizer();
 
-  // The text is brought to normalisation form C before it is cut.
-  bool normalizes() const { return rules_.normalizes; }
+  // The form that the text is to be brought to before it is cut.
+  NormalForm normal_form() const { return rules_.normal_form; }
   // A pre-token that is in the vocabulary becomes that token, merges or not.
   bool ignores_merges() const { return rules_.ignores_merges; }
   // Whether a file that says nothing about a leading BOS wants one.

@@ -29,6 +29,16 @@ constexpr std::string_view kLlama3 =
     R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3})"
     R"(| ?[^\p{White_Space}\p{L}\p{N}]+[\r\n]*|\p{White_Space}*[\r\n]+)"
     R"(|\p{White_Space}+(?!\P{White_Space})|\p{White_Space}+)";
+// Cut apart before by kUpToThreeDigits.
+constexpr std::string_view kMiniCpm5 =
+    R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}+)"
+    R"(| ?[^\p{White_Space}\p{L}\p{N}]+[\r\n]*|\p{White_Space}*[\r\n]+)"
+    R"(|\p{White_Space}+(?!\P{White_Space})|\p{White_Space}+)";
+// Punctuation without the ends of lines after it.
+constexpr std::string_view kSeedCoder =
+    R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N})"
+    R"(| ?[^\p{White_Space}\p{L}\p{N}\r\n]+|\p{White_Space}*[\r\n]+)"
+    R"(|\p{White_Space}+(?!\P{White_Space})|\p{White_Space}+)";
 // OpenAI's o200k: words break where capitals begin and keep their contraction.
 constexpr std::string_view kGpt4o =
     R"([^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+)"
@@ -109,15 +119,16 @@ constexpr PreTokenizerRules kKnown[] = {
     {.name = "default", .patterns = {kDefaultPunctuation, kGpt2, kDigits, kThreeAsciiDigits}},
     {.name = "gpt-2", .patterns = {kGpt2}},
     {.name = "phi-2", .patterns = {kGpt2}},
-    {.name = "mpt", .patterns = {kGpt2}, .normalizes = true},
-    {.name = "olmo", .patterns = {kGpt2}, .normalizes = true},
+    {.name = "mpt", .patterns = {kGpt2}, .normal_form = NormalForm::kNfc},
+    {.name = "olmo", .patterns = {kGpt2}, .normal_form = NormalForm::kNfc},
     {.name = "starcoder", .patterns = {kDigit, kGpt2}},
     {.name = "refact", .patterns = {kDigit, kGpt2}},
     {.name = "smollm", .patterns = {kDigit, kGpt2}},
-    {.name = "command-r", .patterns = {kDigit, kGpt2}, .normalizes = true},
-    {.name = "qwen2", .patterns = {kQwen2}, .normalizes = true},
-    {.name = "deepseek-r1-qwen", .patterns = {kQwen2}, .normalizes = true},
-    {.name = "qwen35", .patterns = {kQwen35}, .normalizes = true},
+    {.name = "command-r", .patterns = {kDigit, kGpt2}, .normal_form = NormalForm::kNfc},
+    {.name = "exaone", .patterns = {kDigit, kGpt2}, .normal_form = NormalForm::kNfkc},
+    {.name = "qwen2", .patterns = {kQwen2}, .normal_form = NormalForm::kNfc},
+    {.name = "deepseek-r1-qwen", .patterns = {kQwen2}, .normal_form = NormalForm::kNfc},
+    {.name = "qwen35", .patterns = {kQwen35}, .normal_form = NormalForm::kNfc},
     {.name = "llama-bpe",
      .patterns = {kLlama3},
      .ignores_merges = true,
@@ -129,12 +140,14 @@ constexpr PreTokenizerRules kKnown[] = {
      .adds_bos_by_default = true},
     {.name = "lfm2", .patterns = {kLlama3}, .ignores_merges = true, .adds_bos_by_default = true},
     {.name = "smaug-bpe", .patterns = {kLlama3}, .ignores_merges = true},
+    {.name = "minicpm5", .patterns = {kUpToThreeDigits, kMiniCpm5}},
+    {.name = "seed-coder", .patterns = {kSeedCoder}, .normal_form = NormalForm::kNfc},
     {.name = "dbrx", .patterns = {kLlama3}},
     {.name = "chatglm-bpe", .patterns = {kLlama3}, .ignores_merges = true},
     {.name = "glm4", .patterns = {kLlama3}, .ignores_merges = true},
     {.name = "gpt-4o", .patterns = {kGpt4o}, .ignores_merges = true},
     {.name = "llama4", .patterns = {kGpt4o}, .ignores_merges = true},
-    {.name = "minimax-m2", .patterns = {kGpt4o}, .normalizes = true},
+    {.name = "minimax-m2", .patterns = {kGpt4o}, .normal_form = NormalForm::kNfc},
     {.name = "tekken", .patterns = {kTekken}, .ignores_merges = true, .adds_bos_by_default = true},
     {.name = "kimi-k2", .patterns = {kKimiK2}, .ignores_merges = true},
     {.name = "deepseek-llm",

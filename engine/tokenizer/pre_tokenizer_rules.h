@@ -4,6 +4,8 @@
 #include <span>
 #include <string_view>
 
+#include "engine/tokenizer/normal_form.h"
+
 namespace sluice::engine {
 
 // How one value of `tokenizer.ggml.pre` cuts text, and what else a GGUF file means by that name
@@ -13,7 +15,7 @@ struct PreTokenizerRules {
   // Regular expressions for PCRE2 with PCRE2_UTF and PCRE2_UCP, applied one after the other: each
   // isolates its matches in every piece that the one before left. The rest is empty.
   std::array<std::string_view, 6> patterns = {};
-  bool normalizes = false;           // to normalisation form C, before the text is cut
+  NormalForm normal_form = NormalForm::kNone;  // the text is brought to it before it is cut
   bool ignores_merges = false;       // a piece that is in the vocabulary becomes that token
   bool adds_bos_by_default = false;  // where the file does not say
   // At last, in the alphabet of bytes: runs of digits, and in those every three ASCII digits.

@@ -151,21 +151,31 @@ absl::StatusOr<std::shared_ptr<const Tokenizer>> SpmTokenizer::FromFile(
                    TokenizerTraits::FromFile(file, vocabulary, true, warnings));
   traits.model = "llama";
   ASSIGN_OR_RETURN(const auto adds_space, file.GetBool("tokenizer.ggml.add_space_prefix"));
-  ASSIGN_OR_RETURN(Matchers matchers, Matchers::FromVocabulary(vocabulary));
-  return std::shared_ptr<const Tokenizer>(new SpmTokenizer(
-      std::move(vocabulary), std::move(traits), std::move(matchers), adds_space.value_or(true)));
+  ASSIGN_OR_RETURN(Matchers matchers,
+                   Matchers::FromVocabulary(vocabulary, /*has_user_defined=*/false));
+  std::vector<TokenMatcher::Token> user_defined;
+  for (TokenId id = 0; id < vocabulary.size(); ++id) {
+    if (vocabulary.Type(id) != TokenType::kUserDefined || vocabulary.Bytes(id).empty()) continue;
+    user_defined.push_back({vocabulary.Bytes(id), id});
+  }
+  ASSIGN_OR_RETURN(TokenMatcher matcher, TokenMatcher::Create(std::move(user_defined)));
+  return std::shared_ptr<const Tokenizer>(new SpmTokenizer(std::move(vocabulary), std::move(traits),
+                                                           std::move(matchers), std::move(matcher),
+                                                           adds_space.value_or(true)));
 }
 
 SpmTokenizer::SpmTokenizer(Vocabulary vocabulary, TokenizerTraits traits, Matchers matchers,
-                           bool adds_space)
+                           TokenMatcher user_defined, bool adds_space)
     : VocabularyTokenizer(std::move(vocabulary), std::move(traits), std::move(matchers)),
+      user_defined_(std::move(user_defined)),
       adds_space_(adds_space) {
   for (TokenId id = vocab_size() - 1; id >= 0; --id) {
     if (Type(id) == TokenType::kUnknown) unknown_ = id;
   }
 }
 
-void SpmTokenizer::AppendFallback(std::string_view character, std::vector<TokenId>& ids) const {
+void SpmTokenizer::AppendFallback(std::string_view character, size_t begin,
+                                  std::vector<TokenId>& ids) const {
   if (character == " ") character = kSpaceMark;
   const bool has_bytes = std::all_of(character.begin(), character.end(), [this](char byte) {
     return vocabulary().FindByte(static_cast<uint8_t>(byte)) != Vocabulary::kNone;
@@ -177,25 +187,38 @@ void SpmTokenizer::AppendFallback(std::string_view character, std::vector<TokenI
     return;
   }
   // One for a run of unknown characters, as SentencePiece gives it.
-  const bool follows_unknown = !ids.empty() && ids.back() == unknown_;
+  const bool follows_unknown = ids.size() > begin && ids.back() == unknown_;
   if (unknown_ != Vocabulary::kNone && !follows_unknown) ids.push_back(unknown_);
 }
 
-absl::Status SpmTokenizer::EncodeText(std::string_view text, bool after_user_defined,
-                                      std::vector<TokenId>& ids) const {
+void SpmTokenizer::AppendJoined(std::string_view text, size_t begin,
+                                std::vector<TokenId>& ids) const {
+  if (text.empty()) return;
+  Joiner(vocabulary(), text).Join(ids, [this, begin, &ids](std::string_view character) {
+    AppendFallback(character, begin, ids);
+  });
+}
+
+absl::Status SpmTokenizer::EncodeText(std::string_view text, std::vector<TokenId>& ids) const {
   // Inside, a space is a space, and the mark that pieces spell it with is one too.
   std::string spaced;
   spaced.reserve(text.size() + 1);
-  if (adds_space_ && !after_user_defined) spaced += ' ';
+  if (adds_space_) spaced += ' ';
   for (size_t begin = 0; begin < text.size();) {
     const size_t mark = std::min(text.find(kSpaceMark, begin), text.size());
     spaced += text.substr(begin, mark - begin);
     if (mark != text.size()) spaced += ' ';
     begin = mark + kSpaceMark.size();
   }
-  Joiner(vocabulary(), spaced).Join(ids, [this, &ids](std::string_view character) {
-    AppendFallback(character, ids);
-  });
+  const std::string_view whole = spaced;
+  const size_t num_before = ids.size();
+  size_t begin = 0;
+  for (const TokenMatcher::Match& match : user_defined_.FindAll(whole)) {
+    AppendJoined(whole.substr(begin, match.begin - begin), num_before, ids);
+    ids.push_back(match.id);
+    begin = match.begin + match.size;
+  }
+  AppendJoined(whole.substr(begin), num_before, ids);
   return absl::OkStatus();
 }
 

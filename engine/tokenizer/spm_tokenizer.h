@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -10,6 +11,7 @@
 
 #include "engine/base/ids.h"
 #include "engine/model_file/model_file.h"
+#include "engine/tokenizer/token_matcher.h"
 #include "engine/tokenizer/vocabulary.h"
 #include "engine/tokenizer/vocabulary_tokenizer.h"
 
@@ -19,9 +21,15 @@ namespace sluice::engine {
 // neighbours whose sum is the piece of the highest score become one, until no sum is a piece. A
 // character that is no piece becomes the tokens of its bytes, or else the unknown token.
 //
-// The file's add_space_prefix puts a space before the text, and before the text after each control
-// token; not after user-defined tokens, which to SentencePiece are part of the text. Immutable;
-// thread-safe.
+// Ids equal those of the `sentencepiece` library with the normaliser "identity" and without
+// remove_extra_whitespaces, which is what the family's models have (Llama, Mistral, Phi-3, Gemma);
+// a file that asks for another is refused. The file's add_space_prefix puts a space before the
+// text, and, as SentencePiece knows no control tokens in text, before the text after each of those.
+// User-defined tokens are parts of the text: they are found after that space has come, the longest
+// one first, and join with nothing.
+//
+// Hugging Face's flags that let a special token swallow the spaces beside it (lstrip, rstrip; Phi-3
+// and Phi-4 have them) do not exist in GGUF: the spaces stay. Immutable; thread-safe.
 class SpmTokenizer final : public VocabularyTokenizer {
  public:
   static absl::StatusOr<std::shared_ptr<const Tokenizer>> FromFile(
@@ -30,14 +38,18 @@ class SpmTokenizer final : public VocabularyTokenizer {
   bool RemovesLeadingSpace() const override { return adds_space_; }
 
  protected:
-  absl::Status EncodeText(std::string_view text, bool after_user_defined,
-                          std::vector<TokenId>& ids) const override;
+  absl::Status EncodeText(std::string_view text, std::vector<TokenId>& ids) const override;
 
  private:
-  SpmTokenizer(Vocabulary vocabulary, TokenizerTraits traits, Matchers matchers, bool adds_space);
+  SpmTokenizer(Vocabulary vocabulary, TokenizerTraits traits, Matchers matchers,
+               TokenMatcher user_defined, bool adds_space);
 
-  void AppendFallback(std::string_view character, std::vector<TokenId>& ids) const;
+  // Appends what `text`, which holds no user-defined token, is joined to. ids[begin] is the first
+  // of the text that it is a part of.
+  void AppendJoined(std::string_view text, size_t begin, std::vector<TokenId>& ids) const;
+  void AppendFallback(std::string_view character, size_t begin, std::vector<TokenId>& ids) const;
 
+  TokenMatcher user_defined_;
   bool adds_space_;
   TokenId unknown_ = Vocabulary::kNone;
 };

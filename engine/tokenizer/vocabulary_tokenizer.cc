@@ -92,23 +92,29 @@ absl::StatusOr<TokenizerTraits> TokenizerTraits::FromFile(const ModelFile& file,
 }
 
 absl::StatusOr<VocabularyTokenizer::Matchers> VocabularyTokenizer::Matchers::FromVocabulary(
-    const Vocabulary& vocabulary) {
-  std::vector<TokenMatcher::Token> all;
-  std::vector<TokenMatcher::Token> user_defined;
+    const Vocabulary& vocabulary, bool has_user_defined) {
+  std::vector<TokenMatcher::Token> special;
+  std::vector<TokenMatcher::Token> plain;
   for (TokenId id = 0; id < vocabulary.size(); ++id) {
     const TokenMatcher::Token token = {vocabulary.Bytes(id), id};
     if (token.text.empty()) continue;
-    const TokenType type = vocabulary.Type(id);
-    if (type == TokenType::kUserDefined) user_defined.push_back(token);
-    // The unknown token's name is a control token's to Hugging Face.
-    if (type == TokenType::kUserDefined || type == TokenType::kControl ||
-        type == TokenType::kUnknown) {
-      all.push_back(token);
+    switch (vocabulary.Type(id)) {
+      case TokenType::kUserDefined:
+        if (!has_user_defined) break;
+        special.push_back(token);
+        plain.push_back(token);
+        break;
+      case TokenType::kControl:
+      case TokenType::kUnknown:  // its name is a control token's to Hugging Face
+        special.push_back(token);
+        break;
+      default:
+        break;
     }
   }
-  ASSIGN_OR_RETURN(TokenMatcher all_matcher, TokenMatcher::Create(std::move(all)));
-  ASSIGN_OR_RETURN(TokenMatcher user_matcher, TokenMatcher::Create(std::move(user_defined)));
-  return Matchers{std::move(all_matcher), std::move(user_matcher)};
+  ASSIGN_OR_RETURN(TokenMatcher special_matcher, TokenMatcher::Create(std::move(special)));
+  ASSIGN_OR_RETURN(TokenMatcher plain_matcher, TokenMatcher::Create(std::move(plain)));
+  return Matchers{std::move(special_matcher), std::move(plain_matcher)};
 }
 
 VocabularyTokenizer::VocabularyTokenizer(Vocabulary vocabulary, TokenizerTraits traits,
@@ -138,21 +144,16 @@ absl::StatusOr<std::vector<TokenId>> VocabularyTokenizer::Encode(
   if (options.add_special && adds_bos_) ids.push_back(*bos_);
   const size_t num_added = ids.size();
 
-  const TokenMatcher& matcher = options.parse_special ? matchers_.all : matchers_.user_defined;
+  const TokenMatcher& matcher = options.parse_special ? matchers_.special : matchers_.plain;
   size_t begin = 0;
-  bool after_user_defined = false;
   for (const TokenMatcher::Match& match : matcher.FindAll(text)) {
     if (match.begin > begin) {
-      const std::string_view between = text.substr(begin, match.begin - begin);
-      RETURN_IF_ERROR(EncodeText(between, after_user_defined, ids));
+      RETURN_IF_ERROR(EncodeText(text.substr(begin, match.begin - begin), ids));
     }
     ids.push_back(match.id);
     begin = match.begin + match.size;
-    after_user_defined = vocabulary_.Type(match.id) == TokenType::kUserDefined;
   }
-  if (begin < text.size()) {
-    RETURN_IF_ERROR(EncodeText(text.substr(begin), after_user_defined, ids));
-  }
+  if (begin < text.size()) RETURN_IF_ERROR(EncodeText(text.substr(begin), ids));
 
   // A text made by a template begins with its own BOS.
   if (num_added == 1 && ids.size() > 1 && ids[1] == *bos_) ids.erase(ids.begin());

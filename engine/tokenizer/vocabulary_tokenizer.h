@@ -45,20 +45,20 @@ class VocabularyTokenizer : public Tokenizer {
   TokenType Type(TokenId id) const final { return vocabulary_.Type(id); }
 
  protected:
-  // Control and user-defined tokens, and the latter alone.
+  // The tokens that cut a text apart before it is encoded.
   struct Matchers {
-    TokenMatcher all;
-    TokenMatcher user_defined;
+    TokenMatcher special;  // where control tokens in the text become their ids
+    TokenMatcher plain;    // where they are text
 
-    static absl::StatusOr<Matchers> FromVocabulary(const Vocabulary& vocabulary);
+    // `has_user_defined`: both hold the user-defined tokens; otherwise they are left to EncodeText.
+    static absl::StatusOr<Matchers> FromVocabulary(const Vocabulary& vocabulary,
+                                                   bool has_user_defined);
   };
 
   VocabularyTokenizer(Vocabulary vocabulary, TokenizerTraits traits, Matchers matchers);
 
-  // Appends the ids of `text`, which is valid UTF-8, not empty and holds no added token.
-  // `after_user_defined`: what comes right before it is a user-defined token.
-  virtual absl::Status EncodeText(std::string_view text, bool after_user_defined,
-                                  std::vector<TokenId>& ids) const = 0;
+  // Appends the ids of `text`, which is valid UTF-8, not empty and holds no token of the matcher.
+  virtual absl::Status EncodeText(std::string_view text, std::vector<TokenId>& ids) const = 0;
 
   const Vocabulary& vocabulary() const { return vocabulary_; }
 

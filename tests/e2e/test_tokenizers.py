@@ -2,11 +2,13 @@
 
 The reference has the same vocabulary and merges and the pre-tokenizer that the family publishes in its tokenizer.json."""
 
+import functools
 import io
 import json
 import random
+import re
+import resource
 import subprocess
-import time
 import unicodedata
 
 import gguf_file
@@ -63,7 +65,7 @@ DEEPSEEK_LETTERS = "A-Za-z" + chars(
 DEEPSEEK_CJK = split(f"[{chars('4E00-9FA5 800-4E00 AC00-D7FF')}]+")
 HAN = r"&&[^\p{Han}]]"
 
-NONE, NFC = None, {"type": "NFC"}
+NONE, NFC, NFKC = None, {"type": "NFC"}, {"type": "NFKC"}
 GPT2 = (NONE, [byte_level(True)])
 DIGITS_GPT2 = (NONE, [digits(True), byte_level(True)])
 QWEN2 = (NFC, [cl100k(r"\p{N}"), byte_level()])
@@ -73,7 +75,8 @@ GPT4O = (NONE, [by_case(UPPER, LOWER, ENDINGS + "?", r"\p{N}{1,3}", "/"), byte_l
 # pre: (normalizer, pre-tokenizers, whether a piece in the vocabulary needs no merges, whether BOS is added unasked)
 FAMILIES = {
     # llama.cpp's own rules for files that name none
-    "default": (NONE, [split(r"[\p{P}$+<=>^~|]+"), split(r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)"),
+    "default": (NONE, [split(r"[\p{P}$+<=>^~|]+"),
+                       split(r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)"),
                        split(r"\p{N}+"), split("[0-9][0-9][0-9]"), byte_level()], False, False),
     "gpt-2": (*GPT2, False, False),
     "phi-2": (*GPT2, False, False),
@@ -83,6 +86,7 @@ FAMILIES = {
     "refact": (*DIGITS_GPT2, False, False),
     "smollm": (*DIGITS_GPT2, False, False),
     "command-r": (NFC, DIGITS_GPT2[1], False, False),
+    "exaone": (NFKC, DIGITS_GPT2[1], False, False),
     "qwen2": (*QWEN2, False, False),
     "deepseek-r1-qwen": (*QWEN2, False, False),
     "qwen35": (NFC, [cl100k(r"\p{N}", r"[\p{L}\p{M}]+", r"[^\s\p{L}\p{M}\p{N}]+"), byte_level()], False, False),
@@ -91,6 +95,9 @@ FAMILIES = {
     "llama-v3": (*LLAMA3, True, True),
     "lfm2": (*LLAMA3, True, True),
     "smaug-bpe": (*LLAMA3, True, False),
+    "minicpm5": (NONE, [split(r"\p{N}{1,3}"), cl100k(r"\p{N}+"), byte_level()], False, False),
+    "seed-coder": (NFC, [split(rf"{ENDINGS}|{NOT_WORD}\p{{L}}+|\p{{N}}{{1}}| ?[^\s\p{{L}}\p{{N}}\r\n]+|{SPACES}"),
+                         byte_level()], False, False),
     "dbrx": (*LLAMA3, False, False),
     "chatglm-bpe": (*LLAMA3, True, False),
     "glm4": (*LLAMA3, True, False),
@@ -113,15 +120,20 @@ FAMILIES = {
     "bloom": (NONE, [split(" ?[^(\\s|[.,!?\u2026\u3002\uff0c\u3001\u0964\u06d4\u060c])]+"), byte_level()], False, False),
 }
 
-WORDS = """the The THE hello Hello HELLO world I'm I'M you'll YOU'LL it's IT'S we've They'RE he'd don't x'sy 'tis rock'n'roll camelCase
-HTTPServer snake_case iPhone naïve Straße straße ﬁn e\u0301 A\u030a ș ŉ ǅ Ǆenana ʰa ªº привет ПРИВЕТ мир Привет ελληνικά ΣΊΣΥΦΟΣ მხედრული Მთავრული Հայերեն
-مرحبا שלום नमस्ते क्षत्रिय สวัสดี ভাষা 한국어 ᄒ\u1161\u11ab 東京 東京都々〇〆ヶ 日本語のテキスト ひらがな カタカナ ﾊﾝｶｸ 中文字符 \u3021\u3022 㐀 𠀀𠀁 ⼀⺀ 🙂 👩\u200d👩\u200d👧\u200d👦 🇩🇪🇫🇷 👍🏽
-1 12 123 1234 12345678 3.14 1,000,000 0x1F 2024-01-02 ²³¹ ½¼¾ 12½3456 x² Ⅷ ⅷ ٣٤٥ १२३ 𝟏𝟐 ①② 一二 C++ {}();[] ... !? -- => <= `code` a|b ~^$+ #include // /* */
-http://a.b/c?d=e&f=g \\n \\t ‘a’ “b” „c“ «d» 。、，！？； ・ ۔ ، । ٪ ¿¡ § © ™ € £ ₿ ° ∑ √ ∞ → ⇒ ■ ▁ ▁▁a \u02bc \u2019s 'ſ 'Ｓ K Å Ω ﬀ ﷺ \u1e9b\u0323 \u0344 \u0958 豈""".split()
-GAPS = ["", "", "", " ", " ", " ", " ", "  ", "   ", "    ", "\n", "\n\n", "\r\n", "\r", "\t", "\t\t", " \n", "\n ", " \n\n  ", "\r\n\r\n", "\n\t\n",
-        "\u00a0", "\u0085", "\u1680", "\u180e", "\u2003", "\u2009\u200a", "\u2028", "\u2029", "\u202f", "\u205f", "\u3000", " \u3000 ", "\u200b",
-        "\ufeff", "\x0b", "\x0c", "\x1c", "\x1f", "\x00", "\x7f", "\u200d", "\u00ad", "\u0301", "\u0301\u0323", "\u20dd", "\u2e48", "\ufe0f", "\U000e0020"]
-RUNS = ["a", "A", " ", "\n", ".", "1", "東", "\u0301", "\u0323\u0307", "²", "ж", "Ж", "é", "\r\n", "\t", "_", "々", "٣", "-", "\u3000", "🙂"]
+WORDS = """
+the The THE hello Hello HELLO world I'm I'M you'll YOU'LL it's IT'S we've They'RE he'd don't x'sy 'tis rock'n'roll
+camelCase HTTPServer snake_case iPhone naïve Straße straße ﬁn e\u0301 A\u030a ș ŉ ǅ Ǆenana ʰa ªº привет ПРИВЕТ мир
+Привет ελληνικά ΣΊΣΥΦΟΣ მხედრული Მთავრული Հայերեն مرحبا שלום नमस्ते क्षत्रिय สวัสดี ভাষা 한국어 ᄒ\u1161\u11ab 東京 東京都々〇〆ヶ
+日本語のテキスト ひらがな カタカナ ﾊﾝｶｸ 中文字符 \u3021\u3022 㐀 𠀀𠀁 ⼀⺀ 🙂 👩\u200d👩\u200d👧\u200d👦 🇩🇪🇫🇷 👍🏽 1 12 123 1234 12345678 3.14
+1,000,000 0x1F 2024-01-02 ²³¹ ½¼¾ 12½3456 x² Ⅷ ⅷ ٣٤٥ १२३ 𝟏𝟐 ①② 一二 C++ {}();[] ... !? -- => <= `code` a|b ~^$+ #include
+// /* */ http://a.b/c?d=e&f=g \\n \\t ‘a’ “b” „c“ «d» 。、，！？； ・ ۔ ، । ٪ ¿¡ § © ™ € £ ₿ ° ∑ √ ∞ → ⇒ ■ ▁ ▁▁a \u02bc
+\u2019s 'ſ 'Ｓ K Å Ω ﬀ ﷺ \u1e9b\u0323 \u0344 \u0958 豈""".split()
+GAPS = ["", "", "", " ", " ", " ", " ", "  ", "   ", "    ", "\n", "\n\n", "\r\n", "\r", "\t", "\t\t", " \n", "\n ",
+        " \n\n  ", "\r\n\r\n", "\n\t\n", "\u00a0", "\u0085", "\u1680", "\u180e", "\u2003", "\u2009\u200a", "\u2028",
+        "\u2029", "\u202f", "\u205f", "\u3000", " \u3000 ", "\u200b", "\ufeff", "\x0b", "\x0c", "\x1c", "\x1f", "\x00",
+        "\x7f", "\u200d", "\u00ad", "\u0301", "\u0301\u0323", "\u20dd", "\u2e48", "\ufe0f", "\U000e0020"]
+RUNS = ["a", "A", " ", "\n", ".", "1", "東", "\u0301", "\u0323\u0307", "²", "ж", "Ж", "é", "\r\n", "\t", "_", "々", "٣", "-",
+        "\u3000", "🙂"]
 SPACES_AND_LETTERS = "aAbzZ sStTmM'dDlLvVeE1239 \n\r\t.,!/_ﬁ東々é\u0301²½ᾼǅʰ\u00a0\u3000"
 
 
@@ -185,25 +197,35 @@ def reference_tokenizer(pre, model, added):
                   **model}}))
 
 
-def trained_model(pre, random_):
+@functools.cache
+def random_texts(count, purpose):
+    """The same for all tests of a run."""
+    random_ = random.Random(f"{SEED}/{purpose}")
+    return [random_text(random_) for _ in range(count)]
+
+
+@functools.cache
+def trained(normalizer_and_steps):
+    """Vocabulary and merges that are trained with a normalizer and pre-tokenizers, given as JSON."""
+    normalizer, steps = json.loads(normalizer_and_steps)
+    shell = json.loads(tokenizers.Tokenizer(tokenizers.models.BPE()).to_str())
+    shell |= {"normalizer": normalizer, "pre_tokenizer": {"type": "Sequence", "pretokenizers": steps}}
+    tokenizer = tokenizers.Tokenizer.from_str(json.dumps(shell))
+    tokenizer.train_from_iterator(random_texts(1500, "train"), tokenizers.trainers.BpeTrainer(
+        vocab_size=1500, min_frequency=2, show_progress=False,
+        initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet()))
+    model = json.loads(tokenizer.to_str())["model"]
+    return model["vocab"], [tuple(merge) for merge in model["merges"]]
+
+
+def trained_model(pre):
     """A small vocabulary, some tokens of which no merge makes, as OpenAI's vocabularies have them."""
-    normalizer, steps, _, _ = FAMILIES[pre]
-    blank = tokenizers.Tokenizer(tokenizers.models.BPE())
-    shell = json.loads(blank.to_str())
-    shell["normalizer"] = normalizer
-    shell["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": steps}
-    trained = tokenizers.Tokenizer.from_str(json.dumps(shell))
-    trainer = tokenizers.trainers.BpeTrainer(vocab_size=1500, min_frequency=2, show_progress=False,
-                                             initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet())
-    corpus = [random_text(random_) for _ in range(1500)]
-    trained.train_from_iterator(corpus, trainer)
-    model = json.loads(trained.to_str())["model"]
-    merges = [tuple(merge) for merge in model["merges"]]
+    vocab, merges = trained(json.dumps(FAMILIES[pre][:2]))
     assert len(merges) > 1000
     parts = {part for merge in merges for part in merge}
     leaves = [merge for merge in merges if "".join(merge) not in parts]
-    dropped = set(random_.sample(leaves, len(leaves) // 5))
-    vocab = dict(model["vocab"])
+    dropped = set(random.Random(SEED).sample(leaves, len(leaves) // 5))
+    vocab = dict(vocab)
     for token in SPECIAL + USER_DEFINED:
         vocab.setdefault(token, len(vocab))
     return {"vocab": vocab, "merges": [list(merge) for merge in merges if merge not in dropped]}
@@ -222,11 +244,10 @@ def write_bpe(path, pre, model, **metadata):
 @pytest.mark.parametrize("pre", FAMILIES)
 def test_bpe_is_the_reference(sluice, tmp_path, pre):
     print("seed", SEED)
-    random_ = random.Random(f"{SEED}/{pre}")
-    model = trained_model(pre, random_)
+    model = trained_model(pre)
     file = write_bpe(tmp_path / "vocabulary.gguf", pre, model)
     bos = [model["vocab"]["<|bos|>"]] if FAMILIES[pre][3] else []
-    texts = [random_text(random_) for _ in range(NUM_TEXTS)]
+    texts = random_texts(NUM_TEXTS, "test")
     for added, flags in ((SPECIAL + USER_DEFINED, ()), (USER_DEFINED, ("--no-special", "--no-bos"))):
         reference = reference_tokenizer(pre, model, added)
         expected = [encoding.ids for encoding in reference.encode_batch(texts, add_special_tokens=False)]
@@ -240,3 +261,86 @@ def test_bpe_is_the_reference(sluice, tmp_path, pre):
             fail_at_first(texts, [value["text"] for value in got], decoded, "decoded text")
         elif FAMILIES[pre][0] is NONE:
             fail_at_first(texts, decoded, texts, "decoded text")
+
+
+def test_the_list_of_pre_tokenizers_is_complete(sluice, tmp_path):
+    model = {"vocab": {token: i for i, token in enumerate(["a", "b", "<|bos|>", "<|eos|>"])}, "merges": [["a", "b"]]}
+    model["vocab"]["ab"] = 4
+    file = write_bpe(tmp_path / "vocabulary.gguf", "gpt-5", model)
+    result = subprocess.run([str(sluice), "tokenize", "--model", str(file)], input=b"ab", capture_output=True)
+    [line] = result.stderr.decode().splitlines()
+    assert result.returncode == 1
+    known = re.search(r"tokenizer\.ggml\.pre: expected one of (.*), got 'gpt-5'", line)[1]
+    assert sorted(known.split(", ")) == sorted(FAMILIES)
+    file = write_bpe(tmp_path / "vocabulary.gguf", None, model)
+    result = subprocess.run([str(sluice), "tokenize", "--model", str(file)], input=b"ab", capture_output=True)
+    assert result.returncode == 0 and result.stdout == b"4\n"
+    assert b"tokenizer.ggml.pre is missing" in result.stderr
+
+
+def trained_sentencepiece(**options):
+    """SentencePiece's own BPE, with the normalizer of Llama, Mistral, Phi-3 and Gemma: none."""
+    output = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(random_texts(1500, "train")), model_writer=output, model_type="bpe", vocab_size=900, hard_vocab_limit=False,
+        character_coverage=0.98, normalization_rule_name="identity", remove_extra_whitespaces=False, minloglevel=2,
+        user_defined_symbols=USER_DEFINED + ["\u2581\u2581\u2581"], **options)
+    return sentencepiece.SentencePieceProcessor(model_proto=output.getvalue())
+
+
+def write_sentencepiece(path, model, add_space_prefix):
+    size = model.get_piece_size()
+    pieces = [model.id_to_piece(i) for i in range(size)]
+    user_defined = set(USER_DEFINED + ["\u2581\u2581\u2581"])
+    types = [2 if model.is_unknown(i) else 3 if model.is_control(i) else 6 if model.is_byte(i) else 5 if model.is_unused(i)
+             else 4 if pieces[i] in user_defined else 1 for i in range(size)]
+    keys = {"model": "llama", "tokens": pieces, "scores": [model.get_score(i) for i in range(size)], "token_type": types,
+            "bos_token_id": model.bos_id(), "eos_token_id": model.eos_id(), "unknown_token_id": model.unk_id(),
+            "add_space_prefix": add_space_prefix}
+    return gguf_file.write(path, {f"tokenizer.ggml.{key}": value for key, value in keys.items()})
+
+
+@pytest.mark.parametrize("add_space_prefix", [True, False], ids=["prefix", "no_prefix"])
+@pytest.mark.parametrize("byte_fallback", [True, False], ids=["bytes", "unknown"])
+def test_spm_is_the_reference(sluice, tmp_path, add_space_prefix, byte_fallback):
+    print("seed", SEED)
+    model = trained_sentencepiece(byte_fallback=byte_fallback, add_dummy_prefix=add_space_prefix)
+    file = write_sentencepiece(tmp_path / "vocabulary.gguf", model, add_space_prefix)
+    texts = [text.replace("<|im_end|>", "</s>").replace("<|bos|>", "<s>") for text in random_texts(NUM_TEXTS, "test")]
+    expected = model.encode(texts)
+    assert any(len(ids) < len(text) * 0.7 for ids, text in zip(expected, texts))
+    got = tokenize(sluice, file, texts, "--no-special", "--no-bos")
+    fail_at_first(texts, [value["ids"] for value in got], expected, "ids")
+    if byte_fallback:
+        fail_at_first(texts, [value["text"] for value in got], model.decode(expected), "decoded text")
+
+    # Control tokens are not SentencePiece's: what lies between them is encoded by itself.
+    control = {model.id_to_piece(i): i for i in (model.unk_id(), model.bos_id(), model.eos_id())}
+    expected = []
+    for text in texts:
+        ids = [model.bos_id()]
+        for part in re.split("(<unk>|<s>|</s>)", text):
+            ids += [control[part]] if part in control else model.encode(part)
+        expected.append(ids[1:] if ids[1:2] == [model.bos_id()] else ids)
+    fail_at_first(texts, [value["ids"] for value in tokenize(sluice, file, texts)], expected, "ids with control tokens")
+
+
+@pytest.fixture(scope="module")
+def two_vocabularies(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("vocabularies")
+    return (write_bpe(folder / "bpe.gguf", "gpt-4o", trained_model("gpt-4o")),
+            write_sentencepiece(folder / "spm.gguf", trained_sentencepiece(byte_fallback=True), True))
+
+
+@pytest.mark.parametrize("unit", ["A", " ", "\n", "東", "\u0301", "1", "."], ids=ascii)
+def test_a_megabyte_takes_a_second(sluice, two_vocabularies, unit):
+    """Of the processor's time, with the start of the process; a unit test asks the same of every pre-tokenizer."""
+    text = (unit * (1 << 20)).encode()[:1 << 20].decode(errors="ignore").encode()
+    for file in two_vocabularies:
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        result = subprocess.run([str(sluice), "tokenize", "--model", str(file)], input=text, capture_output=True, timeout=60)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        assert result.returncode == 0, result.stderr
+        spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        print(f"{file.name}: {len(result.stdout.split())} tokens in {spent:.2f} s")
+        assert spent < 1

@@ -179,6 +179,8 @@ TEST(SpmTokenizerTest, UnknownCharactersBecomeBytesOrUnknown) {
   file.Set("tokenizer.ggml.add_space_prefix", false);
   EXPECT_EQ(Ids(*MustOpen(file), "xyzb東京b", false),
             (std::vector<TokenId>{kUnknownId, b, kUnknownId, b}));
+  EXPECT_EQ(Ids(*MustOpen(file), "xy<unk>z", true),
+            (std::vector<TokenId>{kUnknownId, kUnknownId, kUnknownId}));
 }
 
 TEST(SpmTokenizerTest, UnusedPiecesAreTakenApart) {
@@ -203,14 +205,19 @@ TEST(SpmTokenizerTest, TheSpaceBeforeTheFirstWordComesAndGoes) {
   const TokenId space = draft.Add("\u2581", -4);
   const TokenId space_a = draft.Add("\u2581a", -1);
   const TokenId user = draft.Add("<\u2581tool>", 0, TokenType::kUserDefined);
+  const TokenId two_spaces = draft.Add("\u2581\u2581", 0, TokenType::kUserDefined);
   GgufDraft file = draft.File();
   const auto tokenizer = MustOpen(file);
   using V = std::vector<TokenId>;
   EXPECT_EQ(Ids(*tokenizer, "a", true, true), (V{kBos, space_a}));
-  EXPECT_EQ(Ids(*tokenizer, " a", true), (V{space, space_a}));
+  EXPECT_EQ(Ids(*tokenizer, "   a", true), (V{two_spaces, two_spaces, a}));
   EXPECT_EQ(Ids(*tokenizer, "a</s>a", true), (V{space_a, 2, space_a}));
   EXPECT_EQ(Ids(*tokenizer, "<s>a", true, true), (V{kBos, space_a}));
   EXPECT_EQ(Ids(*tokenizer, "a< tool>a", false), (V{space_a, user, a}));
+  EXPECT_EQ(Ids(*tokenizer, "<\u2581tool>a", false), (V{space, user, a}));
+  EXPECT_EQ(Ids(*tokenizer, "</s>< tool>a", true), (V{2, space, user, a}));
+  // The space that comes first may be a part of a user-defined token.
+  EXPECT_EQ(Ids(*tokenizer, " a  a", false), (V{two_spaces, a, two_spaces, a}));
   EXPECT_TRUE(tokenizer->RemovesLeadingSpace());
   EXPECT_EQ(Detokenize(tokenizer, {kBos, space_a, space_a}, false), "a a");
   EXPECT_EQ(Detokenize(tokenizer, {space_a, space_a}, true), " a a");

@@ -1,4 +1,4 @@
-#include "engine/tokenizer/nfc.h"
+#include "engine/tokenizer/normal_form.h"
 
 #include <string>
 
@@ -8,12 +8,12 @@ namespace sluice::engine {
 namespace {
 
 std::string Nfc(const std::string& text) {
-  const auto normalized = ToNfc(text);
+  const auto normalized = Normalize(text, NormalForm::kNfc);
   EXPECT_TRUE(normalized.ok()) << normalized.status();
   return normalized.value_or("");
 }
 
-TEST(NfcTest, ComposesAndOrders) {
+TEST(NormalFormTest, ComposesAndOrders) {
   EXPECT_EQ(Nfc("plain"), "plain");
   EXPECT_EQ(Nfc("e\u0301"), "\u00e9");
   EXPECT_EQ(Nfc("\u212b"), "\u00c5");  // a singleton
@@ -27,7 +27,7 @@ TEST(NfcTest, ComposesAndOrders) {
   EXPECT_EQ(Nfc(std::string("a\0b\u0301", 5)), std::string("a\0b\u0301", 5));
 }
 
-TEST(NfcTest, MarksOfOneClassKeepTheirOrder) {
+TEST(NormalFormTest, MarksOfOneClassKeepTheirOrder) {
   std::string text = "q";
   std::string lower = "q";
   std::string upper;
@@ -39,21 +39,35 @@ TEST(NfcTest, MarksOfOneClassKeepTheirOrder) {
   EXPECT_EQ(Nfc(text), lower + upper);
 }
 
-TEST(NfcTest, KeepsTheCodePointBeforeTheTrailingConsonants) {
+TEST(NormalFormTest, KeepsTheCodePointBeforeTheTrailingConsonants) {
   EXPECT_EQ(Nfc("\ud600\u11a7"), "\ud600\u11a7");
   EXPECT_EQ(Nfc("\u11a7e\u0301\u11a7\u11a7\u1112\u1161\u11a8\u11a7"),
             "\u11a7\u00e9\u11a7\u11a7\ud559\u11a7");
 }
 
-TEST(NfcTest, QuickCheckNeverSkipsTextThatWouldChange) {
-  EXPECT_TRUE(IsSurelyNfc("ASCII and Grüße \u02ff"));
-  EXPECT_FALSE(IsSurelyNfc("e\u0301"));
-  EXPECT_FALSE(IsSurelyNfc("\u0340"));
-  EXPECT_FALSE(IsSurelyNfc("\u212b"));
+TEST(NormalFormTest, QuickCheckNeverSkipsTextThatWouldChange) {
+  EXPECT_TRUE(IsSurelyNormal("ASCII and Grüße \u02ff", NormalForm::kNfc));
+  EXPECT_FALSE(IsSurelyNormal("e\u0301", NormalForm::kNfc));
+  EXPECT_FALSE(IsSurelyNormal("\u0340", NormalForm::kNfc));
+  EXPECT_FALSE(IsSurelyNormal("\u212b", NormalForm::kNfc));
+  EXPECT_TRUE(IsSurelyNormal("ASCII", NormalForm::kNfkc));
+  EXPECT_FALSE(IsSurelyNormal("\u00a0", NormalForm::kNfkc));
+  EXPECT_TRUE(IsSurelyNormal("e\u0301", NormalForm::kNone));
+}
+
+TEST(NormalFormTest, ReplacesCompatibilityCharactersOnRequest) {
+  const auto normalized =
+      Normalize("x\u00b2\u00a0\ufb01 \uff21\uff76\uff9e \u1e9b\u0323 e\u0301", NormalForm::kNfkc);
+  ASSERT_TRUE(normalized.ok()) << normalized.status();
+  EXPECT_EQ(*normalized, "x2 fi A\u30ac \u1e69 \u00e9");
+  const auto longest = Normalize("\ufdfa", NormalForm::kNfkc);
+  ASSERT_TRUE(longest.ok()) << longest.status();
+  EXPECT_EQ(longest->size(), 33u);
+  EXPECT_EQ(Normalize("e\u0301", NormalForm::kNone).value_or(""), "e\u0301");
 }
 
 // With an insertion sort this run of marks takes hours.
-TEST(NfcTest, OrdersAMillionMarksInTime) {
+TEST(NormalFormTest, OrdersAMillionMarksInTime) {
   constexpr int kMarks = 250'000;
   std::string text = "q";
   for (int i = 0; i < kMarks; ++i) text += "\u0307";

@@ -1,4 +1,4 @@
-#include "engine/tokenizer/nfc.h"
+#include "engine/tokenizer/normal_form.h"
 
 #include <utf8proc.h>
 
@@ -12,7 +12,7 @@
 namespace sluice::engine {
 namespace {
 
-constexpr int kMaxDecomposition = 32;  // Unicode's longest canonical one has 4 code points
+constexpr int kMaxDecomposition = 32;  // Unicode's longest, of U+FDFA, has 18 code points
 
 // U+11A7, the code point before the first trailing consonant of Hangul. utf8proc 2.8 swallows it
 // after a syllable, as if it were a consonant. It composes with nothing, so text may be cut at it.
@@ -22,7 +22,8 @@ int CombiningClass(utf8proc_int32_t code_point) {
   return utf8proc_get_property(code_point)->combining_class;
 }
 
-absl::StatusOr<std::vector<utf8proc_int32_t>> Decompose(std::string_view text) {
+absl::StatusOr<std::vector<utf8proc_int32_t>> Decompose(std::string_view text, NormalForm form) {
+  const int compatibility = form == NormalForm::kNfkc ? UTF8PROC_COMPAT : 0;
   std::vector<utf8proc_int32_t> decomposed;
   decomposed.reserve(text.size());
   for (size_t offset = 0; offset < text.size();) {
@@ -32,7 +33,8 @@ absl::StatusOr<std::vector<utf8proc_int32_t>> Decompose(std::string_view text) {
     int boundary_class = 0;
     const utf8proc_ssize_t num_parts = utf8proc_decompose_char(
         static_cast<utf8proc_int32_t>(step.code_point), parts, kMaxDecomposition,
-        static_cast<utf8proc_option_t>(UTF8PROC_DECOMPOSE | UTF8PROC_STABLE), &boundary_class);
+        static_cast<utf8proc_option_t>(UTF8PROC_DECOMPOSE | UTF8PROC_STABLE | compatibility),
+        &boundary_class);
     if (num_parts < 0 || num_parts > kMaxDecomposition) {
       return Internal("utf8proc cannot decompose code point " +
                       std::to_string(static_cast<uint32_t>(step.code_point)));
@@ -75,15 +77,18 @@ absl::Status AppendComposed(std::span<utf8proc_int32_t> code_points, std::string
 
 }  // namespace
 
-bool IsSurelyNfc(std::string_view text) {
+bool IsSurelyNormal(std::string_view text, NormalForm form) {
+  if (form == NormalForm::kNone) return true;
   // Below U+0300 nothing combines and nothing decomposes to itself anew: lead bytes up to 0xCB.
+  // Compatibility characters begin right after ASCII.
+  const uint8_t limit = form == NormalForm::kNfc ? 0xCC : 0x80;
   return std::all_of(text.begin(), text.end(),
-                     [](char c) { return static_cast<uint8_t>(c) < 0xCC; });
+                     [limit](char c) { return static_cast<uint8_t>(c) < limit; });
 }
 
-absl::StatusOr<std::string> ToNfc(std::string_view text) {
-  if (IsSurelyNfc(text)) return std::string(text);
-  ASSIGN_OR_RETURN(std::vector<utf8proc_int32_t> code_points, Decompose(text));
+absl::StatusOr<std::string> Normalize(std::string_view text, NormalForm form) {
+  if (IsSurelyNormal(text, form)) return std::string(text);
+  ASSIGN_OR_RETURN(std::vector<utf8proc_int32_t> code_points, Decompose(text, form));
   SortMarks(code_points);
   std::string composed;
   composed.reserve(text.size());
