@@ -47,11 +47,17 @@ std::string LinearSpec::Describe() const {
                      (bias ? " bias" : "") + (head_norm ? " head-norm" : "") + " kv " +
                      std::string(Name(kv_type)) + " rows";
   for (int32_t row : rows) text += " " + std::to_string(row);
+  for (const auto& other : {k_type, v_type, up_type}) {
+    if (other) text += " beside " + std::string(Name(*other));
+  }
   return text + " seed " + std::to_string(seed);
 }
 
 void LinearSpec::FitBlocks() {
-  const int64_t block = Traits(type).block_values;
+  int block = Traits(type).block_values;
+  for (const auto& other : {k_type, v_type, up_type}) {
+    if (other) block = std::max(block, Traits(*other).block_values);
+  }
   width = (width + block - 1) / block * block;
   while (num_heads * head_size % block != 0) num_heads += num_kv_heads;
 }
@@ -145,18 +151,19 @@ PackedWeight StoredMatrix::Pack(Backend backend) const {
 
 LinearInputs::LinearInputs(const LinearSpec& s) : spec(s) {
   std::mt19937 random(spec.seed);
-  const auto matrix = [&](int64_t rows, int64_t cols) {
-    return StoredMatrix::Random(spec.type, rows, cols, spec.bias, static_cast<uint32_t>(random()));
+  const auto matrix = [&](int64_t rows, int64_t cols, std::optional<DType> type = {}) {
+    return StoredMatrix::Random(type.value_or(spec.type), rows, cols, spec.bias,
+                                static_cast<uint32_t>(random()));
   };
   const int64_t query_width = spec.num_heads * spec.head_size;
   const int64_t kv_width = spec.num_kv_heads * spec.head_size;
   table = matrix(spec.vocab_size, spec.width);
   q = matrix(query_width, spec.width);
-  k = matrix(kv_width, spec.width);
-  v = matrix(kv_width, spec.width);
+  k = matrix(kv_width, spec.width, spec.k_type);
+  v = matrix(kv_width, spec.width, spec.v_type);
   output = matrix(spec.width, query_width);
   gate = matrix(spec.ffn_width, spec.width);
-  up = matrix(spec.ffn_width, spec.width);
+  up = matrix(spec.ffn_width, spec.width, spec.up_type);
   head = matrix(spec.vocab_size, spec.width);
   norm_weight = RandomValues(spec.width, 1.0f, random);
   q_norm = RandomValues(spec.head_size, 1.0f, random);

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -19,6 +20,8 @@ inline constexpr DType kAllTypes[] = {DType::kF32,  DType::kF16,   DType::kBF16,
 
 struct LinearSpec {
   DType type = DType::kF32;
+  // Types of k, v and up where they differ from `type`, as in files of mixed types.
+  std::optional<DType> k_type, v_type, up_type;
   int64_t width = 32;        // E
   int64_t num_heads = 2;     // H
   int64_t num_kv_heads = 1;  // G

@@ -225,6 +225,35 @@ TEST(LinearTest, OddSizes) {
   }
 }
 
+// Files of mixed types have several in one layer; floats beside integers read the other half of the
+// activation.
+TEST(LinearTest, MixedTypesInOneLayer) {
+  struct Mix {
+    DType type, k, v, up;
+  };
+  uint32_t seed = 500;
+  for (const Mix& mix : {Mix{DType::kQ5_0, DType::kQ8_0, DType::kQ4_K, DType::kQ6_K},
+                         Mix{DType::kQ4_K, DType::kQ4_K, DType::kQ6_K, DType::kQ5_0},
+                         Mix{DType::kF16, DType::kQ4_0, DType::kF32, DType::kQ2_K},
+                         Mix{DType::kQ3_K, DType::kBF16, DType::kIQ4_NL, DType::kF16}}) {
+    for (const std::vector<int32_t>& rows : {std::vector<int32_t>{1}, std::vector<int32_t>{3, 9}}) {
+      LinearSpec spec;
+      spec.type = mix.type;
+      spec.k_type = mix.k;
+      spec.v_type = mix.v;
+      spec.up_type = mix.up;
+      spec.num_heads = 4;
+      spec.num_kv_heads = 2;
+      spec.head_size = 64;
+      spec.rotary_size = 64;
+      spec.ffn_width = 96;
+      spec.rows = rows;
+      spec.seed = seed++;
+      ExpectCpuNearRef(spec);
+    }
+  }
+}
+
 // As wide as real models: many blocks, many chunks.
 TEST(LinearTest, WideModel) {
   for (DType type : kAllTypes) {
