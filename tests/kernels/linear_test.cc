@@ -143,7 +143,7 @@ void ExpectCpuNearRef(LinearSpec spec) {
 
 TEST(LinearTest, EveryTypeAndNumberOfTokens) {
   for (DType type : kAllTypes) {
-    for (int32_t tokens : {1, 2, 3, 4, 8, 9, 64, 65}) {
+    for (int32_t tokens : {1, 2, 3, 4, 8, 9, 65}) {
       LinearSpec spec;
       spec.type = type;
       spec.width = 96;
@@ -161,7 +161,7 @@ TEST(LinearTest, EveryTypeAndNumberOfTokens) {
 
 TEST(LinearTest, HeadSizesRopeStylesAndNorms) {
   uint32_t seed = 200;
-  for (DType type : kAllTypes) {
+  for (DType type : {DType::kF32, DType::kF16, DType::kQ8_0, DType::kQ4_1, DType::kQ6_K}) {
     for (int64_t head_size : {32, 64, 80, 128}) {
       for (RopeStyle style : {RopeStyle::kInterleaved, RopeStyle::kHalfSplit}) {
         LinearSpec spec;
@@ -267,7 +267,7 @@ TEST(LinearTest, WideModel) {
     spec.ffn_width = 1536;
     spec.vocab_size = 1000;
     spec.kv_type = DType::kF16;
-    spec.rows = {1, 1, 11};
+    spec.rows = {1, 4};
     spec.seed = 400;
     ExpectCpuNearRef(spec);
   }
