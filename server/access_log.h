@@ -37,8 +37,10 @@ class AccessLog {
     int64_t tokens_sent = 0;
     engine::Usage usage;
     engine::Timing timing;
-    double seconds = 0;  // from arrival to the end
+    double seconds = 0;  // from arrival to the call's end
   };
+  // An engine ends the work of a call that was cancelled a step later than the call ends: what it
+  // measured is written only as far as it lies within the call.
   void Write(const Record& record);
 
  private:

@@ -265,7 +265,6 @@ RpcError GenerateReactor::ErrorOf(const engine::RequestEnd& end) const {
   if (error.reason.empty() && error.code == absl::StatusCode::kDeadlineExceeded) {
     error.reason = "DEADLINE_EXCEEDED";
   }
-  if (error.reason.empty()) error.reason = cut_reason_;
   if (!error.reason.empty()) {
     error.metadata.emplace_back("tokens_sent", std::to_string(events_->tokens_sent()));
   }
@@ -358,7 +357,6 @@ void GenerateReactor::Cut(const std::string& reason, const std::string& message)
     engine::MutexLock lock(mutex_);
     if (finishing_) return;
     if (dispatched_) {
-      cut_reason_ = reason;
       if (!events_->end()) {
         model_->dispatcher().Cancel(handle_, engine::Unavailable(message));
       }

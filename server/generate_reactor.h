@@ -89,7 +89,6 @@ class GenerateReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
   std::optional<EventQueue> events_ ABSL_GUARDED_BY(mutex_);  // once the length is known
   bool dispatched_ ABSL_GUARDED_BY(mutex_) = false;
   bool cancelled_ ABSL_GUARDED_BY(mutex_) = false;
-  std::string cut_reason_ ABSL_GUARDED_BY(mutex_);
 
   // Writes begun, handed to gRPC and done; a write is in flight when begun > done.
   int64_t writes_begun_ ABSL_GUARDED_BY(mutex_) = 0;

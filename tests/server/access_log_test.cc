@@ -48,6 +48,27 @@ TEST(AccessLogTest, WritesOneLineThatNoClientCanBreak) {
   EXPECT_EQ(line.find('\n'), line.size() - 1);
 }
 
+TEST(AccessLogTest, CountsOnlyTimeWithinTheCall) {
+  AccessLog::Record record;
+  record.seconds = 0.5;
+  record.timing.queue_seconds = 0.75;  // the engine saw the cancel later
+  EXPECT_THAT(Lines(record, spdlog::level::info),
+              HasSubstr("queue_s=0.5000 ttft_s=0.0000 decode_s=0.0000 total_s=0.5000"));
+  record.timing.queue_seconds = 0.125;
+  record.timing.time_to_first_token_seconds = 0.25;
+  record.timing.decode_seconds = 0.625;
+  EXPECT_THAT(Lines(record, spdlog::level::info),
+              HasSubstr("queue_s=0.1250 ttft_s=0.2500 decode_s=0.2500 total_s=0.5000"));
+  record.timing.time_to_first_token_seconds = 0.625;  // a token that was never sent
+  EXPECT_THAT(Lines(record, spdlog::level::info),
+              HasSubstr("queue_s=0.1250 ttft_s=0.0000 decode_s=0.0000 total_s=0.5000"));
+  record.timing = {};
+  record.timing.time_to_first_token_seconds = 0.25;
+  record.timing.decode_seconds = 0.125;
+  EXPECT_THAT(Lines(record, spdlog::level::info),
+              HasSubstr("ttft_s=0.2500 decode_s=0.1250 total_s=0.5000"));
+}
+
 TEST(AccessLogTest, IsSilentAboveInfo) {
   EXPECT_EQ(Lines(AccessLog::Record(), spdlog::level::warn), "");
 }

@@ -192,6 +192,38 @@ TEST_F(BadRequestTest, NamesAllBadFieldsAtOnce) {
   EXPECT_THAT(fields, Contains("output.logprobs"));
 }
 
+// Of what there is too much, the elements are not looked at: one violation, however many are bad.
+TEST_F(BadRequestTest, SaysOfTooManyElementsOnlyThatTheyAreTooMany) {
+  TestServer server;
+  const std::pair<const char*, Change> cases[] = {
+      {"sampling.logit_bias",
+       [](v1::GenerateRequest& in) {
+         for (int i = 0; i < 1025; ++i) {
+           (*in.mutable_sampling()->mutable_logit_bias())[1'000'000 + i] = kNan;
+         }
+       }},
+      {"stopping.stop",
+       [](v1::GenerateRequest& in) {
+         for (int i = 0; i < 1000; ++i) in.mutable_stopping()->add_stop("");
+       }},
+      {"stopping.stop_token_ids",
+       [](v1::GenerateRequest& in) {
+         for (int i = 0; i < 1000; ++i) in.mutable_stopping()->add_stop_token_ids(-1);
+       }},
+      {"token_ids.ids",
+       [](v1::GenerateRequest& in) {
+         for (int i = 0; i < 300'000; ++i) in.mutable_token_ids()->add_ids(-1);
+       }},
+  };
+  for (const auto& [field, change] : cases) {
+    v1::GenerateRequest request = GreedyRequest(4, 8);
+    change(request);
+    const Reply reply = server.Generate(request);
+    EXPECT_EQ(reply.status.error_code(), grpc::StatusCode::INVALID_ARGUMENT) << field;
+    EXPECT_THAT(FieldsOf(reply.status), testing::ElementsAre(field));
+  }
+}
+
 TEST_F(BadRequestTest, AcceptsTheEdges) {
   TestServer server;
   const std::vector<Change> edges = {

@@ -1,12 +1,17 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <spdlog/sinks/ostream_sink.h>
+#include <spdlog/spdlog.h>
 
+#include <atomic>
 #include <chrono>
 #include <set>
+#include <sstream>
 #include <string>
 #include <thread>
 #include <vector>
 
+#include "server/text_pool.h"
 #include "tests/server/test_server.h"
 
 namespace sluice::server {
@@ -210,6 +215,133 @@ TEST(GenerateTest, RefusesALiveDuplicateAndTakesTheIdAgainAfterwards) {
   EXPECT_TRUE(first.End().ok());
   request.mutable_stopping()->set_max_tokens(2);
   EXPECT_TRUE(server.Generate(request).status.ok());
+}
+
+// Steps that wait until they may go on.
+class HeldSteps {
+ public:
+  std::function<void()> Hold() {
+    return [this] {
+      while (held_.load()) std::this_thread::sleep_for(milliseconds(1));
+    };
+  }
+  void Release() { held_.store(false); }
+
+ private:
+  std::atomic<bool> held_{true};
+};
+
+// A call that its client has cancelled is no live call, though an engine may still have it.
+TEST(GenerateTest, TakesTheIdOfACancelledCallBeforeTheEngineHasSeenTheCancel) {
+  HeldSteps steps;
+  TestServer::Options options;
+  options.runner.on_wait = steps.Hold();
+  TestServer server(options);
+  v1::GenerateRequest request = GreedyRequest(5, 400);
+  request.set_request_id("twin");
+  OpenCall first(server, request);
+  ASSERT_TRUE(Eventually([&] { return server.stats().requests_running.load() == 1; }));
+  EXPECT_EQ(server.Generate(request, milliseconds(1000)).status.error_code(),
+            grpc::StatusCode::ALREADY_EXISTS);
+  first.Cancel();
+  grpc::Status status;
+  // The server learns of the cancel a moment after the client.
+  EXPECT_TRUE(Eventually([&] {
+    status = server.Generate(request, milliseconds(100)).status;
+    return status.error_code() != grpc::StatusCode::ALREADY_EXISTS;
+  }));
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::DEADLINE_EXCEEDED);
+  EXPECT_EQ(server.stats().requests_running.load(), 1);  // still the first
+  steps.Release();
+  EXPECT_TRUE(server.WaitUntilQuiet());
+}
+
+// The lines that a server writes while this lives, its own server gone before they are read.
+class CapturedLog {
+ public:
+  CapturedLog() : before_(spdlog::default_logger()) {
+    auto logger = std::make_shared<spdlog::logger>(
+        "captured", std::make_shared<spdlog::sinks::ostream_sink_mt>(out_));
+    logger->set_pattern("%v");
+    spdlog::set_default_logger(std::move(logger));
+  }
+  ~CapturedLog() { spdlog::set_default_logger(before_); }
+  // The line of the call `id`, or nothing.
+  std::string Line(const std::string& id) const {
+    std::istringstream lines(out_.str());
+    for (std::string line; std::getline(lines, line);) {
+      if (line.find("id=\"" + id + "\"") != std::string::npos) return line;
+    }
+    return "";
+  }
+
+ private:
+  std::shared_ptr<spdlog::logger> before_;
+  std::ostringstream out_;
+};
+
+double Value(const std::string& line, const std::string& name) {
+  const size_t at = line.find(" " + name + "=");
+  return at == std::string::npos ? -1 : std::stod(line.substr(at + name.size() + 2));
+}
+
+TEST(GenerateTest, WritesNoTimeBeyondTheEndOfACancelledCall) {
+  const CapturedLog log;
+  {
+    HeldSteps steps;
+    TestServer::Options options;
+    options.access_log = true;
+    options.limits.max_batch = 1;
+    options.runner.on_wait = steps.Hold();
+    TestServer server(options);
+    v1::GenerateRequest request = GreedyRequest(5, 3);
+    request.set_request_id("runs");
+    OpenCall running(server, request);
+    ASSERT_TRUE(Eventually([&] { return server.stats().requests_running.load() == 1; }));
+    request.set_request_id("waits");
+    OpenCall waiting(server, request);
+    std::this_thread::sleep_for(milliseconds(50));
+    waiting.Cancel();
+    std::this_thread::sleep_for(milliseconds(200));  // the engine has not seen the cancel yet
+    steps.Release();
+    EXPECT_TRUE(running.End().ok());
+    EXPECT_TRUE(server.WaitUntilQuiet());
+  }
+  for (const char* id : {"runs", "waits"}) {
+    const std::string line = log.Line(id);
+    ASSERT_GE(Value(line, "total_s"), 0) << line;
+    EXPECT_LE(Value(line, "queue_s"), Value(line, "total_s")) << line;
+  }
+  EXPECT_THAT(log.Line("waits"), HasSubstr("code=CANCELLED"));
+  EXPECT_THAT(log.Line("runs"), HasSubstr("code=OK"));
+}
+
+TEST(GenerateTest, TellsWhenToRetryWhenTooManyTextsWait) {
+  std::atomic<bool> held{true};
+  TestServer::Options options;
+  options.on_encode = [&held] {
+    while (held.load()) std::this_thread::sleep_for(milliseconds(1));
+  };
+  TestServer server(options);
+  v1::GenerateRequest request = GreedyRequest(4, 1);
+  request.set_text(std::string(20'000, 't'));
+  const int most = static_cast<int>(TextPool::kMaxJobs) + 4;  // waiting, and in at most 4 threads
+  std::vector<std::unique_ptr<OpenCall>> calls;
+  for (int i = 0; i < most; ++i) calls.push_back(std::make_unique<OpenCall>(server, request));
+  Reply refused;
+  EXPECT_TRUE(Eventually([&] {
+    refused = server.Generate(request, milliseconds(200));
+    return refused.status.error_code() == grpc::StatusCode::RESOURCE_EXHAUSTED;
+  }));
+  EXPECT_EQ(ReasonOf(refused.status), "QUEUE_FULL");
+  EXPECT_THAT(refused.status.error_message(), HasSubstr("texts"));
+  EXPECT_TRUE(RetrySecondsOf(refused.status).has_value());
+  EXPECT_TRUE(server.Generate(GreedyRequest(4, 2)).status.ok());  // needs no text thread
+  held.store(false);
+  for (auto& call : calls) {  // longer than the context
+    EXPECT_NE(call->End().error_code(), grpc::StatusCode::OK);
+  }
+  EXPECT_TRUE(server.WaitUntilQuiet());
 }
 
 TEST(GenerateTest, GivesThePagesBackWhenTheClientCancels) {

@@ -1,8 +1,11 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <spdlog/sinks/ostream_sink.h>
+#include <spdlog/spdlog.h>
 
 #include <atomic>
 #include <chrono>
+#include <sstream>
 #include <string>
 #include <thread>
 #include <vector>
@@ -189,6 +192,46 @@ TEST(LifecycleTest, CutsWhatOutlastsTheDrain) {
   EXPECT_EQ(ReasonOf(reply.status), "DRAINING");
   EXPECT_FALSE(RetrySecondsOf(reply.status).has_value());
   EXPECT_GT(reply.Tokens().size(), 0u);
+}
+
+// A status that waits behind what a reader never takes is the drain's: nobody calls that a cancel.
+TEST(LifecycleTest, CutsAReaderThatNeverReadsForTheDrain) {
+  std::ostringstream out;
+  const auto before = spdlog::default_logger();
+  spdlog::set_default_logger(std::make_shared<spdlog::logger>(
+      "captured", std::make_shared<spdlog::sinks::ostream_sink_mt>(out)));
+  {
+    TestServer::Options options;
+    options.access_log = true;
+    options.piece_bytes = 1024;
+    options.max_context = 4096;
+    TestServer server(options);
+    grpc::ClientContext context;
+    auto reader = server.stub().Generate(&context, GreedyRequest(4, 3000));
+    ASSERT_TRUE(Eventually([&] {
+      const uint64_t made = server.stats().generation_tokens.load();
+      std::this_thread::sleep_for(milliseconds(100));
+      return made > 64 && server.stats().generation_tokens.load() == made;
+    }));
+    server.server().Shutdown();
+    v1::GenerateResponse event;
+    while (reader->Read(&event)) {
+    }
+    EXPECT_FALSE(reader->Finish().ok());
+  }
+  spdlog::set_default_logger(before);
+  EXPECT_THAT(out.str(), HasSubstr("code=UNAVAILABLE reason=DRAINING"));
+}
+
+TEST(LifecycleTest, ADrainThatBeginsWhileTheModelLoadsIsTheLastWord) {
+  TestServer::Options options;
+  options.serve = false;
+  TestServer server(options);
+  server.server().BeginDrain();
+  server.Serve();
+  EXPECT_EQ(HealthOf(server, ""), HealthCheckResponse::NOT_SERVING);
+  EXPECT_EQ(HealthOf(server, "startup"), HealthCheckResponse::SERVING);
+  EXPECT_EQ(ReasonOf(server.Generate(GreedyRequest(3, 1)).status), "DRAINING");
 }
 
 TEST(LifecycleTest, ShutdownEndsOpenStreamsWithAStatus) {

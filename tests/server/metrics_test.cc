@@ -158,6 +158,32 @@ TEST(MetricsTest, HasEveryNameWithHelpAndCountsTheTruth) {
   EXPECT_EQ(Parse(Get(server.server().metrics_port(), "/metrics")).values.at("sluice_draining"), 1);
 }
 
+TEST(MetricsTest, SeriesBeginAtZero) {
+  TestServer server(WithMetrics());
+  const Scrape scrape = Parse(Get(server.server().metrics_port(), "/metrics"));
+  const auto expect_zero = [&](const std::string& series) {
+    const auto value = scrape.values.find(series);
+    ASSERT_NE(value, scrape.values.end()) << series;
+    EXPECT_EQ(value->second, 0) << series;
+  };
+  for (const std::string reason :
+       {"BAD_FIELD", "FEATURE", "DEADLINE_EXCEEDED", "DRAINING", "DUPLICATE_REQUEST", "ENGINE_DOWN",
+        "LOADING", "MODEL_NOT_FOUND", "QUEUE_FULL"}) {
+    expect_zero("sluice_rejected_total{model=\"fake\",reason=\"" + reason + "\"}");
+  }
+  const auto requests = [&](const std::string& method, const std::string& code,
+                            const std::string& finish) {
+    expect_zero("sluice_requests_total{model=\"fake\",method=\"" + method + "\",code=\"" + code +
+                "\",finish_reason=\"" + finish + "\"}");
+  };
+  for (const char* finish : {"eos", "stop", "length", "context"})
+    requests("Generate", "OK", finish);
+  requests("Generate", "CANCELLED", "cancelled");
+  for (const char* method : {"Tokenize", "Detokenize", "GetModel", "ListModels", "GetLoad"}) {
+    requests(method, "OK", "");
+  }
+}
+
 TEST(MetricsTest, HistogramsAreCumulative) {
   TestServer server(WithMetrics());
   EXPECT_TRUE(server.Generate(GreedyRequest(4, 10)).status.ok());

@@ -18,7 +18,8 @@ constexpr int kVocabSize = 256;
 
 class ByteTokenizer final : public engine::Tokenizer {
  public:
-  explicit ByteTokenizer(int piece_bytes) {
+  ByteTokenizer(int piece_bytes, std::function<void()> on_encode)
+      : on_encode_(std::move(on_encode)) {
     vocab_size_ = kVocabSize;
     model_ = "bytes";
     for (int id = 0; id < kVocabSize; ++id) {
@@ -27,6 +28,7 @@ class ByteTokenizer final : public engine::Tokenizer {
   }
   absl::StatusOr<std::vector<engine::TokenId>> Encode(std::string_view text,
                                                       const EncodeOptions&) const override {
+    if (on_encode_) on_encode_();
     std::vector<engine::TokenId> ids;
     for (const char c : text) ids.push_back(static_cast<unsigned char>(c));
     return ids;
@@ -37,6 +39,7 @@ class ByteTokenizer final : public engine::Tokenizer {
   engine::TokenType Type(engine::TokenId) const override { return engine::TokenType::kNormal; }
 
  private:
+  const std::function<void()> on_encode_;
   std::vector<std::string> pieces_;
 };
 
@@ -53,8 +56,9 @@ std::optional<Detail> DetailOf(const grpc::Status& status) {
 
 }  // namespace
 
-std::shared_ptr<const engine::Tokenizer> MakeByteTokenizer(int piece_bytes) {
-  return std::make_shared<ByteTokenizer>(piece_bytes);
+std::shared_ptr<const engine::Tokenizer> MakeByteTokenizer(int piece_bytes,
+                                                           std::function<void()> on_encode) {
+  return std::make_shared<ByteTokenizer>(piece_bytes, std::move(on_encode));
 }
 
 std::string Reply::Text(int index) const {
@@ -123,7 +127,7 @@ TestServer::Options::Options() {
 }
 
 TestServer::TestServer(Options options) : options_(std::move(options)) {
-  spdlog::set_level(spdlog::level::warn);
+  spdlog::set_level(options_.access_log ? spdlog::level::info : spdlog::level::warn);
   auto server = Server::Start(options_.server);
   if (!server.ok()) {
     ADD_FAILURE() << server.status();
@@ -150,7 +154,9 @@ void TestServer::Serve() {
   model.facts.backend = "fake";
   model.facts.kv_dtype = "f16";
   model.self_check = {true, 1e-6, true, 0.01, "fine"};
-  if (options_.piece_bytes > 0) model.tokenizer = MakeByteTokenizer(options_.piece_bytes);
+  if (options_.piece_bytes > 0) {
+    model.tokenizer = MakeByteTokenizer(options_.piece_bytes, options_.on_encode);
+  }
   engine::SchedulerLimits limits = options_.limits;
   limits.max_context = options_.max_context;
   engine::FakeRunner::Options runner = options_.runner;

@@ -22,7 +22,8 @@ namespace sluice::server {
 
 // A vocabulary of 256 tokens: token b is the byte b in text that comes in, and `piece_bytes` times
 // a lower-case letter in text that goes out.
-std::shared_ptr<const engine::Tokenizer> MakeByteTokenizer(int piece_bytes);
+std::shared_ptr<const engine::Tokenizer> MakeByteTokenizer(int piece_bytes,
+                                                           std::function<void()> on_encode = {});
 
 // What a Generate call gave.
 struct Reply {
@@ -54,6 +55,8 @@ class TestServer {
     int piece_bytes = 1;  // 0: no vocabulary
     int max_context = 512;
     bool serve = true;
+    std::function<void()> on_encode{};  // called when the tokenizer is
+    bool access_log = false;            // write it to the default logger
 
     Options();
   };
