@@ -6,9 +6,12 @@
 
 #include "engine/base/status.h"
 #include "engine/gguf/gguf_text.h"
+#include "engine/safetensors/tokenizer_facts.h"
 
 namespace sluice::engine {
 namespace {
+
+constexpr uint64_t kMaxTemplateBytes = uint64_t{16} << 20;
 
 // Files of old versions keep the rotary frequencies of each layer, which config.json gives anyway.
 bool IsHarmless(std::string_view name) { return name.ends_with(".rotary_emb.inv_freq"); }
@@ -91,6 +94,36 @@ absl::Status SafetensorsModel::AddTensors(const ConfigFacts& facts,
   return absl::OkStatus();
 }
 
+// The other files of the tokenizer count only beside tokenizer.json: without it the model takes and
+// gives token ids.
+absl::Status SafetensorsModel::AddTokenizer(const JsonFile& config) {
+  ASSIGN_OR_RETURN(std::optional<JsonFile> tokenizer, ReadJsonFile(file_.path_, "tokenizer.json"));
+  if (!tokenizer.has_value()) return absl::OkStatus();
+  ASSIGN_OR_RETURN(const std::optional<JsonFile> tokenizer_config,
+                   ReadJsonFile(file_.path_, "tokenizer_config.json"));
+  ASSIGN_OR_RETURN(const std::optional<JsonFile> special_tokens_map,
+                   ReadJsonFile(file_.path_, "special_tokens_map.json"));
+  ASSIGN_OR_RETURN(const std::optional<JsonFile> generation_config,
+                   ReadJsonFile(file_.path_, "generation_config.json"));
+  TokenizerFiles files = {
+      .directory = file_.path_, .tokenizer = *std::move(tokenizer), .chat_template = {}};
+  ASSIGN_OR_RETURN(files.chat_template,
+                   ReadTextFile(file_.path_, "chat_template.jinja", kMaxTemplateBytes));
+  AddText(files.tokenizer.name, files.tokenizer.text);
+  if (files.chat_template.has_value()) AddText("chat_template.jinja", *files.chat_template);
+  const auto add = [this](const std::optional<JsonFile>& file) -> const JsonFile* {
+    if (!file.has_value()) return nullptr;
+    AddText(file->name, file->text);
+    return &*file;
+  };
+  files.tokenizer_config = add(tokenizer_config);
+  files.special_tokens_map = add(special_tokens_map);
+  files.generation_config = add(generation_config);
+  files.config = &config;
+  ASSIGN_OR_RETURN(std::vector<ModelFile::Entry> entries, ReadTokenizerFacts(files));
+  return AddEntries(std::move(entries));
+}
+
 absl::Status SafetensorsModel::Make() {
   file_.format_ = ModelFile::Format::kSafetensors;
   ASSIGN_OR_RETURN(const std::optional<JsonFile> config, ReadJsonFile(file_.path_, "config.json"));
@@ -103,6 +136,7 @@ absl::Status SafetensorsModel::Make() {
   ASSIGN_OR_RETURN(ConfigFacts facts,
                    ConfigFacts::Read(file_.path_ + "/config.json", config->document));
   RETURN_IF_ERROR(AddEntries(std::move(facts.entries)));
+  RETURN_IF_ERROR(AddTokenizer(*config));
   ASSIGN_OR_RETURN(std::vector<SafetensorsShard> shards, OpenShards(file_.path_));
   for (const SafetensorsShard& shard : shards) {
     AddText(BaseName(shard.file.path()), shard.header.json);

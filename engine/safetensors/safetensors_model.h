@@ -23,7 +23,7 @@ namespace sluice::engine {
 // and size, so that equal models have equal digests. Used once, by ModelFile::Open.
 class SafetensorsModel {
  public:
-  // Errors as ModelFile's, from OpenShards, ConfigFacts and TokenizerFacts; UNIMPLEMENTED for a
+  // Errors as ModelFile's, from OpenShards, ConfigFacts and ReadTokenizerFacts; UNIMPLEMENTED for a
   // tensor that the model class has no place for, or whose type is none of F32, F16, BF16.
   static absl::StatusOr<std::shared_ptr<const ModelFile>> Open(const std::string& path);
 
@@ -33,6 +33,7 @@ class SafetensorsModel {
   absl::Status Make();
   void AddText(std::string_view name, std::string_view text);
   absl::Status AddEntries(std::vector<ModelFile::Entry> entries);
+  absl::Status AddTokenizer(const JsonFile& config);
   absl::Status AddTensors(const ConfigFacts& facts, std::vector<SafetensorsShard> shards);
   absl::Status AddTensor(const SafetensorsShard& shard, const StoredTensor& stored,
                          const std::string& name, uint64_t shard_begin);

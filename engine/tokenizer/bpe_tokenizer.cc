@@ -1,8 +1,5 @@
 #include "engine/tokenizer/bpe_tokenizer.h"
 
-#include <algorithm>
-#include <bit>
-#include <functional>
 #include <optional>
 
 #include "engine/base/status.h"
@@ -12,151 +9,9 @@
 namespace sluice::engine {
 namespace {
 
-constexpr std::string_view kMergesKey = "tokenizer.ggml.merges";
 constexpr std::string_view kPreKey = "tokenizer.ggml.pre";
-constexpr size_t kMaxMerges = size_t{1} << 22;
-
-uint64_t PairOf(TokenId left, TokenId right) {
-  return static_cast<uint64_t>(static_cast<uint32_t>(left)) << 32 | static_cast<uint32_t>(right);
-}
-
-// Merges the symbols of one pre-token after the other. The lowest rank goes first and of equal
-// ranks the leftmost, which is Hugging Face's order; each merge costs one step in a heap, so that a
-// pre-token of a million bytes takes n log n. Not thread-safe: one for each text.
-class Merger {
- public:
-  explicit Merger(const MergeTable& merges) : merges_(merges) {}
-
-  void Clear() { symbols_.clear(); }
-  void Add(TokenId id) {
-    const auto index = static_cast<int32_t>(symbols_.size());
-    symbols_.push_back({id, index - 1, index + 1});
-  }
-  // Merges what was added and appends what is left to `ids`.
-  void Merge(std::vector<TokenId>& ids) {
-    if (symbols_.empty()) return;
-    symbols_.back().next = kEnd;
-    queue_.clear();
-    for (int32_t i = 0; symbols_[i].next != kEnd; ++i) {
-      const uint32_t rank = RankAt(i);
-      if (rank != MergeTable::kNoRank) queue_.push_back(Entry(rank, i));
-    }
-    std::make_heap(queue_.begin(), queue_.end(), std::greater<>());
-    while (!queue_.empty()) MergeFirst();
-    for (int32_t i = 0; i != kEnd; i = symbols_[i].next) ids.push_back(symbols_[i].id);
-  }
-
- private:
-  static constexpr int32_t kEnd = -1;
-  static constexpr TokenId kDead = -1;
-  struct Symbol {
-    TokenId id;  // kDead once merged into the one before
-    int32_t previous;
-    int32_t next;
-  };
-
-  static uint64_t Entry(uint32_t rank, int32_t index) {
-    return static_cast<uint64_t>(rank) << 32 | static_cast<uint32_t>(index);
-  }
-  uint32_t RankAt(int32_t index) const {
-    return merges_.Find(symbols_[index].id, symbols_[symbols_[index].next].id).rank;
-  }
-  void Push(int32_t index) {
-    const uint32_t rank = RankAt(index);
-    if (rank == MergeTable::kNoRank) return;
-    queue_.push_back(Entry(rank, index));
-    std::push_heap(queue_.begin(), queue_.end(), std::greater<>());
-  }
-
-  void MergeFirst() {
-    const uint64_t first = queue_.front();
-    std::pop_heap(queue_.begin(), queue_.end(), std::greater<>());
-    queue_.pop_back();
-    const auto index = static_cast<int32_t>(first & UINT32_MAX);
-    Symbol& left = symbols_[index];
-    if (left.id == kDead || left.next == kEnd) return;
-    Symbol& right = symbols_[left.next];
-    const MergeTable::Merge merge = merges_.Find(left.id, right.id);
-    // One of the two has changed since the entry was made; the new pair has an entry of its own.
-    if (merge.rank != first >> 32) return;
-    left.id = merge.merged;
-    right.id = kDead;
-    left.next = right.next;
-    if (left.next != kEnd) symbols_[left.next].previous = index;
-    if (left.previous != kEnd) Push(left.previous);
-    if (left.next != kEnd) Push(index);
-  }
-
-  const MergeTable& merges_;
-  std::vector<Symbol> symbols_;
-  std::vector<uint64_t> queue_;  // rank << 32 | index of the left symbol
-};
-
-absl::Status BadMerge(size_t index, std::string_view merge, const std::string& problem) {
-  return InvalidArgument(std::string(kMergesKey) + "[" + std::to_string(index) + "] " +
-                         Quoted(merge) + ": " + problem);
-}
 
 }  // namespace
-
-MergeTable::MergeTable(size_t num_merges)
-    : slots_(std::bit_ceil(std::max<size_t>(num_merges * 2, 2))),
-      shift_(64 - std::countr_zero(slots_.size())) {}
-
-size_t MergeTable::SlotOf(uint64_t pair) const {
-  // Multiplicative hashing: the high bits of the product depend on all bits of the pair.
-  size_t slot = static_cast<size_t>(pair * 0x9E3779B97F4A7C15 >> shift_);
-  while (slots_[slot].pair != kEmpty && slots_[slot].pair != pair) {
-    slot = (slot + 1) & (slots_.size() - 1);
-  }
-  return slot;
-}
-
-void MergeTable::Insert(TokenId left, TokenId right, Merge merge) {
-  const uint64_t pair = PairOf(left, right);
-  slots_[SlotOf(pair)] = {pair, merge};
-}
-
-MergeTable::Merge MergeTable::Find(TokenId left, TokenId right) const {
-  return slots_[SlotOf(PairOf(left, right))].merge;
-}
-
-absl::StatusOr<MergeTable> MergeTable::FromFile(const ModelFile& file,
-                                                const Vocabulary& vocabulary) {
-  ASSIGN_OR_RETURN(const std::vector<std::string>* merges, file.GetStrings(kMergesKey));
-  if (merges == nullptr) {
-    return InvalidArgument(std::string(kMergesKey) + " is missing, a \"gpt2\" vocabulary needs it");
-  }
-  if (merges->size() > kMaxMerges) {
-    return InvalidArgument(std::string(kMergesKey) + ": expected at most " +
-                           std::to_string(kMaxMerges) + " merges, got " +
-                           std::to_string(merges->size()));
-  }
-  MergeTable table(merges->size());
-  std::string bytes;
-  for (size_t i = 0; i < merges->size(); ++i) {
-    const std::string_view merge = (*merges)[i];
-    const size_t space = merge.find(' ', 1);
-    if (space == std::string_view::npos || space + 1 == merge.size()) {
-      return BadMerge(i, merge, "expected two tokens with a space between");
-    }
-    const std::string_view left = merge.substr(0, space);
-    const std::string_view right = merge.substr(space + 1);
-    bytes.clear();
-    if (!AppendByteLevel(left, bytes)) bytes += left;
-    const size_t num_left = bytes.size();
-    if (!AppendByteLevel(right, bytes)) bytes += right;
-    const std::string_view merged = bytes;
-    const TokenId left_id = vocabulary.Find(merged.substr(0, num_left));
-    const TokenId right_id = vocabulary.Find(merged.substr(num_left));
-    const TokenId merged_id = vocabulary.Find(merged);
-    if (left_id == Vocabulary::kNone) return BadMerge(i, merge, "the left side is no token");
-    if (right_id == Vocabulary::kNone) return BadMerge(i, merge, "the right side is no token");
-    if (merged_id == Vocabulary::kNone) return BadMerge(i, merge, "both together are no token");
-    table.Insert(left_id, right_id, {static_cast<uint32_t>(i), merged_id});
-  }
-  return table;
-}
 
 absl::StatusOr<std::shared_ptr<const Tokenizer>> BpeTokenizer::FromFile(
     const ModelFile& file, std::vector<std::string>& warnings) {
@@ -171,7 +26,8 @@ absl::StatusOr<std::shared_ptr<const Tokenizer>> BpeTokenizer::FromFile(
   if (!pre_tokenizer.ok()) return Prefix(kPreKey, pre_tokenizer.status());
   ASSIGN_OR_RETURN(Vocabulary vocabulary,
                    Vocabulary::FromFile(file, PieceSpelling::kByteLevel, warnings));
-  ASSIGN_OR_RETURN(MergeTable merges, MergeTable::FromFile(file, vocabulary));
+  ASSIGN_OR_RETURN(MergeTable merges,
+                   MergeTable::FromFile(file, vocabulary, PieceSpelling::kByteLevel));
   ASSIGN_OR_RETURN(TokenizerTraits traits,
                    TokenizerTraits::FromFile(file, vocabulary,
                                              (*pre_tokenizer)->adds_bos_by_default(), warnings));
@@ -190,7 +46,8 @@ BpeTokenizer::BpeTokenizer(Vocabulary vocabulary, TokenizerTraits traits, Matche
       merges_(std::move(merges)),
       pre_tokenizer_(std::move(pre_tokenizer)) {}
 
-absl::Status BpeTokenizer::EncodeText(std::string_view text, std::vector<TokenId>& ids) const {
+absl::Status BpeTokenizer::EncodeText(std::string_view text, bool /*is_first*/,
+                                      std::vector<TokenId>& ids) const {
   std::string normalized;
   const NormalForm form = pre_tokenizer_->normal_form();
   if (!IsSurelyNormal(text, form)) {
@@ -199,7 +56,7 @@ absl::Status BpeTokenizer::EncodeText(std::string_view text, std::vector<TokenId
   }
   std::vector<std::string_view> pieces;
   RETURN_IF_ERROR(pre_tokenizer_->Split(text, pieces));
-  Merger merger(merges_);
+  BpeMerger merger(merges_);
   for (const std::string_view piece : pieces) {
     if (pre_tokenizer_->ignores_merges()) {
       const TokenId whole = vocabulary().Find(piece);

@@ -147,6 +147,9 @@ absl::StatusOr<std::shared_ptr<const Tokenizer>> SpmTokenizer::FromFile(
   RETURN_IF_ERROR(CheckNormalizer(file));
   ASSIGN_OR_RETURN(Vocabulary vocabulary,
                    Vocabulary::FromFile(file, PieceSpelling::kSentencePiece, warnings));
+  if (vocabulary.scores().empty()) {
+    return InvalidArgument("tokenizer.ggml.scores is missing, a \"llama\" vocabulary needs it");
+  }
   ASSIGN_OR_RETURN(TokenizerTraits traits,
                    TokenizerTraits::FromFile(file, vocabulary, true, warnings));
   traits.model = "llama";
@@ -199,7 +202,8 @@ void SpmTokenizer::AppendJoined(std::string_view text, size_t begin,
   });
 }
 
-absl::Status SpmTokenizer::EncodeText(std::string_view text, std::vector<TokenId>& ids) const {
+absl::Status SpmTokenizer::EncodeText(std::string_view text, bool /*is_first*/,
+                                      std::vector<TokenId>& ids) const {
   // Inside, a space is a space, and the mark that pieces spell it with is one too.
   std::string spaced;
   spaced.reserve(text.size() + 1);

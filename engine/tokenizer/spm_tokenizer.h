@@ -38,7 +38,8 @@ class SpmTokenizer final : public VocabularyTokenizer {
   bool RemovesLeadingSpace() const override { return adds_space_; }
 
  protected:
-  absl::Status EncodeText(std::string_view text, std::vector<TokenId>& ids) const override;
+  absl::Status EncodeText(std::string_view text, bool is_first,
+                          std::vector<TokenId>& ids) const override;
 
  private:
   SpmTokenizer(Vocabulary vocabulary, TokenizerTraits traits, Matchers matchers,

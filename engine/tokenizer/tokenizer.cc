@@ -6,6 +6,7 @@
 #include "engine/gguf/gguf_text.h"
 #include "engine/model_file/model_file.h"
 #include "engine/tokenizer/bpe_tokenizer.h"
+#include "engine/tokenizer/piece_bpe_tokenizer.h"
 #include "engine/tokenizer/spm_tokenizer.h"
 
 namespace sluice::engine {
@@ -36,6 +37,7 @@ absl::StatusOr<std::shared_ptr<const Tokenizer>> Tokenizer::FromFile(
   absl::StatusOr<std::shared_ptr<const Tokenizer>> tokenizer =
       Unimplemented(std::string(kModelKey) + ": expected 'gpt2' or 'llama', got " + Quoted(*model));
   if (*model == "gpt2") tokenizer = BpeTokenizer::FromFile(file, heard);
+  if (*model == "piece-bpe") tokenizer = PieceBpeTokenizer::FromFile(file, heard);
   if (*model == "llama") tokenizer = SpmTokenizer::FromFile(file, heard);
   if (!tokenizer.ok()) return Located(file, tokenizer.status());
   return tokenizer;

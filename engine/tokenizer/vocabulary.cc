@@ -89,6 +89,14 @@ bool AppendByteLevel(std::string_view piece, std::string& out) {
   return true;
 }
 
+void AppendSpelled(std::string_view piece, PieceSpelling spelling, std::string& out) {
+  if (spelling == PieceSpelling::kSentencePiece) {
+    AppendWithSpaces(piece, out);
+  } else if (!AppendByteLevel(piece, out)) {
+    out += piece;
+  }
+}
+
 // Fills a Vocabulary from the file's arrays, one check after the other.
 class Vocabulary::Builder {
  public:
@@ -137,11 +145,7 @@ class Vocabulary::Builder {
 
   absl::Status ReadScores(const ModelFile& file, size_t num_tokens) {
     ASSIGN_OR_RETURN(const std::vector<float>* scores, file.GetFloats(kScoresKey));
-    if (scores == nullptr) {
-      if (spelling_ == PieceSpelling::kByteLevel) return absl::OkStatus();
-      return InvalidArgument(std::string(kScoresKey) +
-                             " is missing, a \"llama\" vocabulary needs it");
-    }
+    if (scores == nullptr) return absl::OkStatus();
     if (scores->size() != num_tokens) {
       return InvalidArgument(std::string(kScoresKey) + ": expected " + std::to_string(num_tokens) +
                              " scores, one a token, got " + std::to_string(scores->size()));

@@ -61,5 +61,7 @@ class Vocabulary {
 // Appends the bytes that a byte-level `piece` spells. False, and `out` as it was, when a character
 // of it stands for no byte.
 bool AppendByteLevel(std::string_view piece, std::string& out);
+// Appends the text of a normal `piece`; of a byte-level one that stands for no bytes, itself.
+void AppendSpelled(std::string_view piece, PieceSpelling spelling, std::string& out);
 
 }  // namespace sluice::engine

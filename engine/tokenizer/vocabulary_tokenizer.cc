@@ -52,6 +52,11 @@ absl::StatusOr<std::vector<TokenId>> FindEnds(const ModelFile& file, const Vocab
                      ReadId(file, name, vocabulary.size(), IdUse::kOptional, warnings));
     if (id.has_value()) ends.push_back(*id);
   }
+  // Of a Hugging Face model: all that its generation_config.json names.
+  ASSIGN_OR_RETURN(const auto more, file.GetInts("tokenizer.ggml.eog_token_ids"));
+  for (const int64_t id : more.value_or(std::vector<int64_t>())) {
+    if (id >= 0 && id < vocabulary.size()) ends.push_back(static_cast<TokenId>(id));
+  }
   for (TokenId id = 0; id < vocabulary.size(); ++id) {
     if (vocabulary.Type(id) == TokenType::kControl &&
         std::find(kEndNames.begin(), kEndNames.end(), vocabulary.Bytes(id)) != kEndNames.end()) {
@@ -148,12 +153,12 @@ absl::StatusOr<std::vector<TokenId>> VocabularyTokenizer::Encode(
   size_t begin = 0;
   for (const TokenMatcher::Match& match : matcher.FindAll(text)) {
     if (match.begin > begin) {
-      RETURN_IF_ERROR(EncodeText(text.substr(begin, match.begin - begin), ids));
+      RETURN_IF_ERROR(EncodeText(text.substr(begin, match.begin - begin), begin == 0, ids));
     }
     ids.push_back(match.id);
     begin = match.begin + match.size;
   }
-  if (begin < text.size()) RETURN_IF_ERROR(EncodeText(text.substr(begin), ids));
+  if (begin < text.size()) RETURN_IF_ERROR(EncodeText(text.substr(begin), begin == 0, ids));
 
   // A text made by a template begins with its own BOS.
   if (num_added == 1 && ids.size() > 1 && ids[1] == *bos_) ids.erase(ids.begin());

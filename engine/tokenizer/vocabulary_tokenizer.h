@@ -58,7 +58,9 @@ class VocabularyTokenizer : public Tokenizer {
   VocabularyTokenizer(Vocabulary vocabulary, TokenizerTraits traits, Matchers matchers);
 
   // Appends the ids of `text`, which is valid UTF-8, not empty and holds no token of the matcher.
-  virtual absl::Status EncodeText(std::string_view text, std::vector<TokenId>& ids) const = 0;
+  // `is_first`: the whole text begins with it.
+  virtual absl::Status EncodeText(std::string_view text, bool is_first,
+                                  std::vector<TokenId>& ids) const = 0;
 
   const Vocabulary& vocabulary() const { return vocabulary_; }
 

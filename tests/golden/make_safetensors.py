@@ -24,7 +24,7 @@ LLAMA3_SPLIT = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,
 QWEN2_SPLIT = LLAMA3_SPLIT.replace(r"\p{N}{1,3}", r"\p{N}")
 EXTRA_TEXTS = [
     "The quick brown fox", "  two leading spaces", "trailing  ", "a\tb\n\nc", "1234567890 3.14159", "don't WE'LL they'Re",
-    "<|bos|>again", "x<|end|> y", "<|end|><|end|>", "tool <tool> call", "<tool><tool>  <tool>", "<|unknown|>", "naïve café",
+    "<|bos|>again", "x<|end|> y", "a</s>b", "a</s> b", "<s>x</s></s> y", "▁x</s>▁y", "<|end|><|end|>", "tool <tool> call", "<tool><tool>  <tool>", "<|unknown|>", "naïve café",
     "e\u0301 combining", "日本語のテキスト", "한국어 텍스트", "🙂🙃 emoji 👩‍👩‍👧", "\u200bzero width", "▁literal▁▁mark", "▁",
     "a▁b", "      six", "\t\ttabs", "\r\nwindows\r\n", "====----====", "((()))", "CamelCaseWord snake_case_word", "\u00a0nbsp",
     "\u3000ideographic", "aaaaaaaaaaaaaaaaaaaaaaaa", " " * 33, "\n" * 17, "end.", "<s>", "</s>", "<unk>", "<0x41>", "ﬁ ligature",
@@ -42,7 +42,8 @@ def train_byte_level(text, split, vocab_size, specials):
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(vocab_size=vocab_size, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False)
     tokenizer.train_from_iterator(text, trainer)
-    tokenizer.add_special_tokens(specials)
+    for token in specials:
+        (tokenizer.add_special_tokens if token.special else tokenizer.add_tokens)([token])
     return tokenizer
 
 
@@ -91,6 +92,74 @@ def randomize(model, seed):
         parameter.data = values
 
 
+def split(regex):
+    return {"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": False}
+
+
+def byte_level(use_regex):
+    return {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": use_regex}
+
+
+def sequence(*parts):
+    return {"type": "Sequence", "pretokenizers": list(parts)}
+
+
+NFC = {"type": "NFC"}
+DIGITS = {"type": "Digits", "individual_digits": True}
+UPPER, LOWER, ENDINGS = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]", r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+QWEN35_SPLIT = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+"
+                r"|\s+(?!\S)|\s+")
+
+
+def by_case(endings, number):
+    return (rf"[^\r\n\p{{L}}\p{{N}}]?{UPPER}*{LOWER}+{endings}|[^\r\n\p{{L}}\p{{N}}]?{UPPER}+{LOWER}*{endings}|{number}"
+            r"| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+")
+
+
+MARK = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
+PIECES = [{"type": "Replace", "pattern": {"String": "▁"}, "content": " "}, {"type": "ByteFallback"}, {"type": "Fuse"}]
+STRIP = {"type": "Strip", "content": " ", "start": 1, "stop": 0}
+
+
+def metaspace(scheme):
+    return {"type": "Metaspace", "replacement": "▁", "prepend_scheme": scheme, "split": False}
+
+
+def pieces(normalizer, pre_tokenizer, *ending):
+    return {"normalizer": normalizer, "pre_tokenizer": pre_tokenizer,
+            "decoder": {"type": "Sequence", "decoders": [*PIECES, *ending]}}
+
+
+# Other pipelines over the vocabulary of one of the models: parts of tokenizer.json, and options of its model.
+VARIANTS = {
+    "llama3": {
+        "gpt-2": {"pre_tokenizer": byte_level(True), "model": {"ignore_merges": False}},
+        "olmo": {"normalizer": NFC, "pre_tokenizer": byte_level(True), "model": {"ignore_merges": False}},
+        "smollm": {"pre_tokenizer": sequence(DIGITS, byte_level(True)), "model": {"ignore_merges": False}},
+        "command-r": {"normalizer": NFC, "pre_tokenizer": sequence(DIGITS, byte_level(True)), "model": {"ignore_merges": False}},
+        "dbrx": {"pre_tokenizer": sequence(split(LLAMA3_SPLIT), byte_level(False)), "model": {"ignore_merges": False}},
+        "qwen35": {"normalizer": NFC, "pre_tokenizer": sequence(split(QWEN35_SPLIT), byte_level(False)),
+                   "model": {"ignore_merges": False}},
+        "gpt-4o": {"pre_tokenizer": sequence(split(by_case(ENDINGS, r"\p{N}{1,3}")), byte_level(False))},
+        "tekken": {"pre_tokenizer": sequence(split(by_case("", r"\p{N}")), byte_level(False))},
+    },
+    "mistral": {
+        "gemma": pieces(MARK, {"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious", "invert": False}),
+        "none": pieces(MARK, None),
+        "each": pieces(None, metaspace("always"), STRIP),
+        "never": pieces(None, metaspace("never")),
+    },
+}
+
+
+def make_variant(path, edit, texts):
+    state = json.loads((path / "tokenizer.json").read_text())
+    state["model"].update(edit.get("model", {}))
+    state.update({key: value for key, value in edit.items() if key != "model"})
+    tokenizer = Tokenizer.from_str(json.dumps(state))
+    return [tokenizer.encode(text, add_special_tokens=False).ids for text in texts]
+
+
 def make(folder, name, model, tokenizer, dtype, texts, manifest, seed, shard="1GB", config_edit=None):
     path = folder / "safetensors" / name
     shutil.rmtree(path, ignore_errors=True)
@@ -100,6 +169,13 @@ def make(folder, name, model, tokenizer, dtype, texts, manifest, seed, shard="1G
     fast = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<|bos|>" if "<|bos|>" in tokenizer.get_vocab() else "<s>",
                                                 eos_token="<|end|>" if "<|end|>" in tokenizer.get_vocab() else "</s>")
     fast.save_pretrained(path)
+    if name == "mistral":  # merges as versions before 0.20 of tokenizers wrote them
+        state = json.loads((path / "tokenizer.json").read_text())
+        state["model"]["merges"] = [" ".join(merge) for merge in state["model"]["merges"]]
+        (path / "tokenizer.json").write_text(json.dumps(state, ensure_ascii=False, indent=2))
+    if name == "llama3":
+        ends = [tokenizer.token_to_id("<|end|>"), tokenizer.token_to_id("<tool>")]
+        (path / "generation_config.json").write_text(json.dumps({"eos_token_id": ends}) + "\n")
     if config_edit is not None:
         config = json.loads((path / "config.json").read_text())
         config_edit(config)
@@ -113,7 +189,9 @@ def make(folder, name, model, tokenizer, dtype, texts, manifest, seed, shard="1G
     rows = [{"text": text, "ids": read.encode(text).ids, "ids_bare": read.encode(text, add_special_tokens=False).ids}
             for text in texts]
     manifest.append({"directory": name, "class": type(model).__name__, "ids": ids, "logits": f"{name}.logits.npy",
-                     "texts": rows})
+                     "texts": rows,
+                     "variants": [{"name": key, "edit": edit, "ids": make_variant(path, edit, texts)}
+                                  for key, edit in VARIANTS.get(name, {}).items()]})
 
 
 def version4(config):
@@ -141,7 +219,7 @@ def main(folder):
     config = transformers.LlamaConfig(**sizes, vocab_size=390, rms_norm_eps=1e-5, attention_bias=True, tie_word_embeddings=True,
                                       rope_parameters={"rope_type": "llama3", "rope_theta": 500000.0, "factor": 8.0, "low_freq_factor": 1.0,
                                                        "high_freq_factor": 4.0, "original_max_position_embeddings": 64})
-    make(folder, "llama3", transformers.LlamaForCausalLM(config), tokenizer, torch.float16, texts, manifest, 1)
+    make(folder, "llama3", transformers.LlamaForCausalLM(config), tokenizer, torch.bfloat16, texts, manifest, 1)
 
     tokenizer = train_byte_level([text], QWEN2_SPLIT, 380, specials)
     config = transformers.Qwen2Config(**{**sizes, "hidden_size": 48, "num_attention_heads": 3, "num_key_value_heads": 1}, vocab_size=384, rms_norm_eps=1e-6, rope_parameters={"rope_type": "default", "rope_theta": 1e6})
@@ -155,7 +233,7 @@ def main(folder):
     tokenizer = with_bos(train_pieces([text], 420, "first"), "<s>")
     config = transformers.Qwen3Config(**{**sizes, "num_attention_heads": 3, "num_key_value_heads": 1}, head_dim=32, vocab_size=421, rms_norm_eps=1e-6,
                                       tie_word_embeddings=True, rope_parameters={"rope_type": "default", "rope_theta": 1e6})
-    make(folder, "qwen3", transformers.Qwen3ForCausalLM(config), tokenizer, torch.float16, texts, manifest, 4, config_edit=lambda c: (version4(c), c.update(head_dim=32)))
+    make(folder, "qwen3", transformers.Qwen3ForCausalLM(config), tokenizer, torch.bfloat16, texts, manifest, 4, config_edit=lambda c: (version4(c), c.update(head_dim=32)))
     (folder / "safetensors" / "manifest.json").write_text(json.dumps(manifest, ensure_ascii=False, separators=(",", ":")) + "\n")
 
 

@@ -25,6 +25,7 @@ std::vector<nlohmann::json> Models() {
   std::ifstream stream(kGolden + "/manifest.json");
   std::vector<nlohmann::json> models;
   for (nlohmann::json& model : nlohmann::json::parse(stream)) {
+    for (const char* other : {"texts", "variants"}) model.erase(other);  // not of this test
     models.push_back(std::move(model));
   }
   return models;

@@ -40,7 +40,7 @@ TEST(SafetensorsModelTest, SpeaksOfALlamaAsAGgufFileDoes) {
   const FileTensor* embedding = (*file)->FindTensor("token_embd.weight");
   ASSERT_NE(embedding, nullptr);
   EXPECT_THAT(embedding->dims, ::testing::ElementsAre(64, 390));
-  EXPECT_EQ(embedding->type, kernels::DType::kF16);
+  EXPECT_EQ(embedding->type, kernels::DType::kBF16);
   EXPECT_EQ(embedding->At(), " ('model.embed_tokens.weight' in model.safetensors)");
   EXPECT_EQ((*file)->At("llama.embedding_length"), " (config.json key 'hidden_size')");
   const auto config = ModelConfig::FromFile(**file);
@@ -334,7 +334,7 @@ std::vector<DirectoryCase> DirectoryCases() {
               [](json& header) {
                 header["model.layers.0.self_attn.k_proj.weight"]["shape"] = {64, 32};
               }),
-       {"blk.0.attn_k.weight", "expected [64, 32], got [32, 64] F16",
+       {"blk.0.attn_k.weight", "expected [64, 32], got [32, 64] BF16",
         "('model.layers.0.self_attn.k_proj.weight' in model.safetensors)"}},
       // config.json.
       {"ConfigNoJson",
