@@ -133,23 +133,19 @@ inline int64_t Position(const AttentionItem& item, int64_t i) {
   return item.first_position + i / item.num_heads;
 }
 
-// Keys [begin, end) of a tile.
+// Keys [begin, end) of a tile that a query sees, at least one if Tile() was given the query.
 struct KeyRange {
   int64_t begin = 0;
   int64_t end = 0;
+  bool first_tile = false;  // no key of the split lies before the tile
 };
 
-// Keys of the tile that query i sees, at least one if Tile() was given i.
 inline KeyRange VisibleKeys(const AttentionItem& item, int64_t i, int64_t tile_begin) {
   const int64_t position = Position(item, i);
   const int64_t first = FirstKey(position, item.window) - tile_begin;
   const int64_t end = position + 1 - tile_begin;
-  return {first > 0 ? first : 0, end < kTileKeys ? end : kTileKeys};
-}
-
-// Whether no key of the split lies before the tile for query i.
-inline bool IsFirstTile(const AttentionItem& item, int64_t i, int64_t tile_begin) {
-  return tile_begin % kSplitKeys == 0 || FirstKey(Position(item, i), item.window) >= tile_begin;
+  return {first > 0 ? first : 0, end < kTileKeys ? end : kTileKeys,
+          tile_begin % kSplitKeys == 0 || first >= 0};
 }
 
 // scores[i][16 page + lane] = scale * (q_i . K) for queries [first, first + kQueries) and pages
@@ -190,13 +186,13 @@ inline void ScorePages(const AttentionItem& item, const TilePages<T>& pages, int
   }
 }
 
-// Scores of the pages that hold `keys`.
+// Scores of the pages that hold keys [begin, end).
 template <int kQueries, typename T>
-inline void ScoreTile(const AttentionItem& item, const TilePages<T>& pages, KeyRange keys,
-                      int64_t first, float* scores) {
+inline void ScoreTile(const AttentionItem& item, const TilePages<T>& pages, int64_t begin,
+                      int64_t end, int64_t first, float* scores) {
   constexpr int kPages = PagesAtOnce(kQueries);
-  const int num_pages = static_cast<int>((keys.end + 15) / 16);
-  int page = static_cast<int>(keys.begin / 16);
+  const int num_pages = static_cast<int>((end + 15) / 16);
+  int page = static_cast<int>(begin / 16);
   for (; page + kPages <= num_pages; page += kPages) {
     ScorePages<kQueries, kPages>(item, pages, first, page, scores);
   }
@@ -209,37 +205,51 @@ inline void CapScores(float softcap, KeyRange keys, float* scores) {
   }
 }
 
+// The maximum and the poison of a tile's scores so far.
+struct Seen {
+  F32x16 most;
+  F32x16 poison;
+};
+inline Seen LookAt(Seen seen, const float* scores) {
+  const F32x16 x = Load(scores);
+  return {Max(seen.most, x), Fma(x, Zero(), seen.poison)};
+}
+inline Seen LookAtSome(Seen seen, const float* scores, I32x16 mask) {
+  const F32x16 x = Load(scores);
+  return {Max(seen.most, Masked(x, mask, Set1(-__builtin_inff()))),
+          Fma(Masked(x, mask, Zero()), Zero(), seen.poison)};
+}
+
+// scores = p = exp(scores - top); returns p.
+inline F32x16 Weigh(F32x16 top, float* scores) {
+  const F32x16 p = ExpNonPositive(Sub(Load(scores), top));
+  Store(scores, p);
+  return p;
+}
+
 // Turns the scores of query i into p and updates its m, l and rescale. Vectors of which only some
 // keys are seen, the first and the last at most, go through masks.
-inline void SoftmaxTile(const State& s, int64_t i, KeyRange keys, bool first_tile) {
+inline void SoftmaxTile(const State& s, int64_t i, KeyRange keys) {
   float* scores = s.scores + i * kTileKeys;
-  const int64_t begin = keys.begin / 16;
-  const int64_t end = (keys.end + 15) / 16;
+  float* begin = scores + keys.begin / 16 * 16;
+  float* end = scores + (keys.end + 15) / 16 * 16;
   const bool head = keys.begin % 16 != 0;
-  const bool tail = keys.end % 16 != 0 && !(head && begin + 1 == end);
-  const int64_t full_begin = begin + (head ? 1 : 0);
-  const int64_t full_end = end - (tail ? 1 : 0);
-  const I32x16 head_mask =
-      head ? LaneMask(keys.begin - begin * 16, keys.end - begin * 16) : ZeroI();
+  const bool tail = keys.end % 16 != 0 && !(head && begin + 16 == end);
+  float* full_begin = head ? begin + 16 : begin;
+  float* full_end = tail ? end - 16 : end;
   const I32x16 tail_mask = LaneMask(keys.end % 16);
-  F32x16 most = Set1(-__builtin_inff());
-  F32x16 poison = Zero();
-  const auto look_at_some = [&](int64_t b, I32x16 mask) {
-    const F32x16 x = Load(scores + b * 16);
-    most = Max(most, Masked(x, mask, Set1(-__builtin_inff())));
-    poison = Fma(Masked(x, mask, Zero()), Zero(), poison);
-  };
-  if (head) look_at_some(begin, head_mask);
-  for (int64_t b = full_begin; b < full_end; ++b) {
-    const F32x16 x = Load(scores + b * 16);
-    most = Max(most, x);
-    poison = Fma(x, Zero(), poison);
+  I32x16 head_mask = ZeroI();
+  Seen seen = {Set1(-__builtin_inff()), Zero()};
+  if (head) {
+    head_mask = LaneMask(keys.begin % 16, keys.end - keys.begin / 16 * 16);
+    seen = LookAtSome(seen, begin, head_mask);
   }
-  if (tail) look_at_some(full_end, tail_mask);
-  const float tile_m = FastReduceMax(most);
-  const float m = first_tile || tile_m > s.m[i] ? tile_m : s.m[i];
-  F32x16 l = poison;
-  if (first_tile) {
+  for (const float* x = full_begin; x < full_end; x += 16) seen = LookAt(seen, x);
+  if (tail) seen = LookAtSome(seen, full_end, tail_mask);
+  const float tile_m = FastReduceMax(seen.most);
+  const float m = keys.first_tile || tile_m > s.m[i] ? tile_m : s.m[i];
+  F32x16 l = seen.poison;
+  if (keys.first_tile) {
     s.rescale[i] = 0.0f;
   } else {
     l = Load(s.l + i * 16);
@@ -252,22 +262,13 @@ inline void SoftmaxTile(const State& s, int64_t i, KeyRange keys, bool first_til
       factor = lanes[0];
     }
     s.rescale[i] = factor;
-    l = Add(l, poison);
+    l = Add(l, seen.poison);
   }
   s.m[i] = m;
   const F32x16 top = Set1(m);
-  const auto weigh_some = [&](int64_t b, I32x16 mask) {
-    const F32x16 p = ExpNonPositive(Sub(Load(scores + b * 16), top));
-    l = Add(l, Masked(p, mask, Zero()));
-    Store(scores + b * 16, p);
-  };
-  if (head) weigh_some(begin, head_mask);
-  for (int64_t b = full_begin; b < full_end; ++b) {
-    const F32x16 p = ExpNonPositive(Sub(Load(scores + b * 16), top));
-    l = Add(l, p);
-    Store(scores + b * 16, p);
-  }
-  if (tail) weigh_some(full_end, tail_mask);
+  if (head) l = Add(l, Masked(Weigh(top, begin), head_mask, Zero()));
+  for (float* x = full_begin; x < full_end; x += 16) l = Add(l, Weigh(top, x));
+  if (tail) l = Add(l, Masked(Weigh(top, full_end), tail_mask, Zero()));
   Store(s.l + i * 16, l);
 }
 
@@ -335,34 +336,34 @@ template <int kQueries, typename T>
 inline void TileBlock(const AttentionItem& item, const State& s, const TilePages<T>& pages,
                       int64_t first, int64_t tile_begin) {
   // Both ends of what a query sees ascend with the token.
-  const KeyRange front = VisibleKeys(item, first, tile_begin);
-  const KeyRange back = VisibleKeys(item, first + kQueries - 1, tile_begin);
-  ScoreTile<kQueries>(item, pages, {front.begin, back.end}, first, s.scores);
-  for (int64_t i = first; i < first + kQueries; ++i) {
-    const KeyRange keys = VisibleKeys(item, i, tile_begin);
-    if (item.softcap > 0.0f) CapScores(item.softcap, keys, s.scores + i * kTileKeys);
-    SoftmaxTile(s, i, keys, IsFirstTile(item, i, tile_begin));
+  KeyRange keys[kQueries];
+  for (int i = 0; i < kQueries; ++i) keys[i] = VisibleKeys(item, first + i, tile_begin);
+  const KeyRange front = keys[0];
+  const KeyRange back = keys[kQueries - 1];
+  ScoreTile<kQueries>(item, pages, front.begin, back.end, first, s.scores);
+  for (int i = 0; i < kQueries; ++i) {
+    if (item.softcap > 0.0f) CapScores(item.softcap, keys[i], s.scores + (first + i) * kTileKeys);
+    SoftmaxTile(s, first + i, keys[i]);
   }
   // Keys before those that all see, the common ones together, then the rest of each: a chain only
   // ever meets its own keys, ascending.
-  KeyRange common = {back.begin, front.end};
-  if (common.begin >= common.end) common = {back.end, back.end};
-  if (front.begin < common.begin) {
-    for (int64_t i = first; i < first + kQueries; ++i) {
-      const KeyRange keys = VisibleKeys(item, i, tile_begin);
-      if (keys.begin >= common.begin) continue;
-      const int64_t end = keys.end < common.begin ? keys.end : common.begin;
-      AddValuesAllCols<1>(item, s, pages, i, keys.begin, end, /*rescale=*/true);
-      s.rescale[i] = 1.0f;
+  const bool any_common = back.begin < front.end;
+  const int64_t common_begin = any_common ? back.begin : back.end;
+  const int64_t common_end = any_common ? front.end : back.end;
+  if (front.begin < common_begin) {
+    for (int i = 0; i < kQueries; ++i) {
+      if (keys[i].begin >= common_begin) continue;
+      const int64_t end = keys[i].end < common_begin ? keys[i].end : common_begin;
+      AddValuesAllCols<1>(item, s, pages, first + i, keys[i].begin, end, /*rescale=*/true);
+      s.rescale[first + i] = 1.0f;
     }
   }
-  if (common.begin == common.end) return;
-  AddValuesAllCols<kQueries>(item, s, pages, first, common.begin, common.end, /*rescale=*/true);
-  if (back.end == common.end) return;
-  for (int64_t i = first; i < first + kQueries; ++i) {
-    const KeyRange keys = VisibleKeys(item, i, tile_begin);
-    if (keys.end > common.end) {
-      AddValuesAllCols<1>(item, s, pages, i, common.end, keys.end, /*rescale=*/false);
+  if (!any_common) return;
+  AddValuesAllCols<kQueries>(item, s, pages, first, common_begin, common_end, /*rescale=*/true);
+  if (back.end == common_end) return;
+  for (int i = 0; i < kQueries; ++i) {
+    if (keys[i].end > common_end) {
+      AddValuesAllCols<1>(item, s, pages, first + i, common_end, keys[i].end, /*rescale=*/false);
     }
   }
 }
