@@ -26,10 +26,7 @@ namespace sluice::engine {
 // a file that asks for another is refused. The file's add_space_prefix puts a space before the
 // text, and, as SentencePiece knows no control tokens in text, before the text after each of those.
 // User-defined tokens are parts of the text: they are found after that space has come, the longest
-// one first, and join with nothing.
-//
-// Hugging Face's flags that let a special token swallow the spaces beside it (lstrip, rstrip; Phi-3
-// and Phi-4 have them) do not exist in GGUF: the spaces stay. Immutable; thread-safe.
+// one first, and join with nothing. Immutable; thread-safe.
 class SpmTokenizer final : public VocabularyTokenizer {
  public:
   static absl::StatusOr<std::shared_ptr<const Tokenizer>> FromFile(

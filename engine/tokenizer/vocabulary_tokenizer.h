@@ -36,7 +36,11 @@ struct TokenizerTraits {
 };
 
 // What tokenizers of every model share: tokens by id, added tokens recognised in text, BOS and EOS.
-// Derived classes encode the text between added tokens. Immutable; thread-safe.
+// Derived classes encode the text between added tokens.
+//
+// Added tokens are found in the text as it is, from the left and the longest first. The flags that
+// they have in Hugging Face (normalized, lstrip, rstrip, single_word) do not exist in GGUF and are
+// taken for false. Immutable; thread-safe.
 class VocabularyTokenizer : public Tokenizer {
  public:
   absl::StatusOr<std::vector<TokenId>> Encode(std::string_view text,
