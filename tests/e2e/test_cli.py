@@ -1,8 +1,11 @@
 """The commands of the program, run as a person runs them."""
 
 import concurrent.futures
+import fcntl
 import json
+import os
 import re
+import select
 import signal
 import subprocess
 import time
@@ -32,6 +35,8 @@ def one_line(stderr):
     ["serve"],
     ["generate", "--model", "x", "--prompt", "a", "--top-p", "nan"],
     ["generate", "--model", "x"],
+    ["generate", "--model", "x", "--prompt", "a", "--threads", "100000"],
+    ["verify", "--model", "x", "--threads", "-1"],
     ["generate", "--model", "x", "--server", "y", "--prompt", "a"],
     ["generate", "--model", "x", "--token-ids", "1,b"],
     ["tokenize"],
@@ -70,6 +75,65 @@ def test_lost_output_is_an_error(sluice, arguments):
                                 timeout=300)
     assert result.returncode == 1
     assert one_line(result.stderr).endswith("standard output: cannot be written")
+
+
+def test_lost_output_of_a_server_is_an_error(sluice, shared):
+    with open("/dev/full", "w") as full:
+        result = subprocess.run([str(sluice), "generate", "--server", shared.address, "--prompt", "Once", "--max-tokens",
+                                 "40", "--ignore-eos"], stdout=full, stderr=subprocess.PIPE, timeout=60)
+    assert result.returncode == 1
+    assert one_line(result.stderr).endswith("standard output: cannot be written")
+
+
+@pytest.fixture
+def stuck(sluice):
+    """`generate` that has written its tokens and stands before a stderr that is full: process, pipe to read from."""
+    reader, writer = os.pipe()
+    fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
+    os.write(writer, b"." * 4096)
+    process = subprocess.Popen([str(sluice), "generate", "--model", harness.TINY / "tiny-odd.f16.gguf", "--token-ids",
+                                "5,6,7", "--max-tokens", "8", "--temperature", "0", "--ignore-eos",
+                                "--print-token-ids"], stdout=subprocess.PIPE, stderr=writer)
+    os.close(writer)
+    assert select.select([process.stdout], [], [], 30)[0], "nothing on stdout"
+    line = process.stdout.readline()
+    assert len(line.split()) == 8, line
+    time.sleep(0.3)
+    assert process.poll() is None
+    yield process, reader
+    if process.poll() is None:
+        process.kill()
+        process.wait(10)
+    process.stdout.close()
+    os.close(reader)
+
+
+def test_a_full_stderr_loses_nothing(stuck):
+    process, reader = stuck
+    with open(os.dup(reader), "rb") as pipe:
+        rest = pipe.read().lstrip(b".")
+    assert process.wait(30) == 0
+    assert rest.startswith(b"8 tokens (length)"), rest
+    assert len(rest.splitlines()) == 1
+
+
+def test_a_full_stderr_does_not_keep_signals_from_ending_it(stuck):
+    process, _ = stuck
+    for _ in range(2):
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+        time.sleep(0.2)
+    assert process.wait(5) in (143, -signal.SIGTERM)
+
+
+def test_a_host_without_address_is_said_so(sluice):
+    result = run(sluice, "generate", "--server", "no-such-host.invalid:1", "--prompt", "a", timeout=60)
+    assert result.returncode == 1
+    line = one_line(result.stderr)
+    assert line.startswith("sluice generate: UNAVAILABLE: DNS resolution failed for no-such-host.invalid:1"), line
+    result = run(sluice, "serve", "--model", "x", "--listen", "no-such-host.invalid:1", timeout=60)
+    assert result.returncode == 69
+    assert one_line(result.stderr).endswith("the host name has no address (a failure of DNS?)")
 
 
 def test_version(sluice):
