@@ -1,6 +1,8 @@
 #include <algorithm>
 #include <string>
 #include <type_traits>
+#include <utility>
+#include <vector>
 
 #include "nlohmann/json.hpp"
 
@@ -59,6 +61,10 @@ Json FactsJson(const Inspection& inspection) {
       rope.style == kernels::RopeStyle::kInterleaved ? "interleaved" : "half-split";
   facts["rope_base"] = rope.base;
   facts["rotary_size"] = rope.rotary_size;
+  std::vector<int32_t> windows;
+  for (const LayerTraits& layer : config.layers) windows.push_back(layer.window);
+  facts["windows"] = std::move(windows);
+  facts["notes"] = config.notes;
   facts["qkv_bias"] = config.has_qkv_bias;
   facts["tied_head"] = config.tied_head;
   return facts;

@@ -126,6 +126,23 @@ std::string BytesText(uint64_t bytes) {
   return text + (text.find(' ') == std::string::npos ? " B" : "B");
 }
 
+// What not all layers do.
+void AddLayers(const ModelConfig& config, Table& facts) {
+  int64_t num_unrotated = 0, num_windows = 0;
+  int32_t window = 0;
+  for (const LayerTraits& layer : config.layers) {
+    num_unrotated += layer.rope < 0;
+    num_windows += layer.window > 0;
+    window = std::max(window, layer.window);
+  }
+  const std::string of = " of " + std::to_string(config.num_layers) + " layers";
+  if (num_unrotated > 0) facts.Add({"without rotation", std::to_string(num_unrotated) + of});
+  if (num_windows > 0) {
+    facts.Add(
+        {"window", std::to_string(window) + " positions in " + std::to_string(num_windows) + of});
+  }
+}
+
 std::string FactsText(const ModelConfig& config, uint64_t num_parameters) {
   Table facts;
   const auto number = [](int64_t n) { return std::to_string(n); };
@@ -139,14 +156,17 @@ std::string FactsText(const ModelConfig& config, uint64_t num_parameters) {
   facts.Add({"FFN width", number(config.ffn_width)});
   facts.Add({"vocabulary", number(config.vocab_size)});
   facts.Add({"context", number(config.context_length)});
-  const RopeTable& rope = config.ropes.front();
-  facts.Add({"rope",
-             "base " + NumberString(rope.base) + ", " + number(rope.rotary_size) +
-                 " values of a head, " +
-                 (rope.style == kernels::RopeStyle::kInterleaved ? "interleaved" : "half-split")});
+  for (const RopeTable& rope : config.ropes) {
+    const bool interleaved = rope.style == kernels::RopeStyle::kInterleaved;
+    facts.Add({&rope == config.ropes.data() ? "rope" : "rope of windows",
+               "base " + NumberString(rope.base) + ", " + number(rope.rotary_size) +
+                   " values of a head, " + (interleaved ? "interleaved" : "half-split")});
+  }
+  AddLayers(config, facts);
   facts.Add({"norm epsilon", NumberString(config.norm_epsilon)});
   facts.Add({"Q/K/V biases", config.has_qkv_bias ? "yes" : "no"});
   facts.Add({"output head", config.tied_head ? "the token embedding" : "its own"});
+  for (const std::string& note : config.notes) facts.Add({"note", note});
   return facts.Text();
 }
 

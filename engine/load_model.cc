@@ -191,6 +191,7 @@ absl::StatusOr<LoadedModel> LoadModel(const std::string& path, const EngineOptio
   ASSIGN_OR_RETURN(ModelConfig read_config, ModelConfig::FromFile(*file, options.planted_bug));
   const auto config = std::make_shared<const ModelConfig>(std::move(read_config));
   LoadedModel model;
+  model.warnings = config->notes;
   RETURN_IF_ERROR(WarnOfUnused(*file, model.warnings));
   ASSIGN_OR_RETURN(model.tokenizer, LoadTokenizer(*file, *config, model.warnings));
 

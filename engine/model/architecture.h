@@ -24,10 +24,32 @@ struct Architecture {
   kernels::RopeStyle rope_style = kernels::RopeStyle::kHalfSplit;  // of its files' rows of Q and K
   bool needs_rotary_size = false;  // rope.dimension_count must be there (ggml/docs/gguf.md)
   float default_rope_base = 0.0f;  // where rope.freq_base is absent; 0: it must be there
-  int32_t unrotated_period = 0;    // each n-th layer rotates nothing; 0: all rotate
+  float window_rope_base = 0.0f;   // of layers with a window, where rope.freq_base_swa is absent;
+                                   // 0: that of all layers
+  bool may_have_long_factors = false;   // rope_factors_long.weight and rope_factors_short.weight
+  int32_t unrotated_period = 0;         // each n-th layer rotates nothing; 0: all rotate
+  bool finetuned_says_rotated = false;  // rope.scaling.finetuned: false says that no layer rotates
 
-  bool always_has_qkv_bias = false;
+  int32_t window_period = 0;   // all layers but each n-th may have a window; 1: all; 0: none
+  bool needs_window = false;   // attention.sliding_window must be there, if only as 0
+  int32_t default_window = 0;  // where it is absent
+
+  kernels::NormKind norm_kind = kernels::NormKind::kRms;
   bool has_head_norm = false;
+  bool has_post_norms = false;
+
+  kernels::GateActivation ffn_activation = kernels::GateActivation::kSilu;
+  bool has_ffn_gate = true;
+  bool may_fuse_gate_up = false;  // no ffn_gate.weight: ffn_up.weight holds both
+  bool always_has_qkv_bias = false;
+  bool has_linear_biases = false;
+
+  bool scales_embedding = false;  // by the square root of the width
+  int32_t layers_scaled_by_width =
+      0;                        // models of so many layers scale attention by 1 / sqrt(E / H)
+  bool needs_scales = false;    // of attention, embedding, residual and logits
+  bool needs_softcaps = false;  // of attention and logits
+  bool may_have_logit_softcap = false;
 
   // INVALID_ARGUMENT when general.architecture is missing or no string, UNIMPLEMENTED when unknown.
   static absl::StatusOr<Architecture> Of(const ModelFile& file);

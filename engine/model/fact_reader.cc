@@ -91,6 +91,32 @@ absl::StatusOr<std::optional<std::string_view>> FactReader::OptionalText(std::st
   return file_.GetString(key);
 }
 
+absl::StatusOr<std::optional<bool>> FactReader::OptionalBool(std::string_view name) {
+  const std::string key = FullKey(name);
+  asked_.insert(key);
+  return file_.GetBool(key);
+}
+
+absl::StatusOr<std::optional<std::vector<bool>>> FactReader::OptionalPattern(std::string_view name,
+                                                                             int32_t num_layers) {
+  const std::string key = FullKey(name);
+  asked_.insert(key);
+  const MetadataValue* value = file_.Find(key);
+  if (value == nullptr) return std::nullopt;
+  if (const auto* array = std::get_if<MetadataArray>(value)) {
+    const auto* flags = std::get_if<std::vector<bool>>(array);
+    if (flags != nullptr && flags->size() == static_cast<size_t>(num_layers)) return *flags;
+    return Bad(name, "expected " + std::to_string(num_layers) + " bools, one for each layer, got " +
+                         (flags == nullptr ? TypeName(*value) : std::to_string(flags->size())));
+  }
+  ASSIGN_OR_RETURN(const std::optional<int32_t> period, OptionalCount(name, 0, 1024));
+  std::vector<bool> flags(static_cast<size_t>(num_layers));
+  for (int32_t i = 0; i < num_layers; ++i) {
+    flags[static_cast<size_t>(i)] = *period == 0 || (i + 1) % *period != 0;
+  }
+  return flags;
+}
+
 absl::Status FactReader::OnlyNumber(std::string_view name, double neutral) {
   const std::string key = FullKey(name);
   asked_.insert(key);
@@ -112,9 +138,7 @@ absl::Status FactReader::OnlyNumber(std::string_view name, double neutral) {
 }
 
 absl::Status FactReader::OnlyBool(std::string_view name, bool neutral) {
-  const std::string key = FullKey(name);
-  asked_.insert(key);
-  ASSIGN_OR_RETURN(const std::optional<bool> value, file_.GetBool(key));
+  ASSIGN_OR_RETURN(const std::optional<bool> value, OptionalBool(name));
   if (value.value_or(neutral) == neutral) return absl::OkStatus();
   return Unsupported(name, std::string("only ") + (neutral ? "true" : "false") + " is supported");
 }

@@ -5,6 +5,7 @@
 #include <string>
 #include <string_view>
 #include <unordered_set>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -31,6 +32,11 @@ class FactReader {
   absl::StatusOr<float> Positive(std::string_view name);
   absl::StatusOr<std::optional<float>> OptionalPositive(std::string_view name);
   absl::StatusOr<std::optional<std::string_view>> OptionalText(std::string_view name);
+  absl::StatusOr<std::optional<bool>> OptionalBool(std::string_view name);
+  // A flag for each of `num_layers` layers: an array of them, or a number n that means all layers
+  // but each n-th (0: all).
+  absl::StatusOr<std::optional<std::vector<bool>>> OptionalPattern(std::string_view name,
+                                                                   int32_t num_layers);
 
   // A trait that Sluice has no code for: fine where the key is absent or says so, else
   // UNIMPLEMENTED.

@@ -1,6 +1,5 @@
 #include "engine/model/model_config.h"
 
-#include <cmath>
 #include <cstring>
 #include <span>
 #include <string_view>
@@ -12,6 +11,7 @@
 #include "engine/model/fact_reader.h"
 #include "engine/model/rope_reader.h"
 #include "engine/model/tensor_places.h"
+#include "engine/model/trait_reader.h"
 #include "engine/model_file/model_file.h"
 
 namespace sluice::engine {
@@ -82,58 +82,7 @@ absl::Status ReadSizes(FactReader& facts, ModelConfig& config) {
                      "expected an even head size of at most " + std::to_string(kMaxHeadSize) +
                          ", got " + std::to_string(config.head_size));
   }
-  config.attention_scale = 1.0f / std::sqrt(static_cast<float>(config.head_size));
-  ASSIGN_OR_RETURN(config.norm_epsilon, facts.Positive("attention.layer_norm_rms_epsilon"));
   return absl::OkStatus();
-}
-
-// Traits of related models that Forward has no code for, and keys that change nothing.
-absl::Status RefuseOtherTraits(const Architecture& architecture, FactReader& facts,
-                               const ModelConfig& config) {
-  ASSIGN_OR_RETURN(const std::optional<int32_t> value_length,
-                   facts.OptionalCount("attention.value_length", 1, kMaxHeadSize));
-  if (value_length.value_or(config.head_size) != config.head_size) {
-    return facts.Unsupported("attention.value_length",
-                             "only the size of a key head, " + std::to_string(config.head_size) +
-                                 ", is supported, got " + std::to_string(*value_length));
-  }
-  RETURN_IF_ERROR(facts.OnlyNumber("expert_count", 0));
-  RETURN_IF_ERROR(facts.OnlyNumber("expert_used_count", 0));
-  ASSIGN_OR_RETURN(const std::optional<int32_t> window,
-                   facts.OptionalCount("attention.sliding_window", 0, INT32_MAX));
-  if (window.value_or(0) != 0 && *window < config.context_length) {
-    return facts.Unsupported("attention.sliding_window", "only none, or at least the context of " +
-                                                             std::to_string(config.context_length) +
-                                                             ", is supported, got " +
-                                                             std::to_string(*window));
-  }
-  RETURN_IF_ERROR(facts.OnlyNumber("attention.scale", config.attention_scale));
-  for (const char* name : {"logit_scale", "residual_scale", "embedding_scale"}) {
-    RETURN_IF_ERROR(facts.OnlyNumber(name, 1));
-  }
-  for (const char* name : {"attn_logit_softcapping", "final_logit_softcapping",
-                           "attention.max_alibi_bias", "attention.clamp_kqv", "pooling_type"}) {
-    RETURN_IF_ERROR(facts.OnlyNumber(name, 0));
-  }
-  RETURN_IF_ERROR(facts.OnlyBool("attention.causal", true));
-  RETURN_IF_ERROR(facts.OnlyBool("use_parallel_residual", false));
-  ASSIGN_OR_RETURN(const std::optional<std::string_view> layout,
-                   facts.OptionalText("tensor_data_layout"));
-  if (layout.has_value() && *layout != architecture.data_layout && *layout != kHuggingFaceLayout) {
-    return facts.Unsupported("tensor_data_layout", "only '" +
-                                                       std::string(architecture.data_layout) +
-                                                       "' is supported, got " + Quoted(*layout));
-  }
-  return absl::OkStatus();
-}
-
-// Which layers rotate.
-void SetLayers(const Architecture& architecture, ModelConfig& config) {
-  config.layers.resize(static_cast<size_t>(config.num_layers));
-  for (int32_t i = 0; i < config.num_layers; ++i) {
-    const int32_t period = architecture.unrotated_period;
-    if (period > 0 && (i + 1) % period == 0) config.layers[static_cast<size_t>(i)].rope = -1;
-  }
 }
 
 // Rows of the embedding decide; what else the file says about the vocabulary must agree.
@@ -194,12 +143,11 @@ absl::StatusOr<ModelConfig> ModelConfig::FromFile(const ModelFile& file, kernels
   config.name = ModelName(file, name);
   FactReader facts(file, config.architecture);
   RETURN_IF_ERROR(ReadSizes(facts, config));
-  RETURN_IF_ERROR(RefuseOtherTraits(architecture, facts, config));
+  architecture.ReadTensorTraits(file, config);
   RETURN_IF_ERROR(ReadRopes(file, architecture, facts, config, bug));
-  SetLayers(architecture, config);
+  RETURN_IF_ERROR(ReadTraits(architecture, facts, config));
   RETURN_IF_ERROR(ReadVocabulary(file, facts, config));
   RETURN_IF_ERROR(facts.CheckAllAsked());
-  architecture.ReadTensorTraits(file, config);
   RETURN_IF_ERROR(CheckTensors(file, config));
   RETURN_IF_ERROR(CheckNoStrangers(file, config));
   // After the checks, which would notice: whoever loads the weights must notice as well.

@@ -17,19 +17,21 @@ namespace {
 
 constexpr std::string_view kType = "rope.scaling.type";
 constexpr std::string_view kFactor = "rope.scaling.factor";
+constexpr std::string_view kAttnFactor = "rope.scaling.attn_factor";
 constexpr std::string_view kOriginalContext = "rope.scaling.original_context_length";
 constexpr int32_t kMaxOriginalContext = 1 << 24;
 
 // What rope.scaling.* says.
 struct Scaling {
-  enum class Kind { kNone, kLinear, kYarn };
+  enum class Kind { kNone, kLinear, kYarn, kLongrope };
   Kind kind = Kind::kNone;
   float factor = 1.0f;
-  // yarn:
+  // yarn and longrope:
   int32_t original_context = 0;
+  float magnitude = 1.0f;
+  // yarn:
   float beta_fast = 32.0f;  // rotations within the original context above which a frequency stays
   float beta_slow = 1.0f;   // and below which it is divided by the factor
-  float magnitude = 1.0f;
 };
 
 absl::Status Missing(const FactReader& facts, std::string_view name, const std::string& expected) {
@@ -69,16 +71,33 @@ absl::Status ReadYarn(FactReader& facts, Scaling& scaling) {
     return facts.Bad("rope.scaling.yarn_attn_factor",
                      "expected it or 'rope.scaling.yarn_log_multiplier', got both");
   }
-  ASSIGN_OR_RETURN(const std::optional<float> more,
-                   facts.OptionalPositive("rope.scaling.attn_factor"));
+  ASSIGN_OR_RETURN(const std::optional<float> more, facts.OptionalPositive(kAttnFactor));
   double computed = YarnMagnitude(scaling.factor, 1.0);
   if (log_multiplier.has_value()) computed /= YarnMagnitude(scaling.factor, *log_multiplier);
   scaling.magnitude = static_cast<float>(magnitude.value_or(computed) * more.value_or(1.0f));
   return absl::OkStatus();
 }
 
-absl::StatusOr<Scaling> ReadScaling(FactReader& facts) {
-  facts.Ignore("rope.scaling.finetuned");
+absl::StatusOr<Scaling> ReadLongrope(FactReader& facts) {
+  Scaling scaling;
+  scaling.kind = Scaling::Kind::kLongrope;
+  ASSIGN_OR_RETURN(const std::optional<std::string_view> type, facts.OptionalText(kType));
+  if (type.value_or("longrope") != "longrope") {
+    return facts.Bad(kType,
+                     "expected 'longrope', since there is tensor "
+                     "'rope_factors_long.weight', got " +
+                         Quoted(*type));
+  }
+  RETURN_IF_ERROR(facts.OnlyNumber(kFactor, 1));
+  ASSIGN_OR_RETURN(scaling.original_context, facts.Count(kOriginalContext, 1, kMaxOriginalContext));
+  ASSIGN_OR_RETURN(scaling.magnitude, facts.Positive(kAttnFactor));
+  return scaling;
+}
+
+absl::StatusOr<Scaling> ReadScaling(const Architecture& architecture, FactReader& facts,
+                                    const ModelConfig& config) {
+  if (!architecture.finetuned_says_rotated) facts.Ignore("rope.scaling.finetuned");
+  if (config.has_long_factors) return ReadLongrope(facts);
   // Where the model was scaled from: of no consequence but to yarn.
   facts.Ignore(kOriginalContext);
   ASSIGN_OR_RETURN(const std::optional<std::string_view> type, facts.OptionalText(kType));
@@ -116,7 +135,7 @@ absl::StatusOr<Scaling> ReadScaling(FactReader& facts) {
   if (scaling.kind == Scaling::Kind::kYarn) {
     RETURN_IF_ERROR(ReadYarn(facts, scaling));
   } else {
-    RETURN_IF_ERROR(facts.OnlyNumber("rope.scaling.attn_factor", 1));
+    RETURN_IF_ERROR(facts.OnlyNumber(kAttnFactor, 1));
     for (const char* name : {"rope.scaling.yarn_ext_factor", "rope.scaling.yarn_attn_factor",
                              "rope.scaling.yarn_beta_fast", "rope.scaling.yarn_beta_slow",
                              "rope.scaling.yarn_log_multiplier"}) {
@@ -167,8 +186,8 @@ void SetFrequencies(const Scaling& scaling, std::span<const float> factors, Rope
     high =
         std::min(std::ceil(YarnPair(scaling, table, scaling.beta_slow)), table.rotary_size - 1.0);
     if (low == high) high += 0.001;
-    table.magnitude = scaling.magnitude;
   }
+  table.magnitude = scaling.magnitude;
   const auto rotary_values = static_cast<float>(table.rotary_size);
   for (int32_t i = 0; i < table.rotary_size / 2; ++i) {
     const float exponent = static_cast<float>(2 * i) / rotary_values;
@@ -209,6 +228,40 @@ absl::StatusOr<int32_t> ReadRotarySize(const Architecture& architecture, FactRea
   return size;
 }
 
+absl::Status CheckYarn(const FactReader& facts, const RopeTable& table,
+                       std::span<const float> factors) {
+  if (!factors.empty()) {
+    return facts.Unsupported(kType, "'yarn' is not supported beside tensor 'rope_freqs.weight'");
+  }
+  if (table.base <= 1.0f) {
+    return facts.Bad("rope.freq_base",
+                     "expected more than 1 for yarn, got " + NumberString(table.base));
+  }
+  return absl::OkStatus();
+}
+
+void EndContextAt(int32_t positions, ModelConfig& config) {
+  if (config.context_length <= positions) return;
+  config.notes.push_back("the context ends at " + std::to_string(positions) + " of " +
+                         std::to_string(config.context_length) +
+                         " positions, where the model's rotary factors for short sequences end");
+  config.context_length = positions;
+}
+
+// The table of layers with a window, which no scaling applies to.
+absl::Status AddWindowRope(const Architecture& architecture, FactReader& facts,
+                           ModelConfig& config) {
+  RopeTable table;
+  table.style = architecture.rope_style;
+  table.rotary_size = config.ropes.front().rotary_size;
+  ASSIGN_OR_RETURN(const std::optional<float> base, facts.OptionalPositive("rope.freq_base_swa"));
+  table.base = base.value_or(architecture.window_rope_base);
+  SetFrequencies({}, {}, table);
+  RETURN_IF_ERROR(CheckFrequencies(facts, table));
+  config.ropes.push_back(std::move(table));
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 absl::Status ReadRopes(const ModelFile& file, const Architecture& architecture, FactReader& facts,
@@ -225,21 +278,22 @@ absl::Status ReadRopes(const ModelFile& file, const Architecture& architecture, 
   table.base = base.value_or(architecture.default_rope_base);
   if (kernels::IsPlanted(bug, kernels::PlantedBug::kRopeBaseTenThousand)) table.base = 10000.0f;
   ASSIGN_OR_RETURN(table.rotary_size, ReadRotarySize(architecture, facts, config));
-  ASSIGN_OR_RETURN(const Scaling scaling, ReadScaling(facts));
-  ASSIGN_OR_RETURN(const std::vector<float> factors,
+  ASSIGN_OR_RETURN(const Scaling scaling, ReadScaling(architecture, facts, config));
+  ASSIGN_OR_RETURN(std::vector<float> factors,
                    ReadFactors(file, "rope_freqs.weight", table.rotary_size));
   if (scaling.kind == Scaling::Kind::kYarn) {
-    if (!factors.empty()) {
-      return facts.Unsupported(kType, "'yarn' is not supported beside tensor 'rope_freqs.weight'");
-    }
-    if (table.base <= 1.0f) {
-      return facts.Bad("rope.freq_base",
-                       "expected more than 1 for yarn, got " + NumberString(table.base));
-    }
+    RETURN_IF_ERROR(CheckYarn(facts, table, factors));
+  } else if (scaling.kind == Scaling::Kind::kLongrope) {
+    // Read for their checks alone.
+    ASSIGN_OR_RETURN(factors, ReadFactors(file, "rope_factors_long.weight", table.rotary_size));
+    ASSIGN_OR_RETURN(factors, ReadFactors(file, "rope_factors_short.weight", table.rotary_size));
+    EndContextAt(scaling.original_context, config);
   }
   SetFrequencies(scaling, factors, table);
   RETURN_IF_ERROR(CheckFrequencies(facts, table));
   config.ropes.push_back(std::move(table));
+  if (architecture.window_rope_base > 0.0f)
+    RETURN_IF_ERROR(AddWindowRope(architecture, facts, config));
   return absl::OkStatus();
 }
 

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <string>
 #include <string_view>
@@ -16,7 +17,10 @@ namespace sluice::engine {
 enum class TensorPart : uint8_t {
   kTokenEmbedding,
   kRopeFactors,
+  kRopeFactorsLong,
+  kRopeFactorsShort,
   kAttentionNorm,
+  kAttentionNormBias,
   kQuery,
   kKey,
   kValue,
@@ -27,16 +31,30 @@ enum class TensorPart : uint8_t {
   kKeyNorm,
   kAttentionOutput,
   kAttentionOutputBias,
+  kAttentionPostNorm,
   kFfnNorm,
+  kFfnNormBias,
   kGate,
   kUp,
+  kUpBias,
   kDown,
   kDownBias,
+  kFfnPostNorm,
   kOutputNorm,
+  kOutputNormBias,
   kOutput,
 };
 
-// A tensor that a model has a place for: its name in the file, what it must look like.
+inline constexpr size_t kNumTensorParts = static_cast<size_t>(TensorPart::kOutput) + 1;
+
+// Tensors that ReadRopes reads, and the weights do without.
+constexpr bool IsRopeFactors(TensorPart part) {
+  return part == TensorPart::kRopeFactors || part == TensorPart::kRopeFactorsLong ||
+         part == TensorPart::kRopeFactorsShort;
+}
+
+// A place for a tensor: its name in the file, what it must look like. Several places may share one
+// tensor of the file, each with rows of its own: Q, K and V of attn_qkv, gate and up of ffn_up.
 struct TensorPlace {
   TensorPart part = TensorPart::kTokenEmbedding;
   int layer = -1;  // -1 outside the layers
@@ -46,10 +64,12 @@ struct TensorPlace {
   bool is_vector = false;  // a norm, a bias, factors: used in f32
   int64_t cols = 0;        // row length
   int64_t rows = 1;
+  int64_t first_row = 0;  // of the file's tensor
+  int64_t file_rows = 1;  // of the file's tensor
 };
 
-// Every place of a model with these facts. Only num_layers, the sizes and the has_ and tied_ flags
-// of `config` count.
+// Every place of a model with these facts; those of one tensor in the order of its rows. Only
+// num_layers, the sizes and the has_ and tied_ flags of `config` count.
 std::vector<TensorPlace> TensorPlaces(const ModelConfig& config);
 
 // Compares every place with the file: INVALID_ARGUMENT "FILE: tensor 'NAME' (ROLE): expected [..],

@@ -49,8 +49,8 @@ absl::StatusOr<TensorRoles> DescribeTensors(const ModelFile& file) {
   TensorRoles roles;
   std::map<std::string, std::string> role_of;
   for (const TensorPlace& place : TensorPlaces(config)) {
-    role_of[place.name] = place.role;
-    if (place.required && file.FindTensor(place.name) == nullptr) {
+    const bool is_first = role_of.emplace(place.name, place.role).second;
+    if (is_first && place.required && file.FindTensor(place.name) == nullptr) {
       roles.missing.push_back(place.name);
     }
   }

@@ -3,12 +3,12 @@
 #include <algorithm>
 #include <atomic>
 #include <numeric>
+#include <optional>
 #include <span>
 #include <thread>
 #include <unordered_map>
 #include <utility>
 
-#include "engine/base/hash.h"
 #include "engine/base/mutex.h"
 #include "engine/base/status.h"
 #include "engine/model/sha256.h"
@@ -32,27 +32,41 @@ class WeightsLoader {
   absl::Status Load();
 
  private:
-  // What becomes of one tensor of the file.
-  struct Job {
-    const FileTensor* tensor = nullptr;
+  // What becomes of some rows of a tensor.
+  struct Part {
+    int64_t first_row = 0;
+    int64_t num_rows = 0;
     PackedWeight* matrix = nullptr;  // filled by the job, or
     size_t memory_offset = 0;        // of the matrix in Weights::matrix_memory_
     Buffer* vector = nullptr;        // f32; neither: only hashed
+  };
+  // One tensor of the file.
+  struct Job {
+    const FileTensor* tensor = nullptr;
+    std::vector<Part> parts;  // all its rows, in order
     Sha256::Digest digest = {};
+  };
+  // What the loader made of a place.
+  struct Held {
+    const PackedWeight* matrix = nullptr;
+    const Buffer* vector = nullptr;
   };
 
   absl::Status Plan();
   absl::Status CheckTypes() const;
+  size_t PackedSize(const Job& job, const Part& part) const;
   absl::Status AllocateMatrices();
   void Work();
   absl::Status Run(Job& job, Buffer& staging);
-  absl::Status RunPieces(Job& job, Buffer& staging);
+  absl::Status RunPart(const Job& job, const Part& part, Buffer& staging, Sha256& hash);
   absl::Status HashMetadata();
   void Report(uint64_t bytes);
   void Fail(const absl::Status& status);
   void Wire();
-  const float* Vector(const std::string& name) const;
-  kernels::Linear LinearOf(const std::string& weight, const std::string& bias) const;
+  Held& HeldAt(TensorPart part, int layer);
+  const float* Vector(TensorPart part, int layer);
+  kernels::Linear LinearOf(TensorPart weight, std::optional<TensorPart> bias, int layer);
+  kernels::Norm NormOf(TensorPart weight, std::optional<TensorPart> bias, int layer);
   void SetDigest();
 
   // Small enough to stay in a core's cache between read, hash and repack.
@@ -67,7 +81,7 @@ class WeightsLoader {
   std::vector<TensorPlace> places_;
   std::vector<Job> jobs_;     // in file order
   std::vector<size_t> turn_;  // indices of jobs_, largest first
-  std::unordered_map<std::string, size_t, StringHash, StringEqual> job_of_;
+  std::vector<Held> held_;    // [(1 + num_layers) * kNumTensorParts]
   Sha256::Digest metadata_digest_ = {};
   uint64_t total_bytes_ = 0;
 
@@ -81,29 +95,38 @@ class WeightsLoader {
 absl::Status WeightsLoader::Plan() {
   RETURN_IF_ERROR(CheckTensors(file_, config_));
   places_ = TensorPlaces(config_);
-  std::unordered_map<std::string_view, const TensorPlace*> place_of;
-  size_t num_matrices = 0, num_vectors = 0;
+  held_.resize(static_cast<size_t>(1 + config_.num_layers) * kNumTensorParts);
+  std::unordered_map<std::string_view, std::vector<const TensorPlace*>> places_of;
+  size_t num_vectors = 0;
   for (const TensorPlace& place : places_) {
     // The factors are part of the config's frequencies already.
-    if (place.part == TensorPart::kRopeFactors || file_.FindTensor(place.name) == nullptr) continue;
-    place_of[place.name] = &place;
-    ++(place.is_vector ? num_vectors : num_matrices);
+    if (IsRopeFactors(place.part) || file_.FindTensor(place.name) == nullptr) continue;
+    places_of[place.name].push_back(&place);
+    num_vectors += place.is_vector ? 1 : 0;
   }
-  weights_.matrices_.reserve(num_matrices);
   weights_.vectors_.resize(num_vectors);
   size_t vector = 0;
   for (const FileTensor& tensor : file_.tensors()) {
-    const auto found = place_of.find(tensor.name);
-    if (found == place_of.end() && !options_.compute_digest) continue;
+    const auto found = places_of.find(tensor.name);
+    if (found == places_of.end() && !options_.compute_digest) continue;
     Job& job = jobs_.emplace_back();
     job.tensor = &tensor;
     total_bytes_ += tensor.bytes;
-    job_of_[tensor.name] = jobs_.size() - 1;
-    if (found == place_of.end()) continue;
-    if (found->second->is_vector) {
-      job.vector = &weights_.vectors_[vector++];
-    } else {
-      job.matrix = weights_.matrices_.emplace_back(std::make_unique<PackedWeight>()).get();
+    if (found == places_of.end()) {
+      job.parts.push_back({.num_rows = static_cast<int64_t>(tensor.rows())});
+      continue;
+    }
+    for (const TensorPlace* place : found->second) {
+      Part& part = job.parts.emplace_back();
+      part.first_row = place->first_row;
+      part.num_rows = place->rows;
+      Held& held = HeldAt(place->part, place->layer);
+      if (place->is_vector) {
+        held.vector = part.vector = &weights_.vectors_[vector++];
+      } else {
+        part.matrix = weights_.matrices_.emplace_back(std::make_unique<PackedWeight>()).get();
+        held.matrix = part.matrix;
+      }
     }
   }
   if (options_.compute_digest) total_bytes_ += file_.metadata_bytes();
@@ -119,7 +142,8 @@ absl::Status WeightsLoader::Plan() {
 // Before anything is read, so that a model that cannot be served is refused at once.
 absl::Status WeightsLoader::CheckTypes() const {
   for (const Job& job : jobs_) {
-    if (job.matrix == nullptr || kernels::SupportsWeight(options_.backend, job.tensor->type)) {
+    if (job.parts.front().matrix == nullptr ||
+        kernels::SupportsWeight(options_.backend, job.tensor->type)) {
       continue;
     }
     return Unimplemented(file_.path() + ": tensor '" + job.tensor->name + "': backend " +
@@ -130,18 +154,22 @@ absl::Status WeightsLoader::CheckTypes() const {
   return absl::OkStatus();
 }
 
+size_t WeightsLoader::PackedSize(const Job& job, const Part& part) const {
+  return static_cast<size_t>(kernels::PackedBytes(options_.backend, job.tensor->type, part.num_rows,
+                                                  static_cast<int64_t>(job.tensor->cols())));
+}
+
 // One Buffer for all, in the order of the file: matrices of a few hundred KiB each would not get
 // the huge pages that reading them at full speed needs.
 absl::Status WeightsLoader::AllocateMatrices() {
   constexpr size_t kAlignment = 64;
   size_t bytes = 0;
   for (Job& job : jobs_) {
-    if (job.matrix == nullptr) continue;
-    job.memory_offset = bytes;
-    const auto packed = static_cast<size_t>(kernels::PackedBytes(
-        options_.backend, job.tensor->type, static_cast<int64_t>(job.tensor->rows()),
-        static_cast<int64_t>(job.tensor->cols())));
-    bytes += (packed + kAlignment - 1) / kAlignment * kAlignment;
+    for (Part& part : job.parts) {
+      if (part.matrix == nullptr) continue;
+      part.memory_offset = bytes;
+      bytes += (PackedSize(job, part) + kAlignment - 1) / kAlignment * kAlignment;
+    }
   }
   ASSIGN_OR_RETURN(weights_.matrix_memory_, Buffer::Allocate(bytes));
   return absl::OkStatus();
@@ -159,51 +187,53 @@ void WeightsLoader::Fail(const absl::Status& status) {
   failed_.store(true, std::memory_order_relaxed);
 }
 
-absl::Status WeightsLoader::RunPieces(Job& job, Buffer& staging) {
+absl::Status WeightsLoader::RunPart(const Job& job, const Part& part, Buffer& staging,
+                                    Sha256& hash) {
   const FileTensor& tensor = *job.tensor;
   const auto cols = static_cast<int64_t>(tensor.cols());
-  const auto rows = static_cast<int64_t>(tensor.rows());
   const int64_t row_bytes = kernels::RowBytes(tensor.type, cols);
   const int64_t panels = std::max<int64_t>(1, kPieceBytes / (row_bytes * kPanelRows));
-  const int64_t piece_rows = std::min(rows, panels * kPanelRows);
+  const int64_t piece_rows = std::min(part.num_rows, panels * kPanelRows);
   const auto piece_bytes = static_cast<size_t>(piece_rows * row_bytes);
   if (staging.size() < piece_bytes) {
     ASSIGN_OR_RETURN(staging,
                      Buffer::Allocate(std::max(piece_bytes, static_cast<size_t>(kPieceBytes))));
   }
-  Sha256 hash;
-  for (int64_t first = 0; first < rows; first += piece_rows) {
+  for (int64_t first = 0; first < part.num_rows; first += piece_rows) {
     if (failed_.load(std::memory_order_relaxed)) return absl::OkStatus();
-    const int64_t num_rows = std::min(piece_rows, rows - first);
+    const int64_t num_rows = std::min(piece_rows, part.num_rows - first);
     const std::span<std::byte> piece(staging.bytes(), static_cast<size_t>(num_rows * row_bytes));
-    RETURN_IF_ERROR(file_.Read(tensor.offset + static_cast<uint64_t>(first * row_bytes), piece));
+    const int64_t begin = (part.first_row + first) * row_bytes;
+    RETURN_IF_ERROR(file_.Read(tensor.offset + static_cast<uint64_t>(begin), piece));
     if (options_.compute_digest) hash.Add(piece);
-    if (job.matrix != nullptr) {
-      kernels::PackWeightRows(*job.matrix, first, num_rows, piece.data());
-    } else if (job.vector != nullptr) {
+    if (part.matrix != nullptr) {
+      kernels::PackWeightRows(*part.matrix, first, num_rows, piece.data());
+    } else if (part.vector != nullptr) {
       kernels::DequantizeStored(tensor.type, piece.data(), num_rows * cols,
-                                job.vector->as<float>() + first * cols);
+                                part.vector->as<float>() + first * cols);
     }
     Report(piece.size());
   }
-  if (options_.compute_digest) job.digest = hash.Finish();
   return absl::OkStatus();
 }
 
 absl::Status WeightsLoader::Run(Job& job, Buffer& staging) {
   const FileTensor& tensor = *job.tensor;
-  if (job.matrix != nullptr) {
-    const auto rows = static_cast<int64_t>(tensor.rows());
-    const auto cols = static_cast<int64_t>(tensor.cols());
-    const auto bytes =
-        static_cast<size_t>(kernels::PackedBytes(options_.backend, tensor.type, rows, cols));
-    ASSIGN_OR_RETURN(*job.matrix,
-                     kernels::PlaceWeight(options_.backend, tensor.type, rows, cols,
-                                          weights_.matrix_memory_.Part(job.memory_offset, bytes)));
-  } else if (job.vector != nullptr) {
-    ASSIGN_OR_RETURN(*job.vector, Buffer::Allocate(tensor.cols() * sizeof(float)));
+  Sha256 hash;
+  for (const Part& part : job.parts) {
+    if (part.matrix != nullptr) {
+      ASSIGN_OR_RETURN(
+          *part.matrix,
+          kernels::PlaceWeight(
+              options_.backend, tensor.type, part.num_rows, static_cast<int64_t>(tensor.cols()),
+              weights_.matrix_memory_.Part(part.memory_offset, PackedSize(job, part))));
+    } else if (part.vector != nullptr) {
+      ASSIGN_OR_RETURN(*part.vector, Buffer::Allocate(tensor.cols() * sizeof(float)));
+    }
+    RETURN_IF_ERROR(RunPart(job, part, staging, hash));
   }
-  return RunPieces(job, staging);
+  if (options_.compute_digest) job.digest = hash.Finish();
+  return absl::OkStatus();
 }
 
 void WeightsLoader::Work() {
@@ -231,48 +261,57 @@ absl::Status WeightsLoader::HashMetadata() {
   return absl::OkStatus();
 }
 
-const float* WeightsLoader::Vector(const std::string& name) const {
-  const auto found = job_of_.find(name);
-  if (found == job_of_.end() || jobs_[found->second].vector == nullptr) return nullptr;
-  return jobs_[found->second].vector->as<float>();
+WeightsLoader::Held& WeightsLoader::HeldAt(TensorPart part, int layer) {
+  return held_[static_cast<size_t>(layer + 1) * kNumTensorParts + static_cast<size_t>(part)];
 }
 
-kernels::Linear WeightsLoader::LinearOf(const std::string& weight, const std::string& bias) const {
+const float* WeightsLoader::Vector(TensorPart part, int layer) {
+  const Buffer* vector = HeldAt(part, layer).vector;
+  return vector == nullptr ? nullptr : vector->as<float>();
+}
+
+kernels::Linear WeightsLoader::LinearOf(TensorPart weight, std::optional<TensorPart> bias,
+                                        int layer) {
   kernels::Linear linear;
-  linear.weight = jobs_[job_of_.find(weight)->second].matrix;
-  linear.bias = Vector(bias);
+  linear.weight = HeldAt(weight, layer).matrix;
+  if (bias.has_value()) linear.bias = Vector(*bias, layer);
   return linear;
 }
 
+kernels::Norm WeightsLoader::NormOf(TensorPart weight, std::optional<TensorPart> bias, int layer) {
+  return {.weight = Vector(weight, layer),
+          .bias = bias.has_value() ? Vector(*bias, layer) : nullptr,
+          .epsilon = config_.norm_epsilon,
+          .kind = bias.has_value() ? config_.norm_kind : kernels::NormKind::kRms};
+}
+
 void WeightsLoader::Wire() {
+  using enum TensorPart;
   weights_.layers_.resize(static_cast<size_t>(config_.num_layers));
-  for (size_t i = 0; i < weights_.layers_.size(); ++i) {
-    const std::string prefix = "blk." + std::to_string(i) + ".";
-    const auto linear = [&](const std::string& name) {
-      return LinearOf(prefix + name + ".weight", prefix + name + ".bias");
-    };
-    LayerWeights& layer = weights_.layers_[i];
-    layer.attention_norm = Vector(prefix + "attn_norm.weight");
-    layer.q = linear("attn_q");
-    layer.k = linear("attn_k");
-    layer.v = linear("attn_v");
+  for (int i = 0; i < config_.num_layers; ++i) {
+    LayerWeights& layer = weights_.layers_[static_cast<size_t>(i)];
+    layer.attention_norm = NormOf(kAttentionNorm, kAttentionNormBias, i);
+    layer.q = LinearOf(kQuery, kQueryBias, i);
+    layer.k = LinearOf(kKey, kKeyBias, i);
+    layer.v = LinearOf(kValue, kValueBias, i);
     if (kernels::IsPlanted(options_.planted_bug, kernels::PlantedBug::kKeyBiasDropped)) {
       layer.k.bias = nullptr;
     }
-    layer.q_head_norm = Vector(prefix + "attn_q_norm.weight");
-    layer.k_head_norm = Vector(prefix + "attn_k_norm.weight");
-    layer.attention_output = linear("attn_output");
+    layer.q_head_norm = NormOf(kQueryNorm, std::nullopt, i);
+    layer.k_head_norm = NormOf(kKeyNorm, std::nullopt, i);
+    layer.attention_output = LinearOf(kAttentionOutput, kAttentionOutputBias, i);
     layer.attention_output.name = "attention_output";
-    layer.ffn_norm = Vector(prefix + "ffn_norm.weight");
-    layer.gate = linear("ffn_gate");
-    layer.up = linear("ffn_up");
-    layer.down = linear("ffn_down");
+    layer.attention_post_norm = NormOf(kAttentionPostNorm, std::nullopt, i);
+    layer.ffn_norm = NormOf(kFfnNorm, kFfnNormBias, i);
+    layer.gate = LinearOf(kGate, std::nullopt, i);
+    layer.up = LinearOf(kUp, kUpBias, i);
+    layer.down = LinearOf(kDown, kDownBias, i);
     layer.down.name = "ffn_down";
+    layer.ffn_post_norm = NormOf(kFfnPostNorm, std::nullopt, i);
   }
-  weights_.output_norm_ = Vector("output_norm.weight");
-  weights_.token_embedding_ = jobs_[job_of_.find("token_embd.weight")->second].matrix;
-  weights_.head_.weight = weights_.token_embedding_;
-  if (!config_.tied_head) weights_.head_ = LinearOf("output.weight", "output.bias");
+  weights_.output_norm_ = NormOf(kOutputNorm, kOutputNormBias, -1);
+  weights_.token_embedding_ = HeldAt(kTokenEmbedding, -1).matrix;
+  weights_.head_ = LinearOf(config_.tied_head ? kTokenEmbedding : kOutput, std::nullopt, -1);
   for (const auto& matrix : weights_.matrices_) weights_.resident_bytes_ += matrix->storage.size();
   for (const Buffer& vector : weights_.vectors_) weights_.resident_bytes_ += vector.size();
 }

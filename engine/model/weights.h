@@ -15,20 +15,22 @@ namespace sluice::engine {
 
 class ModelFile;
 
-// Weights of one layer: the Linears view matrices and biases owned by Weights.
+// Weights of one layer: the Linears and Norms view matrices and vectors owned by Weights.
 struct LayerWeights {
-  const float* attention_norm = nullptr;  // [E]
-  kernels::Linear q, k, v;                // [H*D, E], [G*D, E], [G*D, E]
-  const float* q_head_norm = nullptr;     // [D] or null
-  const float* k_head_norm = nullptr;     // [D] or null
-  kernels::Linear attention_output;       // [E, H*D]
-  const float* ffn_norm = nullptr;        // [E]
-  kernels::Linear gate, up;               // [F, E]
-  kernels::Linear down;                   // [E, F]
+  kernels::Norm attention_norm;            // [E]
+  kernels::Linear q, k, v;                 // [H*D, E], [G*D, E], [G*D, E]
+  kernels::Norm q_head_norm, k_head_norm;  // [D] or none
+  kernels::Linear attention_output;        // [E, H*D]
+  kernels::Norm attention_post_norm;       // [E] or none
+  kernels::Norm ffn_norm;                  // [E]
+  kernels::Linear gate, up;                // [F, E]; no gate: gate.weight is null
+  kernels::Linear down;                    // [E, F]
+  kernels::Norm ffn_post_norm;             // [E] or none
 };
 
 // All weights of a model in the layout of one backend. Each tensor is read once and repacked at
-// once; no second copy is left behind. Immutable after Load; CPU engines of one process share it.
+// once (one that holds several matrices into as many); no second copy is left behind. Immutable
+// after Load; CPU engines of one process share it.
 class Weights {
  public:
   struct LoadOptions {
@@ -50,8 +52,8 @@ class Weights {
 
   const kernels::PackedWeight& token_embedding() const { return *token_embedding_; }  // [V, E]
   const std::vector<LayerWeights>& layers() const { return layers_; }
-  const float* output_norm() const { return output_norm_; }  // [E]
-  const kernels::Linear& head() const { return head_; }      // [V, E]; the embedding when tied
+  const kernels::Norm& output_norm() const { return output_norm_; }  // [E]
+  const kernels::Linear& head() const { return head_; }  // [V, E]; the embedding when tied
 
   uint64_t resident_bytes() const { return resident_bytes_; }
   // Hex sha256 over the sha256 of the metadata section and of every tensor's stored bytes, in file
@@ -67,7 +69,7 @@ class Weights {
   std::vector<kernels::Buffer> vectors_;
   const kernels::PackedWeight* token_embedding_ = nullptr;
   std::vector<LayerWeights> layers_;
-  const float* output_norm_ = nullptr;
+  kernels::Norm output_norm_;
   kernels::Linear head_;
   uint64_t resident_bytes_ = 0;
   std::string digest_;

@@ -75,7 +75,7 @@ std::string EncodeTensor(kernels::DType type, const std::vector<float>& values);
 
 // A small model of random weights. Shapes and types are free; defaults give about 300 KB.
 struct TinyModelSpec {
-  std::string architecture = "llama";  // or any without tensors of its own; qwen2, qwen3
+  std::string architecture = "llama";  // any that Sluice knows, with its tensors and keys
   int layers = 2;
   int width = 64;
   int heads = 4;
@@ -88,8 +88,8 @@ struct TinyModelSpec {
   float rope_base = 10000.0f;
   int rotary_size = 0;              // 0: the head size
   std::vector<float> rope_factors;  // [rotary / 2], or empty: no rope_freqs.weight
-  bool qkv_bias = false;            // always for qwen2
-  bool tied_head = false;
+  bool qkv_bias = false;            // always for qwen2 and starcoder2
+  bool tied_head = false;           // always for the gemmas
   bool vocabulary = true;  // byte-level BPE of 256 bytes, some merges, control tokens; needs
                            // vocab_size >= 264
   kernels::DType matrix_type = kernels::DType::kF32;

@@ -26,8 +26,9 @@ T ValueOrAbort(absl::StatusOr<T> value) {
 std::unique_ptr<engine::DeviceRunner> OpenProbe(const std::string& path,
                                                 const ProbeOptions& options) {
   const auto file = ValueOrAbort(engine::ModelFile::Open(path));
-  auto config = std::make_shared<const engine::ModelConfig>(
-      ValueOrAbort(engine::ModelConfig::FromFile(*file)));
+  engine::ModelConfig facts = ValueOrAbort(engine::ModelConfig::FromFile(*file));
+  if (options.change_config) options.change_config(facts);
+  auto config = std::make_shared<const engine::ModelConfig>(std::move(facts));
   auto weights = ValueOrAbort(engine::Weights::Load(
       *file, *config,
       {.backend = options.backend, .num_threads = options.num_threads, .progress = {}}));

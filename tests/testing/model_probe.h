@@ -1,5 +1,6 @@
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -20,6 +21,8 @@ struct ProbeOptions {
   bool force_avx2 = false;
   int max_tokens = 64;
   int max_positions = 256;
+  // Of what the file says, before its weights are loaded; may be empty.
+  std::function<void(engine::ModelConfig&)> change_config = {};
 };
 std::unique_ptr<engine::DeviceRunner> OpenProbe(const std::string& path,
                                                 const ProbeOptions& options);

@@ -3,6 +3,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <initializer_list>
 #include <random>
 #include <utility>
 
@@ -141,6 +142,45 @@ void AddVocabulary(GgufDraft& draft, const TinyModelSpec& spec) {
   draft.Set("tokenizer.ggml.add_bos_token", false);
 }
 
+// What tensors a model has, beyond the spec.
+struct Traits {
+  explicit Traits(const TinyModelSpec& spec)
+      : qkv_bias(spec.qkv_bias || Is(spec, {"qwen2", "starcoder2"})),
+        head_norms(Is(spec, {"qwen3", "gemma3"})),
+        post_norms(Is(spec, {"gemma2", "gemma3"})),
+        layer_norms(Is(spec, {"starcoder2", "stablelm"})),
+        linear_biases(Is(spec, {"starcoder2"})),
+        gate(!Is(spec, {"starcoder2"})),
+        fused(Is(spec, {"phi3"})),
+        tied_head(spec.tied_head || Is(spec, {"gemma", "gemma2", "gemma3"})) {}
+
+  static bool Is(const TinyModelSpec& spec, std::initializer_list<const char*> architectures) {
+    return std::any_of(architectures.begin(), architectures.end(),
+                       [&](const char* name) { return spec.architecture == name; });
+  }
+
+  const bool qkv_bias, head_norms, post_norms, layer_norms, linear_biases, gate, fused, tied_head;
+};
+
+// Keys that the architecture's files have and others have not.
+void AddFactsOfArchitecture(GgufDraft& draft, const TinyModelSpec& spec) {
+  const std::string prefix = spec.architecture + ".";
+  if (Traits::Is(spec, {"gemma2", "gemma3"})) {
+    draft.Set(prefix + "attention.sliding_window", uint32_t{128});
+  }
+  if (Traits::Is(spec, {"gemma2"})) {
+    draft.Set(prefix + "attn_logit_softcapping", 50.0f);
+    draft.Set(prefix + "final_logit_softcapping", 30.0f);
+  }
+  if (Traits::Is(spec, {"phi3"})) draft.Set(prefix + "attention.sliding_window", uint32_t{0});
+  if (Traits::Is(spec, {"granite"})) {
+    draft.Set(prefix + "attention.scale", 0.125f);
+    draft.Set(prefix + "embedding_scale", 3.0f);
+    draft.Set(prefix + "residual_scale", 0.5f);
+    draft.Set(prefix + "logit_scale", 4.0f);
+  }
+}
+
 void AddFacts(GgufDraft& draft, const TinyModelSpec& spec) {
   const std::string prefix = spec.architecture + ".";
   const auto set = [&](const char* key, int value) {
@@ -159,15 +199,18 @@ void AddFacts(GgufDraft& draft, const TinyModelSpec& spec) {
     set("attention.key_length", spec.head_size);
     set("attention.value_length", spec.head_size);
   }
-  draft.Set(prefix + "attention.layer_norm_rms_epsilon", spec.norm_epsilon);
+  draft.Set(prefix + (Traits(spec).layer_norms ? "attention.layer_norm_epsilon"
+                                               : "attention.layer_norm_rms_epsilon"),
+            spec.norm_epsilon);
   draft.Set(prefix + "rope.freq_base", spec.rope_base);
   set("rope.dimension_count", spec.rotary_size > 0 ? spec.rotary_size : head_size);
+  AddFactsOfArchitecture(draft, spec);
 }
 
 class TensorMaker {
  public:
   TensorMaker(GgufDraft& draft, const TinyModelSpec& spec)
-      : draft_(draft), spec_(spec), uniform_(spec.seed) {}
+      : draft_(draft), spec_(spec), traits_(spec), uniform_(spec.seed) {}
 
   void Matrix(const std::string& name, int cols, int rows, DType type) {
     // Outputs of unit variance for inputs of unit variance, so that nothing saturates.
@@ -182,34 +225,54 @@ class TensorMaker {
                      EncodeTensor(spec_.norm_type, uniform_.Values(count, center, reach)));
   }
 
+  // A norm of the residual stream's width, with its bias where the architecture has them.
+  void Norm(const std::string& name) {
+    Vector(name + ".weight", spec_.width, 1.0f, 0.1f);
+    if (traits_.layer_norms) Vector(name + ".bias", spec_.width, 0.0f, 0.1f);
+  }
+
   void Layer(int layer) {
     const std::string prefix = "blk." + std::to_string(layer) + ".";
     const int head_size = spec_.head_size > 0 ? spec_.head_size : spec_.width / spec_.heads;
     const int q_rows = spec_.heads * head_size, kv_rows = spec_.kv_heads * head_size;
     const DType type = spec_.matrix_type;
-    Vector(prefix + "attn_norm.weight", spec_.width, 1.0f, 0.1f);
-    Matrix(prefix + "attn_q.weight", spec_.width, q_rows, type);
-    Matrix(prefix + "attn_k.weight", spec_.width, kv_rows, spec_.key_type.value_or(type));
-    Matrix(prefix + "attn_v.weight", spec_.width, kv_rows, spec_.value_type.value_or(type));
-    if (spec_.qkv_bias || spec_.architecture == "qwen2") {
+    Norm(prefix + "attn_norm");
+    if (traits_.fused) {
+      Matrix(prefix + "attn_qkv.weight", spec_.width, q_rows + 2 * kv_rows, type);
+    } else {
+      Matrix(prefix + "attn_q.weight", spec_.width, q_rows, type);
+      Matrix(prefix + "attn_k.weight", spec_.width, kv_rows, spec_.key_type.value_or(type));
+      Matrix(prefix + "attn_v.weight", spec_.width, kv_rows, spec_.value_type.value_or(type));
+    }
+    if (traits_.qkv_bias) {
       Vector(prefix + "attn_q.bias", q_rows, 0.0f, 0.5f);
       Vector(prefix + "attn_k.bias", kv_rows, 0.0f, 0.5f);
       Vector(prefix + "attn_v.bias", kv_rows, 0.0f, 0.5f);
     }
-    if (spec_.architecture == "qwen3") {
+    if (traits_.head_norms) {
       Vector(prefix + "attn_q_norm.weight", head_size, 1.0f, 0.1f);
       Vector(prefix + "attn_k_norm.weight", head_size, 1.0f, 0.1f);
     }
     Matrix(prefix + "attn_output.weight", q_rows, spec_.width, type);
-    Vector(prefix + "ffn_norm.weight", spec_.width, 1.0f, 0.1f);
-    Matrix(prefix + "ffn_gate.weight", spec_.width, spec_.ffn_width, type);
-    Matrix(prefix + "ffn_up.weight", spec_.width, spec_.ffn_width, type);
+    if (traits_.post_norms) Norm(prefix + "post_attention_norm");
+    Norm(prefix + "ffn_norm");
+    if (traits_.gate && !traits_.fused) {
+      Matrix(prefix + "ffn_gate.weight", spec_.width, spec_.ffn_width, type);
+    }
+    Matrix(prefix + "ffn_up.weight", spec_.width, (traits_.fused ? 2 : 1) * spec_.ffn_width, type);
     Matrix(prefix + "ffn_down.weight", spec_.ffn_width, spec_.width, type);
+    if (traits_.post_norms) Norm(prefix + "post_ffw_norm");
+    if (traits_.linear_biases) {
+      Vector(prefix + "attn_output.bias", spec_.width, 0.0f, 0.5f);
+      Vector(prefix + "ffn_up.bias", spec_.ffn_width, 0.0f, 0.5f);
+      Vector(prefix + "ffn_down.bias", spec_.width, 0.0f, 0.5f);
+    }
   }
 
  private:
   GgufDraft& draft_;
   const TinyModelSpec& spec_;
+  const Traits traits_;
   Uniform uniform_;
 };
 
@@ -252,8 +315,8 @@ GgufDraft MakeTinyModelDraft(const TinyModelSpec& spec) {
                     EncodeTensor(DType::kF32, spec.rope_factors));
   }
   for (int layer = 0; layer < spec.layers; ++layer) maker.Layer(layer);
-  maker.Vector("output_norm.weight", spec.width, 1.0f, 0.1f);
-  if (!spec.tied_head) {
+  maker.Norm("output_norm");
+  if (!Traits(spec).tied_head) {
     maker.Matrix("output.weight", spec.width, spec.vocab_size, embedding_type);
   }
   return draft;

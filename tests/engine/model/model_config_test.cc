@@ -224,14 +224,18 @@ struct Case {
   std::function<void(GgufDraft&)> edit;
   std::vector<std::string> says;
   absl::StatusCode code = kInvalid;
+  const char* architecture = "llama";
 };
 void PrintTo(const Case& c, std::ostream* out) { *out << c.name; }
 
 class RefusedModelTest : public ::testing::TestWithParam<Case> {};
 
 TEST_P(RefusedModelTest, SaysWhatWasExpectedAndWhatCame) {
-  GgufDraft draft = testing::MakeTinyModelDraft({});
-  ASSERT_TRUE(ConfigOf(draft).ok());
+  TinyModelSpec spec;
+  spec.architecture = GetParam().architecture;
+  GgufDraft draft = testing::MakeTinyModelDraft(spec);
+  const absl::Status whole = ConfigOf(draft).status();
+  ASSERT_TRUE(whole.ok()) << Message(whole);
   GetParam().edit(draft);
   const TempFile stored(draft.Bytes());
   const absl::Status status = ConfigOf(stored.path()).status();
@@ -410,6 +414,209 @@ INSTANTIATE_TEST_SUITE_P(
                     {"'rope_factors_long.weight'", "no place"},
                     kUnsupported}));
 
+INSTANTIATE_TEST_SUITE_P(
+    FactsOfFamilies, RefusedModelTest,
+    ::testing::Values(
+        Case{"gemma2_window_missing",
+             Remove("gemma2.attention.sliding_window"),
+             {"'gemma2.attention.sliding_window'", "missing"},
+             kInvalid,
+             "gemma2"},
+        Case{"gemma2_window_negative",
+             Set("gemma2.attention.sliding_window", int32_t{-1}),
+             {"'gemma2.attention.sliding_window'", "got -1"},
+             kInvalid,
+             "gemma2"},
+        Case{"gemma2_softcap_missing",
+             Remove("gemma2.attn_logit_softcapping"),
+             {"'gemma2.attn_logit_softcapping'", "missing"},
+             kInvalid,
+             "gemma2"},
+        Case{"gemma2_logit_softcap_nan",
+             Set("gemma2.final_logit_softcapping", kNan),
+             {"'gemma2.final_logit_softcapping'", "got nan"},
+             kInvalid,
+             "gemma2"},
+        Case{"gemma3_logit_softcap_negative",
+             Set("gemma3.final_logit_softcapping", -4.0f),
+             {"above 0, got -4"},
+             kInvalid,
+             "gemma3"},
+        Case{"gemma3_pattern_short",
+             Set("gemma3.attention.sliding_window_pattern",
+                 MetadataArray(std::vector<bool>{true, false, true})),
+             {"sliding_window_pattern': expected 2 bools, one for each layer, got 3"},
+             kInvalid,
+             "gemma3"},
+        Case{"gemma3_pattern_of_numbers",
+             Set("gemma3.attention.sliding_window_pattern",
+                 MetadataArray(std::vector<int32_t>{1, 0})),
+             {"expected 2 bools, one for each layer, got array of i32"},
+             kInvalid,
+             "gemma3"},
+        Case{"gemma3_pattern_text",
+             Text("gemma3.attention.sliding_window_pattern", "LG"),
+             {"expected an integer, got string"},
+             kInvalid,
+             "gemma3"},
+        Case{"gemma3_period_2048",
+             Set("gemma3.attention.sliding_window_pattern", uint32_t{2048}),
+             {"expected 0 to 1024, got 2048"},
+             kInvalid,
+             "gemma3"},
+        Case{"gemma3_window_base_0",
+             Set("gemma3.rope.freq_base_swa", 0.0f),
+             {"'gemma3.rope.freq_base_swa': expected a finite number above 0, got 0"},
+             kInvalid,
+             "gemma3"},
+        Case{"gemma3_no_post_norm",
+             RemoveTensor("blk.1.post_ffw_norm.weight"),
+             {"'blk.1.post_ffw_norm.weight' (norm after FFN, layer 1): expected [64]"},
+             kInvalid,
+             "gemma3"},
+        Case{"gemma_bias_of_post_norm",
+             AddTensor("blk.0.post_attention_norm.weight", 64),
+             {"no place"},
+             kUnsupported,
+             "gemma"},
+        Case{"phi3_window_missing",
+             Remove("phi3.attention.sliding_window"),
+             {"'phi3.attention.sliding_window'", "missing"},
+             kInvalid,
+             "phi3"},
+        Case{"phi3_qkv_short",
+             Reshape("blk.1.attn_qkv.weight", {64, 127}),
+             {"'blk.1.attn_qkv.weight' (attention query, key and value, layer 1): expected [64, "
+              "128], got [64, 127] F32"},
+             kInvalid,
+             "phi3"},
+        Case{"phi3_half_of_gate_and_up",
+             Reshape("blk.0.ffn_up.weight", {64, 160}),
+             {"'blk.0.ffn_up.weight' (FFN gate and up, layer 0): expected [64, 320], got [64, 160]"},
+             kInvalid,
+             "phi3"},
+        Case{"phi3_query_too",
+             [](GgufDraft& d) {
+               d.AddTensor("blk.0.attn_q.weight", {64, 64}, DType::kF32,
+                           std::string(64 * 64 * 4, '\0'));
+             },
+             {"'blk.0.attn_q.weight'", "no place"},
+             kUnsupported,
+             "phi3"},
+        Case{"starcoder2_gate",
+             [](GgufDraft& d) {
+               d.AddTensor("blk.0.ffn_gate.weight", {64, 160}, DType::kF32,
+                           std::string(64 * 160 * 4, '\0'));
+             },
+             {"'blk.0.ffn_gate.weight'", "no place"},
+             kUnsupported,
+             "starcoder2"},
+        Case{"starcoder2_no_up_bias",
+             RemoveTensor("blk.0.ffn_up.bias"),
+             {"'blk.0.ffn_up.bias' (FFN up bias, layer 0): expected [160], got none"},
+             kInvalid,
+             "starcoder2"},
+        Case{"starcoder2_no_down_bias",
+             RemoveTensor("blk.1.ffn_down.bias"),
+             {"'blk.1.ffn_down.bias'", "missing"},
+             kInvalid,
+             "starcoder2"},
+        Case{"starcoder2_no_norm_bias",
+             RemoveTensor("output_norm.bias"),
+             {"'output_norm.bias' (output norm bias): expected [64], got none"},
+             kInvalid,
+             "starcoder2"},
+        Case{"starcoder2_epsilon_missing",
+             Remove("starcoder2.attention.layer_norm_epsilon"),
+             {"'starcoder2.attention.layer_norm_epsilon'", "missing"},
+             kInvalid,
+             "starcoder2"},
+        Case{"stablelm_rotary_size_missing",
+             Remove("stablelm.rope.dimension_count"),
+             {"'stablelm.rope.dimension_count'", "missing"},
+             kInvalid,
+             "stablelm"},
+        Case{"granite_attention_scale_missing",
+             Remove("granite.attention.scale"),
+             {"'granite.attention.scale'", "missing"},
+             kInvalid,
+             "granite"},
+        Case{"granite_embedding_scale_missing",
+             Remove("granite.embedding_scale"),
+             {"'granite.embedding_scale'", "missing"},
+             kInvalid,
+             "granite"},
+        Case{"granite_residual_scale_inf",
+             Set("granite.residual_scale", kInf),
+             {"'granite.residual_scale'", "got inf"},
+             kInvalid,
+             "granite"},
+        Case{"granite_logit_scale_0",
+             Set("granite.logit_scale", 0.0f),
+             {"'granite.logit_scale'", "above 0, got 0"},
+             kInvalid,
+             "granite"},
+        Case{"granite_finetuned_number",
+             Set("granite.rope.scaling.finetuned", uint32_t{1}),
+             {"'granite.rope.scaling.finetuned'", "got u32"},
+             kInvalid,
+             "granite"}));
+
+// Phi 3 with longrope as converters write it, and one change.
+auto Longrope(std::function<void(GgufDraft&)> edit) {
+  return [edit](GgufDraft& draft) {
+    draft.Set("phi3.rope.scaling.original_context_length", uint32_t{128});
+    draft.Set("phi3.rope.scaling.attn_factor", 1.19f);
+    for (const char* name : {"rope_factors_long.weight", "rope_factors_short.weight"}) {
+      draft.AddTensor(name, {8}, DType::kF32,
+                      EncodeTensor(DType::kF32, {1, 1, 1, 1.5, 2, 2, 4, 4}));
+    }
+    edit(draft);
+  };
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Longrope, RefusedModelTest,
+    ::testing::Values(
+        Case{"other_type",
+             Longrope(Text("phi3.rope.scaling.type", "yarn")),
+             {"'phi3.rope.scaling.type': expected 'longrope'", "got 'yarn'"},
+             kInvalid,
+             "phi3"},
+        Case{"original_context_missing",
+             Longrope(Remove("phi3.rope.scaling.original_context_length")),
+             {"original_context_length'", "missing"},
+             kInvalid,
+             "phi3"},
+        Case{"attn_factor_missing",
+             Longrope(Remove("phi3.rope.scaling.attn_factor")),
+             {"'phi3.rope.scaling.attn_factor'", "missing"},
+             kInvalid,
+             "phi3"},
+        Case{"long_alone",
+             Longrope(RemoveTensor("rope_factors_short.weight")),
+             {"'rope_factors_short.weight' (rotary frequency factors of short contexts): expected "
+              "[8], got none"},
+             kInvalid,
+             "phi3"},
+        Case{"long_of_other_size",
+             Longrope(Reshape("rope_factors_long.weight", {7})),
+             {"'rope_factors_long.weight': expected [8] F32, got [7] F32"},
+             kInvalid,
+             "phi3"},
+        Case{"short_0",
+             Longrope([](GgufDraft& d) {
+               d.TensorAt("rope_factors_short.weight").bytes.replace(4, 4, std::string(4, '\0'));
+             }),
+             {"'rope_factors_short.weight': value 1: expected a finite number above 0, got 0"},
+             kInvalid,
+             "phi3"},
+        Case{"type_without_factors",
+             Text("phi3.rope.scaling.type", "longrope"),
+             {"'phi3.rope.scaling.type'", "got 'longrope'"},
+             kUnsupported,
+             "phi3"}));
+
 // A draft with yarn as converters write it, and one change.
 auto Yarn(std::function<void(GgufDraft&)> edit) {
   return [edit](GgufDraft& draft) {
@@ -472,9 +679,35 @@ INSTANTIATE_TEST_SUITE_P(
              {"'llama.expert_count': only 0 is supported, got 8"},
              kUnsupported},
         Case{"window",
-             Set("llama.attention.sliding_window", uint32_t{256}),
-             {"got 256"},
+             Set("qwen2.attention.sliding_window", uint32_t{256}),
+             {"'qwen2.attention.sliding_window': only none, or at least the context of 512",
+              "got 256"},
+             kUnsupported,
+             "qwen2"},
+        Case{"window_pattern",
+             Set("llama.attention.sliding_window_pattern", uint32_t{2}),
+             {"sliding_window_pattern'", "not known"},
              kUnsupported},
+        Case{"window_rope",
+             Set("gemma2.rope.freq_base_swa", 10000.0f),
+             {"'gemma2.rope.freq_base_swa'", "not known"},
+             kUnsupported,
+             "gemma2"},
+        Case{"both_epsilons",
+             Set("starcoder2.attention.layer_norm_rms_epsilon", 1e-5f),
+             {"layer_norm_rms_epsilon'", "not known"},
+             kUnsupported,
+             "starcoder2"},
+        Case{"parallel_residual",
+             Set("stablelm.use_parallel_residual", true),
+             {"'stablelm.use_parallel_residual': only false"},
+             kUnsupported,
+             "stablelm"},
+        Case{"logit_softcap_of_gemma",
+             Set("gemma.final_logit_softcapping", 30.0f),
+             {"only 0 is supported, got 30"},
+             kUnsupported,
+             "gemma"},
         Case{"attention_scale",
              Set("llama.attention.scale", 0.5f),
              {"only 0.25 is supported"},
@@ -578,6 +811,192 @@ TEST(ModelConfigTest, EveryFourthLayerOfSmolLm3RotatesNothing) {
   }
   EXPECT_EQ(config->rope(-1).rotary_size, 0);
   EXPECT_EQ(config->rope(0).rotary_size, 16);
+}
+
+absl::StatusOr<ModelConfig> ConfigOfSpec(
+    const char* architecture, int layers,
+    std::function<void(GgufDraft&)> edit = [](GgufDraft&) {}) {
+  TinyModelSpec spec;
+  spec.architecture = architecture;
+  spec.layers = layers;
+  spec.width = 32;
+  spec.ffn_width = 32;
+  GgufDraft draft = testing::MakeTinyModelDraft(spec);
+  edit(draft);
+  return ConfigOf(draft);
+}
+
+std::vector<int32_t> WindowsOf(const ModelConfig& config) {
+  std::vector<int32_t> windows;
+  for (const LayerTraits& layer : config.layers) windows.push_back(layer.window);
+  return windows;
+}
+std::vector<int32_t> RopesOf(const ModelConfig& config) {
+  std::vector<int32_t> ropes;
+  for (const LayerTraits& layer : config.layers) ropes.push_back(layer.rope);
+  return ropes;
+}
+using ::testing::Each;
+using ::testing::ElementsAre;
+
+TEST(ModelConfigTest, WindowsOfEveryLayer) {
+  const auto window = [](uint32_t positions) {
+    return Set("llama.attention.sliding_window", positions);
+  };
+  EXPECT_THAT(WindowsOf(*ConfigOfSpec("llama", 2)), Each(0));
+  EXPECT_THAT(WindowsOf(*ConfigOfSpec("llama", 2, window(100))), Each(100));
+  // No window that a position could lie outside of.
+  EXPECT_THAT(WindowsOf(*ConfigOfSpec("llama", 2, window(512))), Each(0));
+  EXPECT_THAT(WindowsOf(*ConfigOfSpec("llama", 2, window(511))), Each(511));
+  EXPECT_THAT(WindowsOf(*ConfigOfSpec("llama", 2, window(0))), Each(0));
+  EXPECT_THAT(WindowsOf(*ConfigOfSpec("phi3", 2)), Each(0));
+  EXPECT_THAT(
+      WindowsOf(*ConfigOfSpec("phi3", 2, Set("phi3.attention.sliding_window", uint32_t{33}))),
+      Each(33));
+  const auto long_context = [](GgufDraft& draft) {
+    draft.Set("starcoder2.context_length", uint32_t{16384});
+  };
+  EXPECT_THAT(WindowsOf(*ConfigOfSpec("starcoder2", 2, long_context)), Each(4096));
+  EXPECT_THAT(WindowsOf(*ConfigOfSpec("starcoder2", 2)), Each(0));
+}
+
+TEST(ModelConfigTest, WindowsOfSomeLayers) {
+  EXPECT_THAT(WindowsOf(*ConfigOfSpec("gemma2", 5)), ElementsAre(128, 0, 128, 0, 128));
+  const auto gemma3 = ConfigOfSpec("gemma3", 7);
+  ASSERT_TRUE(gemma3.ok()) << Message(gemma3.status());
+  EXPECT_THAT(WindowsOf(*gemma3), ElementsAre(128, 128, 128, 128, 128, 0, 128));
+  EXPECT_THAT(RopesOf(*gemma3), ElementsAre(1, 1, 1, 1, 1, 0, 1));
+  const auto period = [](uint32_t n) { return Set("gemma3.attention.sliding_window_pattern", n); };
+  EXPECT_THAT(WindowsOf(*ConfigOfSpec("gemma3", 4, period(3))), ElementsAre(128, 128, 0, 128));
+  EXPECT_THAT(WindowsOf(*ConfigOfSpec("gemma3", 4, period(1))), Each(0));
+  EXPECT_THAT(WindowsOf(*ConfigOfSpec("gemma3", 4, period(0))), Each(128));
+  EXPECT_THAT(WindowsOf(*ConfigOfSpec("gemma3", 3,
+                                      Set("gemma3.attention.sliding_window_pattern",
+                                          MetadataArray(std::vector<bool>{false, true, false})))),
+              ElementsAre(0, 128, 0));
+  // A window wider than the context hides nothing, but the rotation stays that of such layers.
+  const auto wide =
+      ConfigOfSpec("gemma3", 6, Set("gemma3.attention.sliding_window", uint32_t{1024}));
+  EXPECT_THAT(WindowsOf(*wide), Each(0));
+  EXPECT_THAT(RopesOf(*wide), ElementsAre(1, 1, 1, 1, 1, 0));
+  const auto none = ConfigOfSpec("gemma3", 6, Remove("gemma3.attention.sliding_window"));
+  EXPECT_THAT(RopesOf(*none), Each(0));
+}
+
+TEST(ModelConfigTest, Gemma3HasTwoRopesAndScalesOne) {
+  auto config = ConfigOfSpec("gemma3", 2, [](GgufDraft& draft) {
+    draft.Set("gemma3.rope.freq_base", 1000000.0f);
+    draft.SetString("gemma3.rope.scaling.type", "linear");
+    draft.Set("gemma3.rope.scaling.factor", 8.0f);
+  });
+  ASSERT_TRUE(config.ok()) << Message(config.status());
+  ASSERT_EQ(config->ropes.size(), 2u);
+  EXPECT_EQ(config->ropes[0].base, 1000000.0f);
+  EXPECT_EQ(config->ropes[0].inverse_frequencies[0], 0.125f);
+  EXPECT_EQ(config->ropes[1].base, 10000.0f);
+  EXPECT_EQ(config->ropes[1].inverse_frequencies[0], 1.0f);
+  EXPECT_FLOAT_EQ(config->ropes[1].inverse_frequencies[1], 0.1f);  // 10000^(-2/8)
+  EXPECT_EQ(config->rope(1).inverse_frequencies, config->ropes[1].inverse_frequencies.data());
+  config = ConfigOfSpec("gemma3", 2, Set("gemma3.rope.freq_base_swa", 16.0f));
+  ASSERT_TRUE(config.ok()) << Message(config.status());
+  EXPECT_FLOAT_EQ(config->ropes[1].inverse_frequencies[1], 0.5f);
+}
+
+TEST(ModelConfigTest, ScalesAndSoftcapsOfFamilies) {
+  const auto gemma = ConfigOfSpec("gemma", 2);
+  ASSERT_TRUE(gemma.ok()) << Message(gemma.status());
+  EXPECT_FLOAT_EQ(gemma->embedding_scale, std::sqrt(32.0f));
+  EXPECT_FLOAT_EQ(gemma->attention_scale, 1.0f / std::sqrt(8.0f));
+  EXPECT_EQ(gemma->ffn_activation, kernels::GateActivation::kGeluTanh);
+  EXPECT_TRUE(gemma->tied_head);
+  const auto gemma2 = ConfigOfSpec("gemma2", 2);
+  ASSERT_TRUE(gemma2.ok()) << Message(gemma2.status());
+  EXPECT_EQ(gemma2->attention_softcap, 50.0f);
+  EXPECT_EQ(gemma2->logit_softcap, 30.0f);
+  EXPECT_TRUE(gemma2->has_post_norms);
+  const auto gemma3 = ConfigOfSpec("gemma3", 2, Set("gemma3.final_logit_softcapping", 20.0f));
+  ASSERT_TRUE(gemma3.ok()) << Message(gemma3.status());
+  EXPECT_EQ(gemma3->attention_softcap, 0.0f);
+  EXPECT_EQ(gemma3->logit_softcap, 20.0f);
+  EXPECT_TRUE(gemma3->has_head_norm);
+  const auto granite = ConfigOfSpec("granite", 2);
+  ASSERT_TRUE(granite.ok()) << Message(granite.status());
+  EXPECT_EQ(granite->attention_scale, 0.125f);
+  EXPECT_EQ(granite->embedding_scale, 3.0f);
+  EXPECT_EQ(granite->residual_scale, 0.5f);
+  EXPECT_EQ(granite->logit_scale, 0.25f);
+  EXPECT_THAT(RopesOf(*granite), Each(0));
+  EXPECT_THAT(RopesOf(*ConfigOfSpec("granite", 2, Set("granite.rope.scaling.finetuned", false))),
+              Each(-1));
+}
+
+// The models of 27B: 46 layers of Gemma 2 and 62 of Gemma 3.
+TEST(ModelConfigTest, TheLargestGemmasScaleAttentionByTheWidth) {
+  const auto own_head_size = [](const char* architecture) {
+    TinyModelSpec spec;
+    spec.architecture = architecture;
+    spec.layers = spec.architecture == "gemma2" ? 46 : 62;
+    spec.width = 32;
+    spec.ffn_width = 32;
+    spec.head_size = 12;
+    return ConfigOf(testing::MakeTinyModelDraft(spec));
+  };
+  for (const char* architecture : {"gemma2", "gemma3"}) {
+    const auto config = own_head_size(architecture);
+    ASSERT_TRUE(config.ok()) << Message(config.status());
+    EXPECT_EQ(config->head_size, 12);
+    EXPECT_FLOAT_EQ(config->attention_scale, 1.0f / std::sqrt(32.0f / 4)) << architecture;
+  }
+}
+
+TEST(ModelConfigTest, LongropeEndsTheContextWhereTheShortFactorsDo) {
+  const auto whole = ConfigOfSpec("phi3", 1);
+  ASSERT_TRUE(whole.ok()) << Message(whole.status());
+  EXPECT_TRUE(whole->notes.empty());
+  const auto factors = [](uint32_t original_context) {
+    return [original_context](GgufDraft& draft) {
+      draft.Set("phi3.rope.scaling.original_context_length", original_context);
+      draft.Set("phi3.rope.scaling.attn_factor", 1.19f);
+      draft.AddTensor("rope_factors_long.weight", {4}, DType::kF32,
+                      EncodeTensor(DType::kF32, {2, 8, 8, 16}));
+      draft.AddTensor("rope_factors_short.weight", {4}, DType::kF32,
+                      EncodeTensor(DType::kF32, {1, 1.5, 2, 4}));
+    };
+  };
+  auto config = ConfigOfSpec("phi3", 1, factors(128));
+  ASSERT_TRUE(config.ok()) << Message(config.status());
+  EXPECT_EQ(config->context_length, 128);
+  ASSERT_EQ(config->notes.size(), 1u);
+  EXPECT_THAT(config->notes[0], HasSubstr("the context ends at 128 of 512 positions"));
+  EXPECT_EQ(config->ropes[0].magnitude, 1.19f);
+  const float divisors[] = {1, 1.5, 2, 4};
+  for (size_t i = 0; i < 4; ++i) {
+    EXPECT_FLOAT_EQ(config->ropes[0].inverse_frequencies[i],
+                    whole->ropes[0].inverse_frequencies[i] / divisors[i]);
+  }
+  config = ConfigOfSpec("phi3", 1, factors(512));
+  ASSERT_TRUE(config.ok()) << Message(config.status());
+  EXPECT_EQ(config->context_length, 512);
+  EXPECT_TRUE(config->notes.empty());
+}
+
+TEST(ModelConfigTest, TensorsSayWhatIsFused) {
+  const auto phi3 = ConfigOfSpec("phi3", 2);
+  ASSERT_TRUE(phi3.ok()) << Message(phi3.status());
+  EXPECT_TRUE(phi3->has_fused_qkv);
+  EXPECT_TRUE(phi3->has_fused_gate_up);
+  const auto starcoder2 = ConfigOfSpec("starcoder2", 2);
+  ASSERT_TRUE(starcoder2.ok()) << Message(starcoder2.status());
+  EXPECT_FALSE(starcoder2->has_fused_gate_up);
+  EXPECT_FALSE(starcoder2->has_ffn_gate);
+  EXPECT_TRUE(starcoder2->has_linear_biases);
+  EXPECT_TRUE(starcoder2->has_qkv_bias);
+  EXPECT_EQ(starcoder2->norm_kind, kernels::NormKind::kLayer);
+  const auto stablelm = ConfigOfSpec("stablelm", 2);
+  ASSERT_TRUE(stablelm.ok()) << Message(stablelm.status());
+  EXPECT_TRUE(stablelm->has_ffn_gate);
+  EXPECT_FALSE(stablelm->has_linear_biases);
+  EXPECT_FALSE(stablelm->has_qkv_bias);
 }
 
 TEST(ModelConfigTest, PlantedBugsChangeTheFactTheyName) {

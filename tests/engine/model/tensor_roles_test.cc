@@ -48,6 +48,30 @@ TEST(TensorRolesTest, EveryTensorOfAWholeModelHasARole) {
   EXPECT_EQ(RoleOf(*roles, "token_embd.weight"), "token embedding and output head");
 }
 
+TEST(TensorRolesTest, EveryArchitecturesTensorsHaveRoles) {
+  for (const char* architecture : {"llama", "qwen3", "gemma", "gemma2", "gemma3", "phi3",
+                                   "starcoder2", "granite", "stablelm"}) {
+    testing::TinyModelSpec spec;
+    spec.architecture = architecture;
+    const auto roles = RolesOf(testing::MakeTinyModelDraft(spec));
+    ASSERT_TRUE(roles.ok()) << Message(roles.status());
+    EXPECT_THAT(roles->missing, IsEmpty()) << architecture;
+    EXPECT_THAT(roles->unused, IsEmpty()) << architecture;
+  }
+}
+
+TEST(TensorRolesTest, FusedTensorsHaveTheRolesOfTheirParts) {
+  testing::TinyModelSpec spec;
+  spec.architecture = "phi3";
+  GgufDraft draft = testing::MakeTinyModelDraft(spec);
+  draft.RemoveTensor("blk.1.attn_qkv.weight");
+  const auto roles = RolesOf(draft);
+  ASSERT_TRUE(roles.ok()) << Message(roles.status());
+  EXPECT_EQ(RoleOf(*roles, "blk.0.attn_qkv.weight"), "attention query, key and value, layer 0");
+  EXPECT_EQ(RoleOf(*roles, "blk.1.ffn_up.weight"), "FFN gate and up, layer 1");
+  EXPECT_THAT(roles->missing, ElementsAre("blk.1.attn_qkv.weight"));
+}
+
 TEST(TensorRolesTest, MissingAndUnusedAreNamed) {
   GgufDraft draft = testing::MakeTinyModelDraft({});
   draft.RemoveTensor("blk.1.ffn_up.weight");

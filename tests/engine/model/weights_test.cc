@@ -104,12 +104,12 @@ void ExpectLayerHolds(const GgufDraft& draft, int index, const LayerWeights& lay
   linear(layer.gate, "ffn_gate", false);
   linear(layer.up, "ffn_up", false);
   linear(layer.down, "ffn_down", false);
-  ExpectSameBits({layer.attention_norm, layer.attention_norm + width},
+  ExpectSameBits({layer.attention_norm.weight, layer.attention_norm.weight + width},
                  StoredValues(draft, prefix + "attn_norm.weight"), prefix + "attn_norm");
-  ExpectSameBits({layer.ffn_norm, layer.ffn_norm + width},
+  ExpectSameBits({layer.ffn_norm.weight, layer.ffn_norm.weight + width},
                  StoredValues(draft, prefix + "ffn_norm.weight"), prefix + "ffn_norm");
-  EXPECT_EQ(layer.q_head_norm, nullptr);
-  EXPECT_EQ(layer.k_head_norm, nullptr);
+  EXPECT_EQ(layer.q_head_norm.weight, nullptr);
+  EXPECT_EQ(layer.k_head_norm.weight, nullptr);
 }
 
 class WeightTypeTest : public ::testing::TestWithParam<DType> {};
@@ -134,7 +134,7 @@ TEST_P(WeightTypeTest, EveryTensorIsHeldAsStored) {
     ExpectSameBits(Unpack(weights.token_embedding()), StoredValues(draft, "token_embd.weight"),
                    "token_embd");
     ExpectSameBits(Unpack(*weights.head().weight), StoredValues(draft, "output.weight"), "output");
-    ExpectSameBits({weights.output_norm(), weights.output_norm() + spec.width},
+    ExpectSameBits({weights.output_norm().weight, weights.output_norm().weight + spec.width},
                    StoredValues(draft, "output_norm.weight"), "output_norm");
     EXPECT_EQ(weights.token_embedding().backend, backend);
     uint64_t stored = 0;
@@ -147,6 +147,100 @@ TEST_P(WeightTypeTest, EveryTensorIsHeldAsStored) {
 INSTANTIATE_TEST_SUITE_P(Types, WeightTypeTest,
                          ::testing::Values(DType::kF32, DType::kF16, DType::kQ8_0, DType::kQ4_1),
                          [](const auto& info) { return std::string(kernels::Name(info.param)); });
+
+// The digest as its definition says, computed from the file alone.
+std::string DigestOf(const ModelFile& file) {
+  const auto hash = [&](uint64_t offset, uint64_t size) {
+    std::vector<std::byte> bytes(size);
+    EXPECT_TRUE(file.Read(offset, bytes).ok());
+    Sha256 sha;
+    sha.Add(bytes);
+    return sha.Finish();
+  };
+  Sha256 all;
+  all.Add(hash(0, file.metadata_bytes()));
+  for (const FileTensor& tensor : file.tensors()) all.Add(hash(tensor.offset, tensor.bytes));
+  return Sha256::Hex(all.Finish());
+}
+
+std::vector<float> Rows(const std::vector<float>& values, int width, int first, int count) {
+  return {values.begin() + first * width, values.begin() + (first + count) * width};
+}
+
+// Rows of K are no multiple of a panel of 16, and pieces of 1 MiB end within parts.
+TEST(WeightsTest, FusedTensorsAreHeldAsTheirMatrices) {
+  TinyModelSpec spec;
+  spec.architecture = "phi3";
+  spec.width = 512;
+  spec.heads = 16;
+  spec.kv_heads = 1;
+  spec.head_size = 34;
+  spec.ffn_width = 1120;
+  spec.layers = 1;
+  for (const DType type : {DType::kF32, DType::kQ8_0}) {
+    spec.matrix_type = type;
+    const GgufDraft draft = testing::MakeTinyModelDraft(spec);
+    for (const Backend backend : {Backend::kCpu, Backend::kRef}) {
+      Weights::LoadOptions options;
+      options.backend = backend;
+      uint64_t last = 0, total = 0;
+      options.progress = [&](uint64_t done, uint64_t of) {
+        last = done;
+        total = of;
+      };
+      const Loaded loaded = LoadBytes(draft.Bytes(), options);
+      ASSERT_TRUE(loaded.status.ok()) << Message(loaded.status);
+      EXPECT_EQ(last, total);
+      const LayerWeights& layer = loaded.weights->layers()[0];
+      const std::vector<float> qkv = StoredValues(draft, "blk.0.attn_qkv.weight");
+      ASSERT_EQ(layer.k.weight->rows, 34);
+      ExpectSameBits(Unpack(*layer.q.weight), Rows(qkv, 512, 0, 544), "query");
+      ExpectSameBits(Unpack(*layer.k.weight), Rows(qkv, 512, 544, 34), "key");
+      ExpectSameBits(Unpack(*layer.v.weight), Rows(qkv, 512, 578, 34), "value");
+      const std::vector<float> gate_up = StoredValues(draft, "blk.0.ffn_up.weight");
+      ExpectSameBits(Unpack(*layer.gate.weight), Rows(gate_up, 512, 0, 1120), "gate");
+      ExpectSameBits(Unpack(*layer.up.weight), Rows(gate_up, 512, 1120, 1120), "up");
+      EXPECT_EQ(loaded.weights->digest(), DigestOf(*loaded.file));
+    }
+  }
+}
+
+TEST(WeightsTest, LayerNormsHaveTheirBiasesAndPostNormsAreHeld) {
+  TinyModelSpec spec;
+  spec.architecture = "starcoder2";
+  GgufDraft draft = testing::MakeTinyModelDraft(spec);
+  const Loaded starcoder2 = LoadBytes(draft.Bytes());
+  ASSERT_TRUE(starcoder2.status.ok()) << Message(starcoder2.status);
+  const LayerWeights& layer = starcoder2.weights->layers()[1];
+  const auto expect_norm = [&](const kernels::Norm& norm, const std::string& name) {
+    ASSERT_NE(norm.weight, nullptr) << name;
+    ExpectSameBits({norm.weight, norm.weight + 64}, StoredValues(draft, name + ".weight"), name);
+    EXPECT_EQ(norm.epsilon, 1e-5f);
+    EXPECT_EQ(norm.bias != nullptr, norm.kind == kernels::NormKind::kLayer);
+    if (norm.bias == nullptr) return;
+    ExpectSameBits({norm.bias, norm.bias + 64}, StoredValues(draft, name + ".bias"), name);
+  };
+  expect_norm(layer.attention_norm, "blk.1.attn_norm");
+  expect_norm(layer.ffn_norm, "blk.1.ffn_norm");
+  expect_norm(starcoder2.weights->output_norm(), "output_norm");
+  EXPECT_EQ(layer.ffn_norm.kind, kernels::NormKind::kLayer);
+  EXPECT_EQ(layer.attention_post_norm.weight, nullptr);
+  EXPECT_EQ(layer.gate.weight, nullptr);
+  ASSERT_NE(layer.up.bias, nullptr);
+  ExpectSameBits({layer.up.bias, layer.up.bias + 160}, StoredValues(draft, "blk.1.ffn_up.bias"),
+                 "up bias");
+
+  spec.architecture = "gemma3";
+  draft = testing::MakeTinyModelDraft(spec);
+  const Loaded gemma3 = LoadBytes(draft.Bytes());
+  ASSERT_TRUE(gemma3.status.ok()) << Message(gemma3.status);
+  const LayerWeights& post = gemma3.weights->layers()[0];
+  expect_norm(post.attention_post_norm, "blk.0.post_attention_norm");
+  expect_norm(post.ffn_post_norm, "blk.0.post_ffw_norm");
+  EXPECT_EQ(post.ffn_post_norm.kind, kernels::NormKind::kRms);
+  ExpectSameBits({post.k_head_norm.weight, post.k_head_norm.weight + 16},
+                 StoredValues(draft, "blk.0.attn_k_norm.weight"), "key norm");
+}
 
 TEST(WeightsTest, ATiedHeadIsTheEmbedding) {
   TinyModelSpec spec;
@@ -180,8 +274,9 @@ TEST(WeightsTest, NormsOfSixteenBitsAreWidened) {
     const GgufDraft draft = testing::MakeTinyModelDraft(spec);
     const Loaded loaded = LoadBytes(draft.Bytes());
     ASSERT_TRUE(loaded.status.ok()) << Message(loaded.status);
-    ExpectSameBits({loaded.weights->output_norm(), loaded.weights->output_norm() + 64},
-                   StoredValues(draft, "output_norm.weight"), "output_norm");
+    ExpectSameBits(
+        {loaded.weights->output_norm().weight, loaded.weights->output_norm().weight + 64},
+        StoredValues(draft, "output_norm.weight"), "output_norm");
   }
 }
 
@@ -219,21 +314,6 @@ TEST(WeightsTest, TensorsOfManyPiecesKeepTheirRows) {
                  StoredValues(draft, "token_embd.weight"), "token_embd");
   EXPECT_EQ(last, total);
   EXPECT_GT(calls, 20);
-}
-
-// The digest as its definition says, computed from the file alone.
-std::string DigestOf(const ModelFile& file) {
-  const auto hash = [&](uint64_t offset, uint64_t size) {
-    std::vector<std::byte> bytes(size);
-    EXPECT_TRUE(file.Read(offset, bytes).ok());
-    Sha256 sha;
-    sha.Add(bytes);
-    return sha.Finish();
-  };
-  Sha256 all;
-  all.Add(hash(0, file.metadata_bytes()));
-  for (const FileTensor& tensor : file.tensors()) all.Add(hash(tensor.offset, tensor.bytes));
-  return Sha256::Hex(all.Finish());
 }
 
 TEST(WeightsTest, TheDigestIsOfTheWholeFileAndOfNothingElse) {
