@@ -282,7 +282,7 @@ def rope(theta=10000.0, **scaling):
 
 
 def sizes(**more):
-    return {"hidden_size": 64, "intermediate_size": 72, "num_hidden_layers": 2, "num_attention_heads": 4,
+    return {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
             "num_key_value_heads": 2, "max_position_embeddings": 256, **more}
 
 
@@ -298,8 +298,8 @@ MODELS = {
                    sizes(hidden_size=48, num_attention_heads=3, num_key_value_heads=1, tie_word_embeddings=True,
                          rope_parameters=rope(rope_type="linear", factor=4.0)),
                    write_llama, {"permutes": True, "type": F32}),
-    "qwen3.f16": (A.QWEN3, "Qwen3", sizes(head_dim=24, rope_parameters=rope(1000000.0)), write_common,
-                  {"pre": "qwen2", "padding": 5}),
+    "qwen3.bf16": (A.QWEN3, "Qwen3", sizes(head_dim=24, rope_parameters=rope(1000000.0)), write_common,
+                  {"pre": "qwen2", "padding": 5, "type": BF16}),
     "qwen3-yarn.f16": (A.QWEN3, "Qwen3",
                        sizes(head_dim=32, num_attention_heads=3, num_key_value_heads=3, tie_word_embeddings=True,
                              rope_parameters=rope(1000000.0, **YARN)),
@@ -319,8 +319,8 @@ MODELS = {
                    write_exaone, {}),
     "internlm2.f16": (A.INTERNLM2, "Llama", sizes(rope_parameters=rope(1000000.0)), write_common,
                       {"permutes": True}),
-    "gemma.f16": (A.GEMMA, "Gemma", sizes(head_dim=32, num_key_value_heads=1, rope_parameters=rope()), write_gemma,
-                  {"pre": None, "one_is_added": True}),
+    "gemma.bf16": (A.GEMMA, "Gemma", sizes(head_dim=32, num_key_value_heads=1, rope_parameters=rope()), write_gemma,
+                   {"pre": None, "one_is_added": True, "type": BF16}),
     "gemma2.f16": (A.GEMMA2, "Gemma2",
                    sizes(num_hidden_layers=3, head_dim=24, query_pre_attn_scalar=24, sliding_window=9,
                          attn_logit_softcapping=3.0, final_logit_softcapping=5.0, rope_parameters=rope()),
@@ -354,10 +354,10 @@ MODELS = {
     "starcoder2.f16": (A.STARCODER2, "Starcoder2",
                        sizes(num_key_value_heads=1, tie_word_embeddings=True, rope_parameters=rope(999999.4)),
                        write_common, {}),
-    "granite.f16": (A.GRANITE, "Granite",
+    "granite.bf16": (A.GRANITE, "Granite",
                     sizes(tie_word_embeddings=True, embedding_multiplier=3.0, residual_multiplier=0.4,
                           attention_multiplier=0.125, logits_scaling=2.5, rope_parameters=rope()),
-                    write_granite, {"permutes": True}),
+                    write_granite, {"permutes": True, "type": BF16}),
     "stablelm.f16": (A.STABLELM, "StableLm",
                      sizes(num_key_value_heads=4, use_qkv_bias=True,
                            rope_parameters=rope(partial_rotary_factor=0.25)),

@@ -492,7 +492,8 @@ INSTANTIATE_TEST_SUITE_P(
              "phi3"},
         Case{"phi3_half_of_gate_and_up",
              Reshape("blk.0.ffn_up.weight", {64, 160}),
-             {"'blk.0.ffn_up.weight' (FFN gate and up, layer 0): expected [64, 320], got [64, 160]"},
+             {"'blk.0.ffn_up.weight' (FFN gate and up, layer 0): expected [64, 320], got [64, "
+              "160]"},
              kInvalid,
              "phi3"},
         Case{"phi3_query_too",

@@ -418,11 +418,6 @@ std::vector<DirectoryCase> DirectoryCases() {
        Config("/quantization_config", R"({"quant_method": "awq"})"),
        {"'quantization_config'", "not known", "awq"},
        kUnsupported},
-      {"Window",
-       "mistral",
-       Config("/sliding_window", "32"),
-       {"sliding_window", "(config.json key 'sliding_window')"},
-       kUnsupported},
       {"WindowOfQwen",
        "qwen2",
        Config("/use_sliding_window", "true"),
@@ -469,6 +464,14 @@ std::vector<DirectoryCase> DirectoryCases() {
 
 INSTANTIATE_TEST_SUITE_P(Cases, SafetensorsModelErrorTest, ::testing::ValuesIn(DirectoryCases()),
                          [](const auto& info) { return std::string(info.param.name); });
+
+TEST(SafetensorsModelTest, ReadsMistralsWindow) {
+  const ModelDirectory directory("mistral");
+  Config("/sliding_window", "32")(directory);
+  const auto config = OpenConfig(directory);
+  ASSERT_TRUE(config.ok()) << config.status();
+  for (const LayerTraits& layer : config->layers) EXPECT_EQ(layer.window, 32);
+}
 
 TEST(SafetensorsModelTest, IgnoresUnknownKeysThatSayNothing) {
   const ModelDirectory directory("llama3");
