@@ -45,9 +45,20 @@ void UnpackQ8_0(const uint8_t* panel, int64_t lane, int64_t cols, float* out) {
 // ---- quants of four and five bits
 
 // Low nibbles are columns 0..15, high ones 16..31.
-void TakeNibbles(const uint8_t* nibbles, uint8_t* quants) {
+void TakeNibbles(const uint8_t* __restrict nibbles, uint8_t* __restrict quants) {
   for (int i = 0; i < 16; ++i) quants[i] = nibbles[i] & 15;
   for (int i = 0; i < 16; ++i) quants[16 + i] = nibbles[i] >> 4;
+}
+
+// Bit i of `high` becomes bit 4 of quants[i], i < 8.
+void AddFifths(uint8_t high, uint8_t* quants) {
+  constexpr uint64_t kOnes = 0x0101010101010101;
+  // Byte i keeps bit i, which the sum carries to the byte's top.
+  const uint64_t bits = (kOnes * high & 0x8040201008040201) + 127 * kOnes;
+  uint64_t eight;
+  std::memcpy(&eight, quants, sizeof(eight));
+  eight |= (bits >> 7 & kOnes) << 4;
+  std::memcpy(quants, &eight, sizeof(eight));
 }
 
 // Stored: kHalves f16 (d, m), a word with the fifth bits when there are five, nibbles.
@@ -62,9 +73,7 @@ struct Block {
   static void Take(const uint8_t* stored, uint8_t* quants) {
     TakeNibbles(stored + kNibblesAt, quants);
     if constexpr (kBits == 5) {
-      uint32_t high;
-      std::memcpy(&high, stored + kHighAt, sizeof(high));
-      for (int i = 0; i < 32; ++i) quants[i] |= static_cast<uint8_t>((high >> i & 1) << 4);
+      for (int i = 0; i < 4; ++i) AddFifths(stored[kHighAt + i], quants + 8 * i);
     }
   }
 };

@@ -24,80 +24,78 @@ namespace sluice::kernels::cpu {
 constexpr int PairsAWord(int bits) { return bits == 4 ? 4 : 15 / bits; }
 constexpr int FirstBit(int bits) { return bits == 4 ? 0 : 1; }
 
-// Thirty-two quants of kBits bits (32 bytes) -> the words of one row of a panel, kPanelStride bytes
-// from word to word.
-inline constexpr int kPanelStride = 64;
+// Every number of a pair of columns, low half first.
+constexpr uint32_t Both(uint32_t number) { return number | number << 16; }
 
+inline constexpr int kPanelStride = 64;  // bytes of a panel from a row's word to its next
+
+// Thirty-two quants of kBits bits -> the words of one row of a panel, whose first is at `words`.
 template <int kBits>
 inline void PutWords(const uint8_t* quants, uint8_t* words) {
-  uint16_t halves[kBits][2];
-  for (int j = 0; j < 2; ++j) {
-    const uint8_t* q = quants + j;  // pair p: q[2 p]
-    if constexpr (kBits == 2) {
-      for (int v = 0; v < 2; ++v) {
-        unsigned word = 0;
-        for (int i = 0; i < 8; ++i) word |= unsigned{q[2 * (8 * v + i)]} << (2 * i);
-        halves[v][j] = static_cast<uint16_t>(word);
-      }
-    } else if constexpr (kBits == 6) {
-      for (int v = 0; v < 6; v += 3, q += 16) {
-        const unsigned six = q[12], seven = q[14];
-        const unsigned spare[3] = {six & 15, seven & 15, six >> 4 | seven >> 4 << 2};
-        for (int i = 0; i < 3; ++i) {
-          const unsigned word = unsigned{q[4 * i]} << 4 | unsigned{q[4 * i + 2]} << 10 | spare[i];
-          halves[v + i][j] = static_cast<uint16_t>(word);
-        }
-      }
-    } else {
-      constexpr int kPairs = PairsAWord(kBits);
-      for (int v = 0; v < kBits; ++v) {
-        unsigned word = kBits == 4 ? 0 : unsigned{q[30]} >> (kBits - 1 - v) & 1;
-        for (int i = 0; i < kPairs; ++i) {
-          word |= unsigned{q[2 * (kPairs * v + i)]} << (FirstBit(kBits) + kBits * i);
-        }
-        halves[v][j] = static_cast<uint16_t>(word);
+  uint16_t wide[32];
+  for (int i = 0; i < 32; ++i) wide[i] = quants[i];
+  uint32_t pairs[16];
+  std::memcpy(pairs, wide, sizeof(pairs));
+  uint32_t out[kBits];
+  if constexpr (kBits == 2) {
+    for (int v = 0; v < 2; ++v) {
+      out[v] = 0;
+      for (int i = 0; i < 8; ++i) out[v] |= pairs[8 * v + i] << (2 * i);
+    }
+  } else if constexpr (kBits == 6) {
+    for (int v = 0; v < 2; ++v) {
+      const uint32_t* p = pairs + 8 * v;
+      const uint32_t high = (p[6] >> 4 & Both(3)) | (p[7] >> 4 & Both(3)) << 2;
+      out[3 * v] = p[0] << 4 | p[1] << 10 | (p[6] & Both(15));
+      out[3 * v + 1] = p[2] << 4 | p[3] << 10 | (p[7] & Both(15));
+      out[3 * v + 2] = p[4] << 4 | p[5] << 10 | high;
+    }
+  } else {
+    constexpr int kPairs = PairsAWord(kBits);
+    for (int v = 0; v < kBits; ++v) {
+      out[v] = kBits == 4 ? 0 : pairs[15] >> (kBits - 1 - v) & Both(1);
+      for (int i = 0; i < kPairs; ++i) {
+        out[v] |= pairs[kPairs * v + i] << (FirstBit(kBits) + kBits * i);
       }
     }
   }
-  for (int v = 0; v < kBits; ++v) std::memcpy(words + v * kPanelStride, halves[v], 4);
+  for (int v = 0; v < kBits; ++v) std::memcpy(words + v * kPanelStride, &out[v], 4);
 }
 
 // The way back.
 template <int kBits>
 inline void TakeWords(const uint8_t* words, uint8_t* quants) {
-  constexpr unsigned kMask = (1u << kBits) - 1;
-  uint16_t halves[kBits][2];
-  for (int v = 0; v < kBits; ++v) std::memcpy(halves[v], words + v * kPanelStride, 4);
-  for (int j = 0; j < 2; ++j) {
-    uint8_t* q = quants + j;
-    if constexpr (kBits == 2) {
-      for (int p = 0; p < 16; ++p) {
-        q[2 * p] = static_cast<uint8_t>(halves[p / 8][j] >> (2 * (p % 8)) & kMask);
+  constexpr uint32_t kMask = Both((1u << kBits) - 1);
+  uint32_t in[kBits];
+  for (int v = 0; v < kBits; ++v) std::memcpy(&in[v], words + v * kPanelStride, 4);
+  uint32_t pairs[16];
+  if constexpr (kBits == 2) {
+    for (int p = 0; p < 16; ++p) pairs[p] = in[p / 8] >> (2 * (p % 8)) & kMask;
+  } else if constexpr (kBits == 6) {
+    for (int v = 0; v < 2; ++v) {
+      uint32_t* p = pairs + 8 * v;
+      const uint32_t* word = in + 3 * v;
+      for (int i = 0; i < 3; ++i) {
+        p[2 * i] = word[i] >> 4 & kMask;
+        p[2 * i + 1] = word[i] >> 10 & kMask;
       }
-    } else if constexpr (kBits == 6) {
-      for (int v = 0; v < 6; v += 3, q += 16) {
-        const unsigned w[3] = {halves[v][j], halves[v + 1][j], halves[v + 2][j]};
-        for (int i = 0; i < 3; ++i) {
-          q[4 * i] = static_cast<uint8_t>(w[i] >> 4 & kMask);
-          q[4 * i + 2] = static_cast<uint8_t>(w[i] >> 10);
-        }
-        q[12] = static_cast<uint8_t>((w[0] & 15) | (w[2] & 3) << 4);
-        q[14] = static_cast<uint8_t>((w[1] & 15) | (w[2] >> 2 & 3) << 4);
-      }
-    } else {
-      constexpr int kPairs = PairsAWord(kBits);
-      unsigned last = 0;
-      for (int v = 0; v < kBits; ++v) {
-        const unsigned word = halves[v][j];
-        for (int i = 0; i < kPairs; ++i) {
-          q[2 * (kPairs * v + i)] =
-              static_cast<uint8_t>(word >> (FirstBit(kBits) + kBits * i) & kMask);
-        }
-        last = last << 1 | (word & 1);
-      }
-      if constexpr (kBits != 4) q[30] = static_cast<uint8_t>(last);
+      p[6] = (word[0] & Both(15)) | (word[2] & Both(3)) << 4;
+      p[7] = (word[1] & Both(15)) | (word[2] >> 2 & Both(3)) << 4;
     }
+  } else {
+    constexpr int kPairs = PairsAWord(kBits);
+    uint32_t last = 0;
+    for (int v = 0; v < kBits; ++v) {
+      for (int i = 0; i < kPairs; ++i) {
+        pairs[kPairs * v + i] = in[v] >> (FirstBit(kBits) + kBits * i) & kMask;
+      }
+      last = last << 1 | (in[v] & Both(1));
+    }
+    if constexpr (kBits != 4) pairs[15] = last;
   }
+  uint16_t wide[32];
+  std::memcpy(wide, pairs, sizeof(wide));
+  for (int i = 0; i < 32; ++i) quants[i] = static_cast<uint8_t>(wide[i]);
 }
 
 }  // namespace sluice::kernels::cpu
