@@ -164,6 +164,28 @@ TEST(AttentionVariantsTest, BatchedEqualsAlone) {
   }
 }
 
+// So few queries that splits are units of work of their own (with two threads or more), and windows
+// that move on to the next split in the middle of them.
+TEST(AttentionVariantsTest, TokensSharedByAnItemMayBeginInDifferentSplits) {
+  const Heads heads = {1, 1, 64};
+  const std::vector<Piece> pieces = {{0, 766, 6}};
+  const Cache cache(heads, DType::kF32, LengthsOf(pieces), 17);
+  for (const int32_t window : {2, 4, 256, 257, 258, 512, 513}) {
+    const Variant variant = {0.0f, window};
+    const Outcome strict = Attend({Backend::kRef}, heads, cache, pieces, {}, variant);
+    for (const Machine& machine : CpuMachines()) {
+      SCOPED_TRACE(Describe(variant) + ", " + Name(machine));
+      const Outcome together = Attend(machine, heads, cache, pieces, {}, variant);
+      ExpectClose(together, strict, Tolerance(heads, variant));
+      for (int t = 0; t < 6; ++t) {
+        const Outcome alone = Attend({}, heads, cache, {{0, 766 + t, 1}}, {}, variant);
+        ASSERT_TRUE(SameBits({together.row(t), together.row(t + 1)}, alone.values))
+            << "token " << t;
+      }
+    }
+  }
+}
+
 TEST(AttentionVariantsTest, ChunkedPrefillEqualsWhole) {
   const int length = 700;
   const Heads heads = {6, 2, 64};
