@@ -230,7 +230,8 @@ CLI::Validator OneOf(std::vector<std::string> words) {
 std::shared_ptr<CLI::Formatter> HelpFormatter() { return std::make_shared<GroupedFormatter>(); }
 
 CLI::Option* AddModelFlag(CLI::App& app, std::string* model) {
-  return app.add_option("--model", *model, "GGUF file")->type_name("FILE");
+  return app.add_option("--model", *model, "GGUF file, or directory of safetensors (Hugging Face)")
+      ->type_name("PATH");
 }
 
 CLI::Option* AddByteSizeFlag(CLI::App& app, const std::string& name, uint64_t* bytes,
@@ -322,6 +323,13 @@ void AddEngineFlags(CLI::App& app, engine::EngineOptions* options, const std::st
       ->type_name("TOKENS")
       ->check(IntegerBetween(1, 65'536))
       ->capture_default_str()
+      ->group(group);
+  app.add_flag("--mlock", options->lock_memory,
+               "Lock weights and KV cache in memory (needs ulimit -l)")
+      ->group(group);
+  app.add_flag_function(
+         "--no-mmap", [](int64_t) {},
+         "Taken for llama.cpp's sake, changes nothing: files are never mapped")
       ->group(group);
 }
 

@@ -18,7 +18,7 @@ namespace sluice::cli {
 // What `sluice generate` was asked for. Exactly one of `text` and `token_ids` is set, and one of
 // `model` and `server` not empty.
 struct GenerateJob {
-  std::string model;       // local: GGUF file
+  std::string model;       // local: GGUF file or directory
   std::string server;      // remote: address:port
   std::string model_name;  // remote: which model; empty: the one served
   std::optional<std::string> text;

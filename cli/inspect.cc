@@ -36,8 +36,10 @@ int Run(const InspectFlags& flags) {
 Command AddInspect(CLI::App& program) {
   auto flags = std::make_shared<InspectFlags>();
   CLI::App* const app = program.add_subcommand(
-      kName, "Show what a GGUF file holds: facts, metadata, tensors and their roles");
-  app->add_option("file", flags->file, "GGUF file")->type_name("FILE")->required();
+      kName, "Show what a model holds: facts, metadata, tensors and their roles");
+  app->add_option("file", flags->file, "GGUF file, or directory of safetensors (Hugging Face)")
+      ->type_name("PATH")
+      ->required();
   app->add_flag("--json", flags->json, "One JSON object instead of text");
   app->footer(
       "Examples:\n"

@@ -123,7 +123,7 @@ int AwaitEnd(server::Server& server) {
 }
 
 int Run(const ServeFlags& flags) {
-  if (flags.model.empty()) return UsageError(kName, "give --model FILE");
+  if (flags.model.empty()) return UsageError(kName, "give --model PATH");
   const engine::Time start = engine::SteadyClock().Now();
   std::signal(SIGPIPE, SIG_IGN);  // a scraper or log reader that went away is no reason to end
   SignalWatcher signals;

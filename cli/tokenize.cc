@@ -99,7 +99,7 @@ absl::Status Tokenize(const TokenizeFlags& flags) {
 }
 
 int Run(const TokenizeFlags& flags) {
-  if (flags.model.empty()) return UsageError(kName, "give --model FILE");
+  if (flags.model.empty()) return UsageError(kName, "give --model PATH");
   const absl::Status status = Tokenize(flags);
   if (status.ok()) return FinishOutput(kName, kExitOk);
   PrintError(kName, engine::Message(status));

@@ -68,7 +68,7 @@ void PrintReport(const engine::VerifyReport& report) {
 }
 
 int Run(const VerifyFlags& flags) {
-  if (flags.model.empty()) return UsageError(kName, "give --model FILE");
+  if (flags.model.empty()) return UsageError(kName, "give --model PATH");
   const absl::StatusOr<engine::VerifyReport> report =
       engine::VerifyModel(flags.model, flags.options);
   if (!report.ok()) {

@@ -22,6 +22,7 @@ absl::StatusOr<std::unique_ptr<DeviceRunner>> DeviceRunner::Create(
   const int64_t max_logit_rows =
       options.max_logit_rows > 0 ? options.max_logit_rows : options.max_rows;
   ASSIGN_OR_RETURN(KvCache kv, KvCache::Allocate(*config, options.kv_type, options.num_pages));
+  if (options.lock_memory) RETURN_IF_ERROR(kv.Lock());
   ASSIGN_OR_RETURN(
       Activations activations,
       Activations::Allocate(*config, options.exec.backend, options.max_tokens, max_logit_rows));

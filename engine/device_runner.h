@@ -29,6 +29,7 @@ class DeviceRunner {
     int64_t max_rows = 0;        // S and R of a step, and sampler slots
     int64_t max_context = 0;     // positions of a sequence
     int64_t max_logit_rows = 0;  // 0: max_rows
+    bool lock_memory = false;    // of the KV cache
   };
   static absl::StatusOr<std::unique_ptr<DeviceRunner>> Create(
       const Options& options, std::shared_ptr<const ModelConfig> config,

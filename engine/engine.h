@@ -38,6 +38,7 @@ struct EngineOptions {
   int max_step_tokens = 512;  // token budget of one step
   int max_queue = 1024;       // waiting sequences of an engine
   int max_context = 0;        // positions of a sequence; 0: the model's
+  bool lock_memory = false;   // weights and KV caches stay in memory, never swapped
   bool force_avx2 = false;    // even where AVX-512 is there; same bits
   kernels::PlantedBug planted_bug = kernels::PlantedBug::kNone;  // test builds only
 };
@@ -157,8 +158,8 @@ struct LoadProgress {
 
 // Opens and checks the file, loads weights, sizes and allocates the KV pool, runs the self-check,
 // starts the engines. `num_lanes`: delivery threads. Errors as ModelFile, ModelConfig, Weights and
-// Tokenizer give them; FAILED_PRECONDITION when the self-check fails; RESOURCE_EXHAUSTED with
-// numbers when memory is short.
+// Tokenizer give them; FAILED_PRECONDITION when the self-check fails or memory cannot be locked;
+// RESOURCE_EXHAUSTED with numbers when memory is short.
 absl::StatusOr<LoadedModel> LoadModel(const std::string& path, const EngineOptions& options,
                                       int num_lanes,
                                       const std::function<void(const LoadProgress&)>& progress);

@@ -71,6 +71,24 @@ absl::StatusOr<int64_t> NumPages(const EngineOptions& options, int64_t page_byte
   return std::min(pages, sequence_pages * options.max_batch + 1);
 }
 
+// What the weights will take in memory, in the layout of the CPU.
+uint64_t WeightBytes(const ModelFile& file) {
+  uint64_t bytes = 0;
+  for (const FileTensor& tensor : file.tensors()) {
+    const bool is_matrix = tensor.rows() > 1;
+    if (!is_matrix) {
+      bytes += tensor.cols() * sizeof(float);
+    } else if (kernels::SupportsWeight(kernels::Backend::kCpu, tensor.type)) {
+      bytes += static_cast<uint64_t>(kernels::PackedBytes(kernels::Backend::kCpu, tensor.type,
+                                                          static_cast<int64_t>(tensor.rows()),
+                                                          static_cast<int64_t>(tensor.cols())));
+    } else {
+      bytes += tensor.bytes;  // Weights::Load will refuse it
+    }
+  }
+  return bytes;
+}
+
 // `weight_bytes`: what the weights will take out of the available memory.
 absl::StatusOr<PoolSize> SizePool(const EngineOptions& options, const ModelConfig& config,
                                   kernels::DType kv_type, uint64_t weight_bytes) {
@@ -200,14 +218,14 @@ absl::StatusOr<LoadedModel> LoadModel(const std::string& path, const EngineOptio
   const int num_threads = ThreadsPerEngine(options);
   const kernels::DType kv_type =
       options.kv_dtype == KvDType::kF16 ? kernels::DType::kF16 : kernels::DType::kF32;
-  uint64_t weight_bytes = 0;
-  for (const FileTensor& tensor : file->tensors()) weight_bytes += tensor.bytes;
+  const uint64_t weight_bytes = WeightBytes(*file);
   ASSIGN_OR_RETURN(const PoolSize pool, SizePool(options, *config, kv_type, weight_bytes));
   ASSIGN_OR_RETURN(std::shared_ptr<const Weights> weights,
                    Weights::Load(*file, *config,
                                  {.backend = kernels::Backend::kCpu,
                                   .num_threads = num_threads * options.num_engines,
                                   .planted_bug = options.planted_bug,
+                                  .lock_memory = options.lock_memory,
                                   .progress = [&](uint64_t done, uint64_t total) {
                                     report("weights", done, total);
                                   }}));
@@ -240,12 +258,14 @@ absl::StatusOr<LoadedModel> LoadModel(const std::string& path, const EngineOptio
       .max_tokens = options.max_step_tokens,
       .max_rows = options.max_batch,
       .max_pages = static_cast<int>(std::min(sequence_pages * options.max_batch, pool.num_pages))};
+  DeviceRunner::Options served_options = runner_options;  // the self-check's caches live shortly
+  served_options.lock_memory = options.lock_memory;
   auto chunks = std::make_unique<ChunkMailbox>(num_lanes);
   std::vector<std::unique_ptr<Engine>> engines;
   std::string backend;
   for (int i = 0; i < options.num_engines; ++i) {
     ASSIGN_OR_RETURN(std::unique_ptr<DeviceRunner> rank,
-                     DeviceRunner::Create(runner_options, config, weights));
+                     DeviceRunner::Create(served_options, config, weights));
     backend = rank->exec().Describe();
     engines.push_back(std::make_unique<Engine>(
         i, limits, std::make_unique<ModelRunner>(std::move(rank), batch_limits, 0), model.tokenizer,

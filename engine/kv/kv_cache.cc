@@ -11,6 +11,8 @@ int64_t KvCache::PageBytes(const ModelConfig& config, kernels::DType type) {
   return config.num_layers * kernels::KvPageBytes(type, config.num_kv_heads, config.head_size);
 }
 
+absl::Status KvCache::Lock() const { return Prefix("KV cache", storage_.Lock()); }
+
 absl::StatusOr<KvCache> KvCache::Allocate(const ModelConfig& config, kernels::DType type,
                                           int64_t num_pages) {
   const int64_t page_bytes = PageBytes(config, type);

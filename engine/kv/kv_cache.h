@@ -4,6 +4,7 @@
 #include <span>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 
 #include "engine/model/model_config.h"
@@ -19,6 +20,8 @@ class KvCache {
   // is short.
   static absl::StatusOr<KvCache> Allocate(const ModelConfig& config, kernels::DType type,
                                           int64_t num_pages);
+  // As kernels::Buffer::Lock.
+  absl::Status Lock() const;
 
   // Bytes that one page takes over all layers.
   static int64_t PageBytes(const ModelConfig& config, kernels::DType type);

@@ -325,6 +325,8 @@ void WeightsLoader::SetDigest() {
 
 absl::Status WeightsLoader::Load() {
   RETURN_IF_ERROR(Plan());
+  // Before anything is read: whoever may not lock hears it at once.
+  if (options_.lock_memory) RETURN_IF_ERROR(Prefix("weights", weights_.matrix_memory_.Lock()));
   if (options_.compute_digest) RETURN_IF_ERROR(HashMetadata());
   std::vector<std::thread> threads;
   const auto num_threads =
@@ -335,6 +337,11 @@ absl::Status WeightsLoader::Load() {
   {
     MutexLock lock(mutex_);
     RETURN_IF_ERROR(first_error_);
+  }
+  if (options_.lock_memory) {
+    for (const Buffer& vector : weights_.vectors_) {
+      RETURN_IF_ERROR(Prefix("weights", vector.Lock()));
+    }
   }
   RETURN_IF_ERROR(file_.CheckUnchanged());
   Wire();

@@ -40,12 +40,14 @@ class Weights {
     // Hash the file for digest(): off for loads of a few layers (config.num_layers less than the
     // file's).
     bool compute_digest = true;
+    // Keep them in memory (kernels::Buffer::Lock).
+    bool lock_memory = false;
     // Called from one thread at a time with bytes done and in all; may be empty.
     std::function<void(uint64_t done, uint64_t total)> progress;
   };
   // INVALID_ARGUMENT with "tensor: expected [..] .., got [..] .." when a tensor is missing or
   // misshapen; UNIMPLEMENTED for a type that the backend has no products for; DATA_LOSS when the
-  // file changed or cannot be read.
+  // file changed or cannot be read; FAILED_PRECONDITION when the memory cannot be locked.
   static absl::StatusOr<std::shared_ptr<const Weights>> Load(const ModelFile& file,
                                                              const ModelConfig& config,
                                                              const LoadOptions& options);

@@ -1,7 +1,9 @@
 #include "kernels/core/buffer.h"
 
 #include <sys/mman.h>
+#include <sys/resource.h>
 
+#include <cerrno>
 #include <cstdlib>
 #include <cstring>
 #include <string>
@@ -58,6 +60,19 @@ Buffer Buffer::Part(size_t offset, size_t bytes) const {
   part.bytes_ = bytes_ + offset;
   part.size_ = bytes;
   return part;
+}
+
+absl::Status Buffer::Lock() const {
+  if (size_ == 0 || mlock(bytes_, size_) == 0) return absl::OkStatus();
+  const int error = errno;
+  rlimit limit{};
+  getrlimit(RLIMIT_MEMLOCK, &limit);
+  return absl::FailedPreconditionError(
+      "cannot lock " + std::to_string(size_) + " bytes in memory: " + std::strerror(error) +
+      "; the process may lock " +
+      (limit.rlim_cur == RLIM_INFINITY ? "any number of"
+                                       : std::to_string(static_cast<uint64_t>(limit.rlim_cur))) +
+      " bytes in all (RLIMIT_MEMLOCK; ulimit -l sets it in KiB)");
 }
 
 Buffer& Buffer::operator=(Buffer&& other) noexcept {

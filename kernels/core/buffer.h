@@ -25,6 +25,10 @@ class Buffer {
   // A piece of this Buffer's memory, which has to outlive it: many small arrays share huge pages.
   Buffer Part(size_t offset, size_t bytes) const;
 
+  // Keeps all of the memory resident from now on, touched or not (mlock). FAILED_PRECONDITION with
+  // the process's limit where that forbids it.
+  absl::Status Lock() const;
+
   std::byte* bytes() const { return bytes_; }
   template <typename T>
   T* as() const {
