@@ -23,6 +23,11 @@ constexpr std::array kArchitectures = {
                  .needs_rotary_size = true,
                  .default_rope_base = 10000.0f,
                  .window_period = 1},
+    Architecture{.name = "mistral3",
+                 .data_layout = "Meta AI original pth",
+                 .rope_style = RopeStyle::kInterleaved,
+                 .needs_rotary_size = true,
+                 .may_have_temperature = true},
     Architecture{.name = "qwen2", .always_has_qkv_bias = true},
     Architecture{.name = "qwen3", .has_head_norm = true},
     // The reference knows the rope bases of Gemma 1 and 2, those of the layers with a window of

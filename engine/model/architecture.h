@@ -46,9 +46,10 @@ struct Architecture {
 
   bool scales_embedding = false;  // by the square root of the width
   int32_t layers_scaled_by_width =
-      0;                        // models of so many layers scale attention by 1 / sqrt(E / H)
-  bool needs_scales = false;    // of attention, embedding, residual and logits
-  bool needs_softcaps = false;  // of attention and logits
+      0;                              // models of so many layers scale attention by 1 / sqrt(E / H)
+  bool needs_scales = false;          // of attention, embedding, residual and logits
+  bool may_have_temperature = false;  // attention.temperature_scale
+  bool needs_softcaps = false;        // of attention and logits
   bool may_have_logit_softcap = false;
 
   // INVALID_ARGUMENT when general.architecture is missing or no string, UNIMPLEMENTED when unknown.

@@ -240,12 +240,24 @@ absl::Status CheckYarn(const FactReader& facts, const RopeTable& table,
   return absl::OkStatus();
 }
 
-void EndContextAt(int32_t positions, ModelConfig& config) {
+void EndContextAt(int32_t positions, const std::string& why, ModelConfig& config) {
   if (config.context_length <= positions) return;
   config.notes.push_back("the context ends at " + std::to_string(positions) + " of " +
-                         std::to_string(config.context_length) +
-                         " positions, where the model's rotary factors for short sequences end");
+                         std::to_string(config.context_length) + " positions, where " + why);
   config.context_length = positions;
+}
+
+// Ministral 3 multiplies queries at position p by 1 + t ln(1 + floor(p / original context)): by 1
+// as long as the context ends there.
+absl::Status ReadTemperature(const Scaling& scaling, FactReader& facts, ModelConfig& config) {
+  constexpr std::string_view kTemperature = "attention.temperature_scale";
+  ASSIGN_OR_RETURN(const std::optional<float> temperature, facts.OptionalPositive(kTemperature));
+  if (!temperature.has_value()) return absl::OkStatus();
+  if (scaling.kind != Scaling::Kind::kYarn) {
+    return facts.Bad(kTemperature, "expected it only where 'rope.scaling.type' is 'yarn'");
+  }
+  EndContextAt(scaling.original_context, "the model begins to scale its queries", config);
+  return absl::OkStatus();
 }
 
 // The table of layers with a window, which no scaling applies to.
@@ -287,11 +299,15 @@ absl::Status ReadRopes(const ModelFile& file, const Architecture& architecture, 
     // Read for their checks alone.
     ASSIGN_OR_RETURN(factors, ReadFactors(file, "rope_factors_long.weight", table.rotary_size));
     ASSIGN_OR_RETURN(factors, ReadFactors(file, "rope_factors_short.weight", table.rotary_size));
-    EndContextAt(scaling.original_context, config);
+    EndContextAt(scaling.original_context, "the model's rotary factors for short sequences end",
+                 config);
   }
   SetFrequencies(scaling, factors, table);
   RETURN_IF_ERROR(CheckFrequencies(facts, table));
   config.ropes.push_back(std::move(table));
+  if (architecture.may_have_temperature) {
+    RETURN_IF_ERROR(ReadTemperature(scaling, facts, config));
+  }
   if (architecture.window_rope_base > 0.0f)
     RETURN_IF_ERROR(AddWindowRope(architecture, facts, config));
   return absl::OkStatus();

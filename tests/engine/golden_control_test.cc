@@ -91,23 +91,24 @@ std::string NameOf(const ::testing::TestParamInfo<Change>& info) { return info.p
 
 INSTANTIATE_TEST_SUITE_P(
     Rope, GoldenControlTest,
-    ::testing::Values(Change{"linear", "linear.f32", PlainFrequencies},
-                      Change{"factors", "exaone.f16", PlainFrequencies},
-                      Change{"yarn_frequencies", "qwen3-yarn.f16", PlainFrequencies},
-                      Change{"yarn_magnitude", "qwen3-yarn.f16", PlainMagnitude},
-                      Change{"yarn_betas_frequencies", "qwen2-yarn.f16", PlainFrequencies},
-                      Change{"yarn_log_multiplier", "qwen2-yarn.f16",
-                             [](ModelConfig& c) {
-                               c.ropes[0].magnitude = 1.0f + 0.1f * std::log(4.0f);
-                             }},
-                      Change{"longrope_frequencies", "phi3-longrope.f16", PlainFrequencies},
-                      Change{"longrope_magnitude", "phi3-longrope.f16", PlainMagnitude},
-                      Change{"unrotated_layers", "smollm3.f16", kFirstRope},
-                      Change{"gemma3_scaling", "gemma3.f16", PlainFrequencies},
-                      Change{"gemma3_one_rope", "gemma3.f16", kFirstRope},
-                      Change{"gemma3_other_rope", "gemma3.f16", kSecondRope},
-                      Change{"gemma3_swa_one_rope", "gemma3-swa.f16", kFirstRope},
-                      Change{"gemma3_swa_other_rope", "gemma3-swa.f16", kSecondRope}),
+    ::testing::Values(
+        Change{"linear", "linear.f32", PlainFrequencies},
+        Change{"factors", "exaone.f16", PlainFrequencies},
+        Change{"yarn_frequencies", "qwen3-yarn.f16", PlainFrequencies},
+        Change{"yarn_magnitude", "qwen3-yarn.f16", PlainMagnitude},
+        Change{"yarn_betas_frequencies", "qwen2-yarn.f16", PlainFrequencies},
+        Change{"yarn_log_multiplier", "qwen2-yarn.f16",
+               [](ModelConfig& c) { c.ropes[0].magnitude = 1.0f + 0.1f * std::log(4.0f); }},
+        Change{"mistral3_magnitude", "mistral3.f16",
+               [](ModelConfig& c) { c.ropes[0].magnitude = 1.0f + 0.1f * std::log(4.0f); }},
+        Change{"longrope_frequencies", "phi3-longrope.f16", PlainFrequencies},
+        Change{"longrope_magnitude", "phi3-longrope.f16", PlainMagnitude},
+        Change{"unrotated_layers", "smollm3.f16", kFirstRope},
+        Change{"gemma3_scaling", "gemma3.f16", PlainFrequencies},
+        Change{"gemma3_one_rope", "gemma3.f16", kFirstRope},
+        Change{"gemma3_other_rope", "gemma3.f16", kSecondRope},
+        Change{"gemma3_swa_one_rope", "gemma3-swa.f16", kFirstRope},
+        Change{"gemma3_swa_other_rope", "gemma3-swa.f16", kSecondRope}),
     NameOf);
 
 INSTANTIATE_TEST_SUITE_P(Windows, GoldenControlTest,

@@ -190,6 +190,11 @@ def write_llama(writer, config):
     writer.add_rope_dimension_count(head_size)
 
 
+def write_mistral3(writer, config):
+    write_llama(writer, config)
+    writer.add_attn_temperature_scale(rope_of(config)["llama_4_scaling_beta"])
+
+
 def llama3_factors(rope, dims):
     frequencies = 1.0 / (rope["rope_theta"] ** (torch.arange(0, dims, 2, dtype=torch.float32) / dims))
     factors = []
@@ -295,9 +300,15 @@ MODELS = {
     "nemo.f16": (A.LLAMA, "Mistral", sizes(head_dim=24, sliding_window=None, rope_parameters=rope(1000000.0)),
                  write_llama, {"permutes": True}),
     "linear.f32": (A.LLAMA, "Llama",
-                   sizes(hidden_size=48, num_attention_heads=3, num_key_value_heads=1, tie_word_embeddings=True,
-                         rope_parameters=rope(rope_type="linear", factor=4.0)),
+                   sizes(hidden_size=48, num_hidden_layers=1, num_attention_heads=3, num_key_value_heads=1,
+                         tie_word_embeddings=True, rope_parameters=rope(rope_type="linear", factor=4.0)),
                    write_llama, {"permutes": True, "type": F32}),
+    # 40 positions are within the original context, where the reference does not scale queries.
+    "mistral3.f16": (A.MISTRAL3, "Ministral3",
+                     sizes(head_dim=24,
+                           rope_parameters=rope(1000.0, **{**YARN, "original_max_position_embeddings": 64},
+                                                mscale=1.0, mscale_all_dim=1.0, llama_4_scaling_beta=0.1)),
+                     write_mistral3, {"permutes": True}),
     "qwen3.bf16": (A.QWEN3, "Qwen3", sizes(head_dim=24, rope_parameters=rope(1000000.0)), write_common,
                   {"pre": "qwen2", "padding": 5, "type": BF16}),
     "qwen3-yarn.f16": (A.QWEN3, "Qwen3",
@@ -314,11 +325,12 @@ MODELS = {
                     write_llama, {"permutes": True}),
     # EXAONE 3 and InternLM 2 compute what Llama computes; their classes are not in transformers.
     "exaone.f16": (A.EXAONE, "Llama",
-                   sizes(rope_parameters=rope(500000.0, rope_type="llama3", factor=8.0, low_freq_factor=1.0,
+                   sizes(num_hidden_layers=1,
+                         rope_parameters=rope(500000.0, rope_type="llama3", factor=8.0, low_freq_factor=1.0,
                                               high_freq_factor=4.0, original_max_position_embeddings=32)),
                    write_exaone, {}),
-    "internlm2.f16": (A.INTERNLM2, "Llama", sizes(rope_parameters=rope(1000000.0)), write_common,
-                      {"permutes": True}),
+    "internlm2.f16": (A.INTERNLM2, "Llama", sizes(num_hidden_layers=1, rope_parameters=rope(1000000.0)),
+                      write_common, {"permutes": True}),
     "gemma.bf16": (A.GEMMA, "Gemma", sizes(head_dim=32, num_key_value_heads=1, rope_parameters=rope()), write_gemma,
                    {"pre": None, "one_is_added": True, "type": BF16}),
     "gemma2.f16": (A.GEMMA2, "Gemma2",

@@ -280,7 +280,7 @@ INSTANTIATE_TEST_SUITE_P(
         Case{"number", Set("general.architecture", uint32_t{1}), {"expected string, got u32"}},
         Case{"unknown",
              Text("general.architecture", "mamba"),
-             {"expected one of 'llama', 'qwen2', ", ", got 'mamba'"},
+             {"expected one of 'llama', ", "'qwen2', 'qwen3'", ", got 'mamba'"},
              kUnsupported},
         Case{"long",
              Text("general.architecture", std::string(1 << 20, 'a')),
@@ -612,6 +612,15 @@ INSTANTIATE_TEST_SUITE_P(
              {"'rope_factors_short.weight': value 1: expected a finite number above 0, got 0"},
              kInvalid,
              "phi3"},
+        Case{"temperature_without_yarn",
+             Set("mistral3.attention.temperature_scale", 0.1f),
+             {"'mistral3.attention.temperature_scale': expected it only where"},
+             kInvalid,
+             "mistral3"},
+        Case{"temperature_of_others",
+             Set("llama.attention.temperature_scale", 0.1f),
+             {"temperature_scale'", "not known"},
+             kUnsupported},
         Case{"type_without_factors",
              Text("phi3.rope.scaling.type", "longrope"),
              {"'phi3.rope.scaling.type'", "got 'longrope'"},
@@ -979,6 +988,21 @@ TEST(ModelConfigTest, LongropeEndsTheContextWhereTheShortFactorsDo) {
   ASSERT_TRUE(config.ok()) << Message(config.status());
   EXPECT_EQ(config->context_length, 512);
   EXPECT_TRUE(config->notes.empty());
+}
+
+TEST(ModelConfigTest, Ministral3sContextEndsWhereItsQueriesWouldBeScaled) {
+  const auto config = ConfigOfSpec("mistral3", 1, [](GgufDraft& draft) {
+    draft.SetString("mistral3.rope.scaling.type", "yarn");
+    draft.Set("mistral3.rope.scaling.factor", 16.0f);
+    draft.Set("mistral3.rope.scaling.original_context_length", uint32_t{64});
+    draft.Set("mistral3.rope.scaling.yarn_log_multiplier", 1.0f);
+    draft.Set("mistral3.attention.temperature_scale", 0.1f);
+  });
+  ASSERT_TRUE(config.ok()) << Message(config.status());
+  EXPECT_EQ(config->context_length, 64);
+  EXPECT_EQ(config->ropes[0].magnitude, 1.0f);
+  ASSERT_EQ(config->notes.size(), 1u);
+  EXPECT_THAT(config->notes[0], HasSubstr("64 of 512 positions, where the model begins to scale"));
 }
 
 TEST(ModelConfigTest, TensorsSayWhatIsFused) {
