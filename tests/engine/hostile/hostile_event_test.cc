@@ -8,7 +8,6 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstring>
-#include <filesystem>
 #include <limits>
 #include <string>
 #include <vector>
@@ -168,14 +167,14 @@ TEST(PathTest, M95WhatIsNoReadableFileIsRefusedAtOnce) {
   const std::vector<engine::TokenId> good_answer = GoodAnswer();
   const TempFile scratch(GoodModel().Bytes());
   const std::string fifo = scratch.path() + ".fifo", dangling = scratch.path() + ".link";
-  const std::string loop = scratch.path() + ".loop";
+  const std::string loop = scratch.path() + ".loop", folder = scratch.path() + ".folder";
+  ASSERT_EQ(mkdir(folder.c_str(), 0700), 0);
   ASSERT_EQ(mkfifo(fifo.c_str(), 0600), 0);
   ASSERT_EQ(symlink("/nonexistent/model.gguf", dangling.c_str()), 0);
   ASSERT_EQ(symlink(loop.c_str(), loop.c_str()), 0);
   const std::vector<NoFile> cases = {
       {"FIFO", fifo, absl::StatusCode::kFailedPrecondition, "got a FIFO"},
-      {"directory", std::filesystem::temp_directory_path().string(),
-       absl::StatusCode::kFailedPrecondition, "got a directory"},
+      {"empty directory", folder, absl::StatusCode::kNotFound, "expected"},
       {"/dev/zero", "/dev/zero", absl::StatusCode::kFailedPrecondition, "got a device"},
       // A regular file of 0 bytes, to stat.
       {"/proc/self/mem", "/proc/self/mem", kInvalid, "got a file of 0 bytes"},
@@ -203,6 +202,7 @@ TEST(PathTest, M95WhatIsNoReadableFileIsRefusedAtOnce) {
   }
   EXPECT_EQ(denied.code(), absl::StatusCode::kPermissionDenied) << Message(denied);
   for (const std::string& path : {fifo, dangling, loop}) unlink(path.c_str());
+  rmdir(folder.c_str());
   EXPECT_EQ(GoodAnswer(), good_answer);
 }
 
