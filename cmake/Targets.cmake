@@ -17,6 +17,10 @@ if(SLUICE_SANITIZE)
                          -fno-sanitize-recover=all)
   target_link_options(sluice_flags INTERFACE -fsanitize=${SLUICE_SANITIZE})
 endif()
+if(SLUICE_FUZZ)
+  # Without the tracing of comparisons: twice as fast, and seeds and mutators know the format's words.
+  target_compile_options(sluice_flags INTERFACE -fsanitize=fuzzer-no-link -fno-sanitize-coverage=trace-cmp)
+endif()
 
 # sluice_library(name SOURCES a.cc ... DEPS lib ...)
 function(sluice_library name)

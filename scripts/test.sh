@@ -2,8 +2,8 @@
 # Builds and runs every test. The last line says "N passed, N failed, N skipped", also when a step before the tests
 # fails: that step is a failure then. The exit code is 0 only when nothing failed.
 #
-#   scripts/test.sh            unit tests, sanitizers, end to end
-#   scripts/test.sh --quick    without the sanitizers
+#   scripts/test.sh            unit tests, sanitizers, fuzzing, end to end
+#   scripts/test.sh --quick    without sanitizers and fuzzing
 #   scripts/test.sh --full     with the long runs (label `long`)
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
@@ -95,6 +95,10 @@ if [ "$quick" -eq 0 ]; then
   build tsan "${threaded[@]}" "${threaded_in_part[@]}"
   run_ctest tsan tsan -R "$(one_of "${threaded[@]}")" "${not_long[@]}"
   GTEST_FILTER="$threaded_cases" run_ctest tsan-part tsan -R "$(one_of "${threaded_in_part[@]}")" "${not_long[@]}"
+
+  step "Fuzzing: each target for 20 s"
+  build fuzz fuzzers
+  run_ctest fuzz fuzz --parallel 2
 fi
 
 step "End to end"

@@ -39,7 +39,11 @@ GgufParser::GgufParser(ModelFile& file)
     : file_(file), cursor_(file, std::min(file.file_bytes(), kCaps.metadata_bytes)) {}
 
 std::string GgufParser::Where(uint64_t at, std::string_view text) const {
-  std::string out = file_.path() + ": " + subject_ + ": ";
+  std::string out = file_.path() + ": " + std::string(subject_.kind);
+  if (subject_.kind != "header") {
+    out += " " + (subject_.name.empty() ? Number(subject_.index) : Quoted(subject_.name));
+  }
+  out += ": ";
   out.append(text);
   return out + " (at byte " + Number(at) + ")";
 }
@@ -126,12 +130,12 @@ absl::Status GgufParser::ParseHeader() {
 absl::Status GgufParser::ParseEntry() {
   ModelFile::Entry entry;
   entry.offset = cursor_.offset();
-  subject_ = "key " + Number(file_.entries_.size());
+  subject_ = {"key", file_.entries_.size(), ""};
   ASSIGN_OR_RETURN(entry.key, TakeString("name", 1, kCaps.key_bytes));
   if (!IsPrintable(entry.key)) {
     return Bad(entry.offset, "name: expected printable ASCII, got " + Quoted(entry.key));
   }
-  subject_ = "key " + Quoted(entry.key);
+  subject_.name = entry.key;
   if (const auto [other, added] = file_.entry_index_.emplace(entry.key, file_.entries_.size());
       !added) {
     return Bad(entry.offset, "expected each key once, got it again after byte " +
@@ -284,7 +288,7 @@ absl::StatusOr<MetadataArray> GgufParser::ParseElements(uint64_t count, uint64_t
 absl::Status GgufParser::TakeAlignment() {
   const MetadataValue* value = file_.Find("general.alignment");
   if (value == nullptr) return absl::OkStatus();
-  subject_ = "key 'general.alignment'";
+  subject_ = {"key", 0, "general.alignment"};
   const uint64_t at = file_.entries_[file_.entry_index_.find("general.alignment")->second].offset;
   const auto* alignment = std::get_if<uint32_t>(value);
   if (alignment == nullptr) return Bad(at, "expected a u32, got " + TypeName(*value));
@@ -358,12 +362,12 @@ absl::Status GgufParser::ParseTensor(size_t index) {
   FileTensor tensor;
   const uint64_t at = cursor_.offset();
   tensor.record_offset = at;
-  subject_ = "tensor " + Number(index);
+  subject_ = {"tensor", index, ""};
   ASSIGN_OR_RETURN(tensor.name, TakeString("name", 1, kCaps.name_bytes));
   if (!IsPrintable(tensor.name)) {
     return Bad(at, "name: expected printable ASCII, got " + Quoted(tensor.name));
   }
-  subject_ = "tensor " + Quoted(tensor.name);
+  subject_.name = tensor.name;
   if (const auto [other, added] = file_.tensor_index_.emplace(tensor.name, index); !added) {
     return Bad(at, "expected each tensor once, got it again after tensor " + Number(other->second));
   }
@@ -390,7 +394,7 @@ absl::Status GgufParser::PlaceTensors() {
   for (size_t i = 0; i < file_.tensors_.size(); ++i) {
     FileTensor& tensor = file_.tensors_[i];
     const uint64_t at = record_offsets_[i];
-    subject_ = "tensor " + Quoted(tensor.name);
+    subject_ = {"tensor", i, tensor.name};
     if (tensor.offset % file_.alignment_ != 0) {
       return Bad(at, "offset: expected a multiple of the alignment " + Number(file_.alignment_) +
                          ", got " + Number(tensor.offset));

@@ -54,7 +54,13 @@ class GgufParser {
 
   ModelFile& file_;
   ByteCursor cursor_;
-  std::string subject_ = "header";  // what is being read: "key 'general.name'", "tensor 3"
+  // What is being read, "key 'general.name'" or "tensor 3": made into words only for an error.
+  struct Subject {
+    std::string_view kind;
+    uint64_t index;
+    std::string_view name;  // empty while it is not known
+  };
+  Subject subject_ = {"header", 0, ""};
   uint64_t num_tensors_ = 0;
   uint64_t num_keys_ = 0;
   std::vector<uint64_t> record_offsets_;  // where each tensor's offset field lies in the file
