@@ -2,7 +2,8 @@
 // sequences, beside what the memory allows. The path is the served one (dispatcher, scheduler,
 // runner) without gRPC.
 //
-//   engine_bench MODEL [--threads N] [--prompt 512] [--tokens 128] [--batches 1,2,4,8]
+//   engine_bench MODEL [--device cuda:0] [--threads N] [--prompt 512] [--tokens 128] [--batches
+//   1,2,4,8]
 //   [--repetitions 5]
 //
 // Prints one line a case and, last, one JSON line to be kept in bench/results/.
@@ -27,6 +28,7 @@ using sluice::engine::RequestEnd;
 
 struct Arguments {
   std::string model;
+  std::string device = "cpu";
   int threads = 0;
   int prompt = 512;
   int tokens = 128;
@@ -43,6 +45,7 @@ Arguments Parse(int argc, char** argv) {
       continue;
     }
     const char* value = i + 1 < argc ? argv[++i] : "";
+    if (flag == "--device") arguments.device = value;
     if (flag == "--threads") arguments.threads = std::atoi(value);
     if (flag == "--prompt") arguments.prompt = std::atoi(value);
     if (flag == "--tokens") arguments.tokens = std::atoi(value);
@@ -106,8 +109,11 @@ int main(int argc, char** argv) {
     return 2;
   }
   sluice::engine::EngineOptions options;
+  options.device = arguments.device;
   options.num_threads = arguments.threads;
-  options.max_step_tokens = std::max(512, arguments.prompt);
+  options.max_batch = *std::max_element(arguments.batches.begin(), arguments.batches.end());
+  options.max_step_tokens = std::max({512, arguments.prompt, options.max_batch});
+  options.max_context = std::max(1024, arguments.prompt + arguments.tokens + 16);
   auto model = sluice::engine::LoadModel(arguments.model, options, 1, nullptr);
   if (!model.ok()) {
     std::fprintf(stderr, "%s\n", model.status().ToString().c_str());

@@ -281,6 +281,10 @@ void AddComputeFlags(CLI::App& app, engine::EngineOptions* options, const std::s
           ""))
       ->capture_default_str()
       ->group(group);
+  app.add_option("--device", options->device, "cpu, or cuda:N for an NVIDIA GPU")
+      ->type_name("NAME")
+      ->capture_default_str()
+      ->group(group);
   app.add_option_function<std::string>(
          "--isa", [options](const std::string& isa) { options->force_avx2 = isa == "avx2"; },
          "Vector instructions: auto, avx2 (equal bits)")
@@ -302,10 +306,16 @@ void AddEngineFlags(CLI::App& app, engine::EngineOptions* options, const std::st
          [options](const std::string& type) {
            options->kv_dtype = type == "f32" ? engine::KvDType::kF32 : engine::KvDType::kF16;
          },
-         "KV cache elements: f32, or f16 (half the memory, less exact)")
+         "KV cache elements: f32, or f16 (half the memory, less exact); by device")
       ->type_name("TYPE")
       ->check(OneOf({"f16", "f32"}))
-      ->default_str("f32")
+      ->default_str("f32 on cpu, f16 on cuda")
+      ->group(group);
+  app.add_option("--gpu-memory-fraction", options->gpu_memory_fraction,
+                 "Of a GPU's free memory, for weights, KV cache and scratch together")
+      ->type_name("F")
+      ->check(CLI::Range(0.05, 1.0))
+      ->capture_default_str()
       ->group(group);
   app.add_option("--max-context", options->max_context,
                  "Tokens of a sequence, prompt included; 0: the model's")

@@ -2,8 +2,8 @@
 add_library(sluice_flags INTERFACE)
 target_compile_features(sluice_flags INTERFACE cxx_std_20)
 # -ffp-contract=off: the kernels say where a fused multiply-add happens, never the compiler (bit-exactness).
-target_compile_options(sluice_flags INTERFACE -Wall -Wextra -Wno-unused-parameter -ffp-contract=off
-                       -fstack-protector-strong)
+target_compile_options(sluice_flags INTERFACE
+  $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra -Wno-unused-parameter -ffp-contract=off -fstack-protector-strong>)
 target_include_directories(sluice_flags INTERFACE ${PROJECT_SOURCE_DIR})
 target_link_libraries(sluice_flags INTERFACE Threads::Threads)
 if(CMAKE_CXX_COMPILER_ID MATCHES "Clang")

@@ -2,6 +2,7 @@
 
 #include <utility>
 
+#include "engine/base/check.h"
 #include "engine/base/status.h"
 #include "engine/model/transformer.h"
 
@@ -21,7 +22,8 @@ absl::StatusOr<std::unique_ptr<DeviceRunner>> DeviceRunner::Create(
     std::shared_ptr<const Weights> weights) {
   const int64_t max_logit_rows =
       options.max_logit_rows > 0 ? options.max_logit_rows : options.max_rows;
-  ASSIGN_OR_RETURN(KvCache kv, KvCache::Allocate(*config, options.kv_type, options.num_pages));
+  ASSIGN_OR_RETURN(KvCache kv, KvCache::Allocate(*config, options.exec.backend, options.kv_type,
+                                                 options.num_pages));
   if (options.lock_memory) RETURN_IF_ERROR(kv.Lock());
   ASSIGN_OR_RETURN(
       Activations activations,
@@ -51,7 +53,22 @@ absl::Status DeviceRunner::Prepare(const Options& options) {
 
 absl::Status DeviceRunner::Forward(const kernels::BatchView& batch) {
   num_logit_rows_ = batch.num_logit_rows;
-  return engine::Forward(exec_, *config_, *weights_, batch, kv_.layers(), activations_);
+  ASSIGN_OR_RETURN(const kernels::BatchView view, kernels::UploadBatch(exec_, batch));
+  return kernels::RunStep(exec_, view, [&] {
+    return engine::Forward(exec_, *config_, *weights_, view, kv_.layers(), activations_);
+  });
+}
+
+kernels::MatrixF32 DeviceRunner::logits() const {
+  kernels::MatrixF32 logits = activations_.logits;
+  if (exec_.backend() != kernels::Backend::kCuda) return logits;
+  host_logits_.resize(static_cast<size_t>(logits.rows * logits.cols));
+  SLUICE_CHECK(kernels::CopyFromBackend(exec_.backend(), host_logits_.data(), logits.values,
+                                        host_logits_.size() * sizeof(float))
+                   .ok(),
+               "a device whose logits are looked at works");
+  logits.values = host_logits_.data();
+  return logits;
 }
 
 absl::Status DeviceRunner::Sample(std::span<const kernels::SampleRow> rows,
@@ -59,6 +76,16 @@ absl::Status DeviceRunner::Sample(std::span<const kernels::SampleRow> rows,
   const kernels::MatrixF32 logits = activations_.logits.Rows(num_logit_rows_);
   return kernels::Sample(exec_, {logits.values, logits.rows, logits.cols}, {.rows = rows}, *slots_,
                          out, previous_tokens);
+}
+
+absl::Status DeviceRunner::LaunchSample(std::span<const kernels::SampleRow> rows) {
+  const kernels::MatrixF32 logits = activations_.logits.Rows(num_logit_rows_);
+  return kernels::LaunchSample(exec_, {logits.values, logits.rows, logits.cols}, {.rows = rows},
+                               *slots_);
+}
+
+absl::Status DeviceRunner::CollectSample(std::span<kernels::SampledToken> out) {
+  return kernels::CollectSample(exec_, *slots_, out);
 }
 
 }  // namespace sluice::engine

@@ -4,6 +4,7 @@
 #include <memory>
 #include <optional>
 #include <span>
+#include <vector>
 
 #include "absl/status/statusor.h"
 
@@ -41,10 +42,17 @@ class DeviceRunner {
   absl::Status Sample(std::span<const kernels::SampleRow> rows,
                       std::span<kernels::SampledToken> out, int32_t* previous_tokens);
 
+  // The two halves of Sample on an asynchronous device; the tokens stay there for the next step.
+  absl::Status LaunchSample(std::span<const kernels::SampleRow> rows);
+  absl::Status CollectSample(std::span<kernels::SampledToken> out);
+  // Ops return before they are done.
+  bool asynchronous() const { return exec_.backend() == kernels::Backend::kCuda; }
+
   kernels::SamplerSlots& slots() { return *slots_; }
   kernels::Exec& exec() { return exec_; }
   const kernels::Exec& exec() const { return exec_; }
-  kernels::MatrixF32 logits() const { return activations_.logits; }
+  // The logits on the host: for tests and checks, on CUDA a copy that lives until the next call.
+  kernels::MatrixF32 logits() const;
   const KvCache& kv() const { return kv_; }
   const ModelConfig& config() const { return *config_; }
 
@@ -60,6 +68,7 @@ class DeviceRunner {
   Activations activations_;
   std::optional<kernels::SamplerSlots> slots_;  // set by Prepare
   int64_t num_logit_rows_ = 0;                  // of the last Forward
+  mutable std::vector<float> host_logits_;
 };
 
 }  // namespace sluice::engine

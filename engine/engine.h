@@ -28,12 +28,15 @@ std::string_view Name(KvDType type);
 
 // How a model is loaded and served. 0 means "choose".
 struct EngineOptions {
+  std::string device = "cpu";    // "cpu" or "cuda:N"
   int num_engines = 1;           // CPU engines, sharing the weights
   int num_threads = 0;           // of each engine; 0: cores / engines
   uint64_t kv_memory_bytes = 0;  // of each engine; 0: automatic from the model and free memory
   // f32 keeps the logits within 0.01 of the reference; f16 halves the memory and errs by up to
   // 0.03.
-  KvDType kv_dtype = KvDType::kF32;
+  std::optional<KvDType> kv_dtype;  // none: f32 on the CPU, f16 on CUDA
+  // Of the device's memory, for weights, KV cache and scratch together, when kv_memory_bytes is 0.
+  double gpu_memory_fraction = 0.9;
   int max_batch = 64;         // running sequences of an engine
   int max_step_tokens = 512;  // token budget of one step
   int max_queue = 1024;       // waiting sequences of an engine

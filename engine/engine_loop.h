@@ -8,9 +8,9 @@
 
 #include "engine/base/clock.h"
 #include "engine/base/thread_role.h"
-#include "engine/scheduler_limits.h"
 #include "engine/mailbox.h"
 #include "engine/scheduler.h"
+#include "engine/scheduler_limits.h"
 #include "engine/stats.h"
 #include "engine/step_plan.h"
 #include "engine/step_runner.h"

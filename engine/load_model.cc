@@ -7,6 +7,7 @@
 
 #include "engine/available_memory.h"
 #include "engine/base/status.h"
+#include "engine/device_choice.h"
 #include "engine/engine.h"
 #include "engine/model_file/model_file.h"
 #include "engine/model_runner.h"
@@ -52,12 +53,12 @@ struct PoolSize {
 };
 
 // Pages of one engine, page 0 included, as asked for; or what max_batch sequences of full context
-// need, at most a quarter of the available memory shared by the engines, at least one sequence of
-// 2,048 positions.
+// need, at most a quarter of the available memory (all of it on a device of its own) shared by the
+// engines, at least one sequence of 2,048 positions.
 absl::StatusOr<int64_t> NumPages(const EngineOptions& options, int64_t page_bytes,
-                                 int64_t sequence_pages, int64_t available) {
+                                 int64_t sequence_pages, int64_t available, bool is_cuda) {
   if (options.kv_memory_bytes == 0) {
-    const int64_t share = available / 4 / options.num_engines;
+    const int64_t share = (is_cuda ? available : available / 4) / options.num_engines;
     const int64_t least = std::min<int64_t>(sequence_pages, 2048 / kernels::kPageTokens);
     return 1 + std::max(least, std::min(sequence_pages * options.max_batch, share / page_bytes));
   }
@@ -71,15 +72,15 @@ absl::StatusOr<int64_t> NumPages(const EngineOptions& options, int64_t page_byte
   return std::min(pages, sequence_pages * options.max_batch + 1);
 }
 
-// What the weights will take in memory, in the layout of the CPU.
-uint64_t WeightBytes(const ModelFile& file) {
+// What the weights will take in memory, in the layout of `backend`.
+uint64_t WeightBytes(const ModelFile& file, kernels::Backend backend) {
   uint64_t bytes = 0;
   for (const FileTensor& tensor : file.tensors()) {
     const bool is_matrix = tensor.rows() > 1;
     if (!is_matrix) {
       bytes += tensor.cols() * sizeof(float);
-    } else if (kernels::SupportsWeight(kernels::Backend::kCpu, tensor.type)) {
-      bytes += static_cast<uint64_t>(kernels::PackedBytes(kernels::Backend::kCpu, tensor.type,
+    } else if (kernels::SupportsWeight(backend, tensor.type)) {
+      bytes += static_cast<uint64_t>(kernels::PackedBytes(backend, tensor.type,
                                                           static_cast<int64_t>(tensor.rows()),
                                                           static_cast<int64_t>(tensor.cols())));
     } else {
@@ -89,9 +90,21 @@ uint64_t WeightBytes(const ModelFile& file) {
   return bytes;
 }
 
+// What logits, activations and scratch of a device take, about.
+uint64_t ScratchBytes(const EngineOptions& options, const ModelConfig& config) {
+  const auto batch = static_cast<uint64_t>(options.max_batch);
+  const auto tokens = static_cast<uint64_t>(options.max_step_tokens);
+  const uint64_t of_logits = batch * static_cast<uint64_t>(config.vocab_size) * 16;
+  const uint64_t of_tokens =
+      tokens * (static_cast<uint64_t>(config.ffn_width) * 16 +
+                static_cast<uint64_t>(config.width + config.num_heads * config.head_size) * 32);
+  return of_logits + of_tokens + (uint64_t{1} << 30);
+}
+
 // `weight_bytes`: what the weights will take out of the available memory.
-absl::StatusOr<PoolSize> SizePool(const EngineOptions& options, const ModelConfig& config,
-                                  kernels::DType kv_type, uint64_t weight_bytes) {
+absl::StatusOr<PoolSize> SizePool(const EngineOptions& options, const DeviceChoice& device,
+                                  const ModelConfig& config, kernels::DType kv_type,
+                                  uint64_t weight_bytes) {
   if (config.context_length < 2) {
     return InvalidArgument("context_length: expected at least 2 positions, got " +
                            std::to_string(config.context_length));
@@ -104,9 +117,15 @@ absl::StatusOr<PoolSize> SizePool(const EngineOptions& options, const ModelConfi
   const int64_t page_bytes = KvCache::PageBytes(config, kv_type);
   const int64_t sequence_pages =
       (int64_t{wanted} + kernels::kPageTokens - 1) / kernels::kPageTokens;
-  const uint64_t memory = AvailableMemory();
-  const auto available = static_cast<int64_t>(memory > weight_bytes ? memory - weight_bytes : 0);
-  ASSIGN_OR_RETURN(const int64_t pages, NumPages(options, page_bytes, sequence_pages, available));
+  uint64_t memory = AvailableMemory(), taken = weight_bytes;
+  if (device.is_cuda()) {
+    memory =
+        static_cast<uint64_t>(static_cast<double>(device.free_bytes) * options.gpu_memory_fraction);
+    taken += ScratchBytes(options, config);
+  }
+  const auto available = static_cast<int64_t>(memory > taken ? memory - taken : 0);
+  ASSIGN_OR_RETURN(const int64_t pages,
+                   NumPages(options, page_bytes, sequence_pages, available, device.is_cuda()));
   if (pages > std::numeric_limits<int32_t>::max() / 2) {
     return InvalidArgument("KV memory: at most 2^30 pages, got " + std::to_string(pages));
   }
@@ -159,8 +178,9 @@ ModelFacts MakeFacts(const ModelFile& file, const ModelConfig& config, const Wei
   facts.head_size = config.head_size;
   facts.ffn_width = config.ffn_width;
   facts.backend = backend;
-  facts.kv_dtype = Name(options.kv_dtype);
-  facts.numerics = "exact int16 kv-" + facts.kv_dtype;
+  facts.kv_dtype = runner.kv_type == kernels::DType::kF16 ? "f16" : "f32";
+  const bool is_cuda = runner.exec.backend == kernels::Backend::kCuda;
+  facts.numerics = (is_cuda ? "exact f16 kv-" : "exact int16 kv-") + facts.kv_dtype;
   facts.max_context = pool.max_context;
   facts.kv_pages = pool.num_pages - 1;
   facts.kv_bytes = pool.num_pages * KvCache::PageBytes(config, runner.kv_type);
@@ -213,16 +233,16 @@ absl::StatusOr<LoadedModel> LoadModel(const std::string& path, const EngineOptio
   RETURN_IF_ERROR(WarnOfUnused(*file, model.warnings));
   ASSIGN_OR_RETURN(model.tokenizer, LoadTokenizer(*file, *config, model.warnings));
 
+  ASSIGN_OR_RETURN(const DeviceChoice device, DeviceChoice::Open(options.device));
   ASSIGN_OR_RETURN(kernels::CpuIsa isa, kernels::DetectCpuIsa());
   if (options.force_avx2) isa = kernels::CpuIsa::kAvx2;
   const int num_threads = ThreadsPerEngine(options);
-  const kernels::DType kv_type =
-      options.kv_dtype == KvDType::kF16 ? kernels::DType::kF16 : kernels::DType::kF32;
-  const uint64_t weight_bytes = WeightBytes(*file);
-  ASSIGN_OR_RETURN(const PoolSize pool, SizePool(options, *config, kv_type, weight_bytes));
+  const kernels::DType kv_type = device.KvType(options);
+  const uint64_t weight_bytes = WeightBytes(*file, device.backend);
+  ASSIGN_OR_RETURN(const PoolSize pool, SizePool(options, device, *config, kv_type, weight_bytes));
   ASSIGN_OR_RETURN(std::shared_ptr<const Weights> weights,
                    Weights::Load(*file, *config,
-                                 {.backend = kernels::Backend::kCpu,
+                                 {.backend = device.backend,
                                   .num_threads = num_threads * options.num_engines,
                                   .planted_bug = options.planted_bug,
                                   .lock_memory = options.lock_memory,
@@ -230,22 +250,25 @@ absl::StatusOr<LoadedModel> LoadModel(const std::string& path, const EngineOptio
                                     report("weights", done, total);
                                   }}));
 
-  const DeviceRunner::Options runner_options = {.exec = {.backend = kernels::Backend::kCpu,
-                                                         .num_threads = num_threads,
-                                                         .isa = isa,
-                                                         .planted_bug = options.planted_bug},
-                                                .kv_type = kv_type,
-                                                .num_pages = pool.num_pages,
-                                                .max_tokens = options.max_step_tokens,
-                                                .max_rows = options.max_batch,
-                                                .max_context = pool.max_context};
+  const DeviceRunner::Options runner_options = {
+      .exec = {.backend = device.backend,
+               .num_threads = device.is_cuda() ? 1 : num_threads,
+               .isa = isa,
+               .planted_bug = options.planted_bug},
+      .kv_type = kv_type,
+      .num_pages = pool.num_pages,
+      .max_tokens = options.max_step_tokens,
+      .max_rows = options.max_batch,
+      .max_context = pool.max_context};
   report("self-check", 0, 0);
   ASSIGN_OR_RETURN(const ModelConfig strict_config, ModelConfig::FromFile(*file));
   ASSIGN_OR_RETURN(model.self_check,
                    RunSelfCheck(*file, strict_config, runner_options, config, weights));
   if (!model.self_check.passed) model.warnings.push_back(model.self_check.message);
 
-  const SchedulerLimits limits = {.depth = 0,
+  // While a device computes a step, the next one is planned and launched.
+  const int depth = device.is_cuda() ? 1 : 0;
+  const SchedulerLimits limits = {.depth = depth,
                                   .max_batch = options.max_batch,
                                   .max_step_tokens = options.max_step_tokens,
                                   .max_queue = options.max_queue,
@@ -266,10 +289,10 @@ absl::StatusOr<LoadedModel> LoadModel(const std::string& path, const EngineOptio
   for (int i = 0; i < options.num_engines; ++i) {
     ASSIGN_OR_RETURN(std::unique_ptr<DeviceRunner> rank,
                      DeviceRunner::Create(served_options, config, weights));
-    backend = rank->exec().Describe();
+    backend = device.is_cuda() ? device.name : rank->exec().Describe();
     engines.push_back(std::make_unique<Engine>(
-        i, limits, std::make_unique<ModelRunner>(std::move(rank), batch_limits, 0), model.tokenizer,
-        chunks.get()));
+        i, limits, std::make_unique<ModelRunner>(std::move(rank), batch_limits, depth),
+        model.tokenizer, chunks.get()));
   }
   model.facts = MakeFacts(*file, *config, *weights, pool, runner_options, options, backend);
   model.dispatcher = std::make_unique<Dispatcher>(std::move(engines), std::move(chunks));

@@ -44,13 +44,32 @@ ModelRunner::ModelRunner(std::unique_ptr<DeviceRunner> rank, const Batch::Limits
   ranks_.push_back(std::move(rank));
 }
 
-void ModelRunner::Launch(const StepPlan&) {}
+void ModelRunner::Launch(const StepPlan& plan) {
+  if (!ranks_.front()->asynchronous()) return;
+  Flight& flight = flights_.emplace_back();
+  flight.launched = std::chrono::steady_clock::now();
+  flight.status = Enqueue(plan);
+  flight.num_samples = batch_.samples().size();
+}
 
 StepResult ModelRunner::Wait(const StepPlan& plan) {
   StepResult result;
-  const auto begin = std::chrono::steady_clock::now();
-  result.status = Run(plan, result.rows);
-  result.device_time = std::chrono::steady_clock::now() - begin;
+  if (!ranks_.front()->asynchronous()) {
+    const auto begin = std::chrono::steady_clock::now();
+    result.status = Run(plan, result.rows);
+    result.device_time = std::chrono::steady_clock::now() - begin;
+    return result;
+  }
+  const Flight flight = std::move(flights_.front());
+  flights_.pop_front();
+  result.status = flight.status;
+  sampled_.assign(flight.num_samples, {});
+  if (result.status.ok() && !sampled_.empty()) {
+    result.status = ranks_.front()->CollectSample(sampled_);
+  }
+  // Without tokens there is nothing to wait for: what follows is ordered behind it.
+  result.device_time = std::chrono::steady_clock::now() - flight.launched;
+  if (result.status.ok()) FillRows(plan, result.rows);
   return result;
 }
 
@@ -58,31 +77,49 @@ void ModelRunner::Idle() {
   for (const std::unique_ptr<DeviceRunner>& rank : ranks_) rank->exec().pool().Park();
 }
 
-void ModelRunner::ResetSlots(const StepPlan& plan) {
+absl::Status ModelRunner::ResetSlots(const StepPlan& plan) {
   for (const SlotReset& reset : plan.slot_resets) {
     const kernels::SamplerParams params = ToSamplerParams(reset);
     for (const std::unique_ptr<DeviceRunner>& rank : ranks_) {
-      rank->slots().Reset(reset.slot.value, params, reset.prompt, reset.output);
+      RETURN_IF_ERROR(rank->slots().Reset(reset.slot.value, params, reset.prompt, reset.output));
     }
   }
+  return absl::OkStatus();
+}
+
+void ModelRunner::Remember(const StepPlan& plan) {
+  if (depth_ == 0) return;
+  if (!previous_) previous_.emplace();
+  previous_->rows = plan.rows;
+}
+
+void ModelRunner::FillRows(const StepPlan& plan, std::vector<RowResult>& rows) const {
+  rows.reserve(plan.rows.size());
+  size_t next = 0;
+  for (const StepRow& row : plan.rows)
+    rows.push_back(row.sampling ? ToRowResult(sampled_[next++]) : RowResult{});
+}
+
+absl::Status ModelRunner::Enqueue(const StepPlan& plan) {
+  RETURN_IF_ERROR(batch_.Fill(plan, previous_ ? &*previous_ : nullptr));
+  RETURN_IF_ERROR(ResetSlots(plan));
+  DeviceRunner& rank = *ranks_.front();
+  RETURN_IF_ERROR(rank.Forward(batch_.view()));
+  if (!batch_.samples().empty()) RETURN_IF_ERROR(rank.LaunchSample(batch_.samples()));
+  Remember(plan);
+  return absl::OkStatus();
 }
 
 absl::Status ModelRunner::Run(const StepPlan& plan, std::vector<RowResult>& rows) {
   RETURN_IF_ERROR(batch_.Fill(plan, previous_ ? &*previous_ : nullptr));
-  ResetSlots(plan);
+  RETURN_IF_ERROR(ResetSlots(plan));
   DeviceRunner& rank = *ranks_.front();
   RETURN_IF_ERROR(rank.Forward(batch_.view()));
   sampled_.assign(batch_.samples().size(), {});
   if (!sampled_.empty())
     RETURN_IF_ERROR(rank.Sample(batch_.samples(), sampled_, batch_.previous_tokens()));
-  rows.reserve(plan.rows.size());
-  size_t next = 0;
-  for (const StepRow& row : plan.rows)
-    rows.push_back(row.sampling ? ToRowResult(sampled_[next++]) : RowResult{});
-  if (depth_ > 0) {
-    if (!previous_) previous_.emplace();
-    previous_->rows = plan.rows;
-  }
+  FillRows(plan, rows);
+  Remember(plan);
   return absl::OkStatus();
 }
 

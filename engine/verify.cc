@@ -12,6 +12,7 @@
 
 #include "engine/base/status.h"
 #include "engine/canary.h"
+#include "engine/device_choice.h"
 #include "engine/device_runner.h"
 #include "engine/model_file/model_file.h"
 
@@ -119,6 +120,7 @@ absl::StatusOr<Pair> MakePair(const ModelFile& file, const EngineOptions& option
                               int max_positions) {
   ASSIGN_OR_RETURN(ModelConfig config, ModelConfig::FromFile(file, options.planted_bug));
   ASSIGN_OR_RETURN(ModelConfig strict_config, ModelConfig::FromFile(file));
+  ASSIGN_OR_RETURN(const DeviceChoice device, DeviceChoice::Open(options.device));
   ASSIGN_OR_RETURN(kernels::CpuIsa isa, kernels::DetectCpuIsa());
   if (options.force_avx2) isa = kernels::CpuIsa::kAvx2;
   const int num_threads = options.num_threads > 0
@@ -126,13 +128,11 @@ absl::StatusOr<Pair> MakePair(const ModelFile& file, const EngineOptions& option
                               : static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
   Pair pair;
   ASSIGN_OR_RETURN(pair.actual, MakeRunner(file, std::move(config),
-                                           {.backend = kernels::Backend::kCpu,
+                                           {.backend = device.backend,
                                             .num_threads = num_threads,
                                             .isa = isa,
                                             .planted_bug = options.planted_bug},
-                                           options.kv_dtype == KvDType::kF16 ? kernels::DType::kF16
-                                                                             : kernels::DType::kF32,
-                                           max_positions));
+                                           device.KvType(options), max_positions));
   ASSIGN_OR_RETURN(pair.expected,
                    MakeRunner(file, std::move(strict_config),
                               {.backend = kernels::Backend::kRef, .num_threads = num_threads},

@@ -6,6 +6,7 @@
 
 #include "kernels/core/check.h"
 #include "kernels/cpu/cpu_ops.h"
+#include "kernels/cuda/cuda_ops.h"
 #include "kernels/ref/ref_ops.h"
 
 namespace sluice::kernels {
@@ -16,15 +17,13 @@ absl::Status Invalid(std::string_view op, const std::string& message) {
 }
 
 // Appended piece by piece: GCC 12 warns about a literal put in front of a string (GCC bug 105651).
+// The arrays of a step lie where the host can read them.
+bool OnHost(const Exec& exec) { return exec.backend() != Backend::kCuda; }
+
 std::string Shape(int64_t rows, int64_t cols) {
   std::string shape = "[";
   shape.append(std::to_string(rows)).append(", ").append(std::to_string(cols)).append("]");
   return shape;
-}
-
-absl::Status NotBuilt(std::string_view op, Backend backend) {
-  return absl::UnimplementedError(std::string(op) + ": backend " + std::string(Name(backend)) +
-                                  " is not built");
 }
 
 absl::Status ExpectShape(std::string_view op, std::string_view what, int64_t rows, int64_t cols,
@@ -49,7 +48,6 @@ absl::Status ExpectLinear(std::string_view op, std::string_view what, const Exec
 
 // A workspace that holds the step, and arrays for as many rows as the batch says.
 absl::Status ExpectStep(std::string_view op, const Exec& exec, const BatchView& batch) {
-  if (exec.backend() == Backend::kCuda) return NotBuilt(op, exec.backend());
   if (exec.workspace() == nullptr) {
     return absl::FailedPreconditionError(std::string(op) + ": ReserveWorkspace must come first");
   }
@@ -128,7 +126,7 @@ absl::Status ExpectRows(std::string_view op, const BatchView& batch, int64_t num
 }
 
 absl::Status ExpectKv(std::string_view op, const Exec& exec, const KvLayer& kv) {
-  if (kv.type != DType::kF16 && kv.type != DType::kF32) {
+  if (kv.type != DType::kF16 && kv.type != DType::kF32 && OnHost(exec)) {
     return absl::UnimplementedError(std::string(op) + ": a KV cache of type " +
                                     std::string(Name(kv.type)) + "; F16 and F32 are built");
   }
@@ -137,9 +135,21 @@ absl::Status ExpectKv(std::string_view op, const Exec& exec, const KvLayer& kv) 
                      shape.num_kv_heads, shape.head_size);
 }
 
+void ObserveHost(Exec& exec, std::string_view op, const float* values, int64_t rows, int64_t cols) {
+  exec.observer()->OnOp(op, exec.layer(), {values, static_cast<size_t>(rows * cols)}, rows, cols);
+}
+
 void Observe(Exec& exec, std::string_view op, const float* values, int64_t rows, int64_t cols) {
   if (exec.observer() == nullptr) return;
-  exec.observer()->OnOp(op, exec.layer(), {values, static_cast<size_t>(rows * cols)}, rows, cols);
+  std::vector<float> copy;
+  if (!OnHost(exec)) {
+    copy.resize(static_cast<size_t>(rows * cols));
+    SLUICE_KERNEL_CHECK(cuda::Synchronize(exec).ok() &&
+                            cuda::CopyFromDevice(copy.data(), values, copy.size() * 4).ok(),
+                        "an observed device must not fail");
+    values = copy.data();
+  }
+  ObserveHost(exec, op, values, rows, cols);
 }
 
 // The K and V that the step has just stored, read back from their pages: [T, G*D] each.
@@ -148,6 +158,12 @@ void ObserveKv(Exec& exec, const BatchView& batch, const KvLayer& kv) {
   const int64_t cols = kv.num_kv_heads * kv.head_size;
   std::vector<float> values(static_cast<size_t>(batch.num_tokens * cols));
   for (bool value : {false, true}) {
+    if (!OnHost(exec)) {
+      SLUICE_KERNEL_CHECK(cuda::ReadStepKv(exec, batch, kv, value, values.data()).ok(),
+                          "an observed device must not fail");
+      ObserveHost(exec, value ? "v" : "k", values.data(), batch.num_tokens, cols);
+      continue;
+    }
     for (int64_t row = 0; row < batch.num_rows; ++row) {
       const int32_t* pages = batch.pages + batch.page_begins[row];
       const auto num_pages =
@@ -157,14 +173,14 @@ void ObserveKv(Exec& exec, const BatchView& batch, const KvLayer& kv) {
       ReadKv(kv, {pages, num_pages}, {batch.positions + begin, num_tokens}, value,
              values.data() + begin * cols);
     }
-    Observe(exec, value ? "v" : "k", values.data(), batch.num_tokens, cols);
+    ObserveHost(exec, value ? "v" : "k", values.data(), batch.num_tokens, cols);
   }
 }
 
 // Calls the function of the Exec's backend.
-template <typename CpuFn, typename RefFn>
-absl::Status OnBackend(std::string_view op, const Exec& exec, const CpuFn& cpu_fn,
-                       const RefFn& ref_fn) {
+template <typename CpuFn, typename RefFn, typename CudaFn>
+absl::Status OnBackend(const Exec& exec, const CpuFn& cpu_fn, const RefFn& ref_fn,
+                       const CudaFn& cuda_fn) {
   switch (exec.backend()) {
     case Backend::kCpu:
       cpu_fn();
@@ -173,9 +189,9 @@ absl::Status OnBackend(std::string_view op, const Exec& exec, const CpuFn& cpu_f
       ref_fn();
       return absl::OkStatus();
     case Backend::kCuda:
-      break;
+      return cuda_fn();
   }
-  return NotBuilt(op, exec.backend());
+  return absl::OkStatus();
 }
 
 }  // namespace
@@ -194,15 +210,22 @@ bool SupportsWeight(Backend backend, DType type) {
     case Backend::kRef:
       return ref::SupportsWeight(type);
     case Backend::kCuda:
-      return false;
+      return cuda::SupportsWeight(type);
   }
   return false;
 }
 
 int64_t PackedBytes(Backend backend, DType type, int64_t rows, int64_t cols) {
   SLUICE_KERNEL_CHECK(SupportsWeight(backend, type), "asked for supported types only");
-  return backend == Backend::kCpu ? cpu::PackedBytes(type, rows, cols)
-                                  : ref::PackedBytes(type, rows, cols);
+  switch (backend) {
+    case Backend::kCpu:
+      return cpu::PackedBytes(type, rows, cols);
+    case Backend::kRef:
+      return ref::PackedBytes(type, rows, cols);
+    case Backend::kCuda:
+      return cuda::PackedBytes(type, rows, cols);
+  }
+  return 0;
 }
 
 namespace {
@@ -225,7 +248,8 @@ absl::Status ExpectWeight(Backend backend, DType type, int64_t rows, int64_t col
 absl::StatusOr<PackedWeight> AllocateWeight(Backend backend, DType type, int64_t rows,
                                             int64_t cols) {
   RETURN_IF_ERROR(ExpectWeight(backend, type, rows, cols));
-  auto storage = Buffer::Allocate(static_cast<size_t>(PackedBytes(backend, type, rows, cols)));
+  auto storage =
+      AllocateMemory(backend, static_cast<size_t>(PackedBytes(backend, type, rows, cols)));
   if (!storage.ok()) return storage.status();
   return PackedWeight{type, backend, rows, cols, std::move(*storage)};
 }
@@ -242,21 +266,33 @@ absl::StatusOr<PackedWeight> PlaceWeight(Backend backend, DType type, int64_t ro
   return PackedWeight{type, backend, rows, cols, std::move(storage)};
 }
 
-void PackWeightRows(PackedWeight& weight, int64_t first_row, int64_t num_rows,
-                    const std::byte* stored) {
-  if (weight.backend == Backend::kCpu) {
-    cpu::PackWeightRows(weight, first_row, num_rows, stored);
-  } else {
-    ref::PackWeightRows(weight, first_row, num_rows, stored);
+absl::Status PackWeightRows(PackedWeight& weight, int64_t first_row, int64_t num_rows,
+                            const std::byte* stored) {
+  switch (weight.backend) {
+    case Backend::kCpu:
+      cpu::PackWeightRows(weight, first_row, num_rows, stored);
+      break;
+    case Backend::kRef:
+      ref::PackWeightRows(weight, first_row, num_rows, stored);
+      break;
+    case Backend::kCuda:
+      return cuda::PackWeightRows(weight, first_row, num_rows, stored);
   }
+  return absl::OkStatus();
 }
 
-void UnpackWeightRow(const PackedWeight& weight, int64_t row, float* out) {
-  if (weight.backend == Backend::kCpu) {
-    cpu::UnpackWeightRow(weight, row, out);
-  } else {
-    ref::UnpackWeightRow(weight, row, out);
+absl::Status UnpackWeightRow(const PackedWeight& weight, int64_t row, float* out) {
+  switch (weight.backend) {
+    case Backend::kCpu:
+      cpu::UnpackWeightRow(weight, row, out);
+      break;
+    case Backend::kRef:
+      ref::UnpackWeightRow(weight, row, out);
+      break;
+    case Backend::kCuda:
+      return cuda::UnpackWeightRow(weight, row, out);
   }
+  return absl::OkStatus();
 }
 
 // ---------------------------------------------------------------- ops
@@ -267,9 +303,9 @@ absl::Status ReserveWorkspace(Exec& exec, const WorkspaceShape& shape) {
       shape.head_size < 1 || shape.ffn_width < 1 || shape.vocab_size < 1) {
     return Invalid("ReserveWorkspace", "expected every size to be at least 1");
   }
-  if (exec.backend() == Backend::kCuda) return NotBuilt("ReserveWorkspace", exec.backend());
-  auto workspace = exec.backend() == Backend::kCpu ? cpu::MakeWorkspace(shape, exec)
-                                                   : ref::MakeWorkspace(shape, exec);
+  auto workspace = exec.backend() == Backend::kCpu   ? cpu::MakeWorkspace(shape, exec)
+                   : exec.backend() == Backend::kRef ? ref::MakeWorkspace(shape, exec)
+                                                     : cuda::MakeWorkspace(shape, exec);
   if (!workspace.ok()) return workspace.status();
   exec.set_workspace(shape, std::move(*workspace));
   return absl::OkStatus();
@@ -291,7 +327,7 @@ absl::Status EmbedTokens(Exec& exec, const PackedWeight& table, float scale,
                             " tables of rotations, got " + std::to_string(ropes.size()));
   }
   for (const Rope& rope : ropes) RETURN_IF_ERROR(ExpectRope(kOp, exec, rope));
-  for (int64_t t = 0; t < batch.num_tokens; ++t) {
+  for (int64_t t = 0; OnHost(exec) && t < batch.num_tokens; ++t) {
     int32_t token = batch.tokens[t];
     if (token < 0) {
       if (~token >= batch.num_previous) {
@@ -307,8 +343,9 @@ absl::Status EmbedTokens(Exec& exec, const PackedWeight& table, float scale,
     }
   }
   RETURN_IF_ERROR(OnBackend(
-      kOp, exec, [&] { cpu::EmbedTokens(exec, table, scale, ropes, batch, residual); },
-      [&] { ref::EmbedTokens(exec, table, scale, ropes, batch, residual); }));
+      exec, [&] { cpu::EmbedTokens(exec, table, scale, ropes, batch, residual); },
+      [&] { ref::EmbedTokens(exec, table, scale, ropes, batch, residual); },
+      [&] { return cuda::EmbedTokens(exec, table, scale, ropes, batch, residual); }));
   Observe(exec, "embedding", residual.values, residual.rows, residual.cols);
   return absl::OkStatus();
 }
@@ -338,11 +375,12 @@ absl::Status NormQkvRopeStore(Exec& exec, const NormQkvRopeStoreArgs& args, Cons
                             std::to_string(args.rope_index));
   }
   RETURN_IF_ERROR(ExpectKv(kOp, exec, kv));
-  RETURN_IF_ERROR(ExpectRows(kOp, batch, kv.num_pages));
+  if (OnHost(exec)) RETURN_IF_ERROR(ExpectRows(kOp, batch, kv.num_pages));
   RETURN_IF_ERROR(ExpectShape(kOp, "q_out", q_out.rows, q_out.cols, batch.num_tokens, query_width));
   RETURN_IF_ERROR(OnBackend(
-      kOp, exec, [&] { cpu::NormQkvRopeStore(exec, args, residual, batch, kv, q_out); },
-      [&] { ref::NormQkvRopeStore(exec, args, residual, batch, kv, q_out); }));
+      exec, [&] { cpu::NormQkvRopeStore(exec, args, residual, batch, kv, q_out); },
+      [&] { ref::NormQkvRopeStore(exec, args, residual, batch, kv, q_out); },
+      [&] { return cuda::NormQkvRopeStore(exec, args, residual, batch, kv, q_out); }));
   Observe(exec, "qkv", q_out.values, q_out.rows, q_out.cols);
   ObserveKv(exec, batch, kv);
   return absl::OkStatus();
@@ -362,14 +400,15 @@ absl::Status PagedAttention(Exec& exec, const PagedAttentionArgs& args, ConstMat
   const int64_t width = shape.num_heads * shape.head_size;
   RETURN_IF_ERROR(ExpectShape(kOp, "q", q.rows, q.cols, batch.num_tokens, width));
   RETURN_IF_ERROR(ExpectKv(kOp, exec, kv));
-  RETURN_IF_ERROR(ExpectRows(kOp, batch, kv.num_pages));
+  if (OnHost(exec)) RETURN_IF_ERROR(ExpectRows(kOp, batch, kv.num_pages));
   if (out.cols != width || out.max_rows < batch.num_tokens) {
     return Invalid(kOp, "out: expected room for " + Shape(batch.num_tokens, width) + ", got " +
                             Shape(out.max_rows, out.cols));
   }
   RETURN_IF_ERROR(OnBackend(
-      kOp, exec, [&] { cpu::PagedAttention(exec, args, q, batch, kv, out); },
-      [&] { ref::PagedAttention(exec, args, q, batch, kv, out); }));
+      exec, [&] { cpu::PagedAttention(exec, args, q, batch, kv, out); },
+      [&] { ref::PagedAttention(exec, args, q, batch, kv, out); },
+      [&] { return cuda::PagedAttention(exec, args, q, batch, kv, out); }));
   Observe(exec, "attention", out.values, batch.num_tokens, out.cols);
   return absl::OkStatus();
 }
@@ -391,8 +430,9 @@ absl::Status MatMulAddResidual(Exec& exec, const MatMulAddResidualArgs& args,
                            " rows, got " + std::to_string(input.max_rows));
   }
   RETURN_IF_ERROR(OnBackend(
-      op, exec, [&] { cpu::MatMulAddResidual(exec, args, input, batch, residual); },
-      [&] { ref::MatMulAddResidual(exec, args, input, batch, residual); }));
+      exec, [&] { cpu::MatMulAddResidual(exec, args, input, batch, residual); },
+      [&] { ref::MatMulAddResidual(exec, args, input, batch, residual); },
+      [&] { return cuda::MatMulAddResidual(exec, args, input, batch, residual); }));
   Observe(exec, op, residual.values, residual.rows, residual.cols);
   return absl::OkStatus();
 }
@@ -414,8 +454,9 @@ absl::Status NormGateUpSwiglu(Exec& exec, const NormGateUpArgs& args, ConstMatri
                             ", got " + Shape(out.max_rows, out.cols));
   }
   RETURN_IF_ERROR(OnBackend(
-      kOp, exec, [&] { cpu::NormGateUpSwiglu(exec, args, residual, batch, out); },
-      [&] { ref::NormGateUpSwiglu(exec, args, residual, batch, out); }));
+      exec, [&] { cpu::NormGateUpSwiglu(exec, args, residual, batch, out); },
+      [&] { ref::NormGateUpSwiglu(exec, args, residual, batch, out); },
+      [&] { return cuda::NormGateUpSwiglu(exec, args, residual, batch, out); }));
   Observe(exec, "ffn", out.values, batch.num_tokens, out.cols);
   return absl::OkStatus();
 }
@@ -438,7 +479,7 @@ absl::Status NormLmHead(Exec& exec, const NormLmHeadArgs& args, ConstMatrixF32 r
                             std::to_string(first) + ", " + std::to_string(first + logits.rows) +
                             ")");
   }
-  for (int64_t i = first; i < first + logits.rows; ++i) {
+  for (int64_t i = first; OnHost(exec) && i < first + logits.rows; ++i) {
     if (batch.logit_tokens[i] < 0 || batch.logit_tokens[i] >= batch.num_tokens) {
       return Invalid(kOp, "logit row " + std::to_string(i) + ": expected a token below " +
                               std::to_string(batch.num_tokens) + ", got " +
@@ -446,48 +487,10 @@ absl::Status NormLmHead(Exec& exec, const NormLmHeadArgs& args, ConstMatrixF32 r
     }
   }
   RETURN_IF_ERROR(OnBackend(
-      kOp, exec, [&] { cpu::NormLmHead(exec, args, residual, batch, first, logits); },
-      [&] { ref::NormLmHead(exec, args, residual, batch, first, logits); }));
+      exec, [&] { cpu::NormLmHead(exec, args, residual, batch, first, logits); },
+      [&] { ref::NormLmHead(exec, args, residual, batch, first, logits); },
+      [&] { return cuda::NormLmHead(exec, args, residual, batch, first, logits); }));
   Observe(exec, "logits", logits.values, logits.rows, logits.cols);
-  return absl::OkStatus();
-}
-
-absl::Status Sample(Exec& exec, ConstMatrixF32 logits, const SampleArgs& args, SamplerSlots& slots,
-                    std::span<SampledToken> out, int32_t* previous_tokens) {
-  constexpr std::string_view kOp = "Sample";
-  if (exec.workspace() == nullptr) {
-    return absl::FailedPreconditionError("Sample: ReserveWorkspace must come first");
-  }
-  if (out.size() != args.rows.size()) {
-    return Invalid(kOp, "out: expected " + std::to_string(args.rows.size()) + " entries, got " +
-                            std::to_string(out.size()));
-  }
-  for (const SampleRow& row : args.rows) {
-    if (row.logit_row < 0 || row.logit_row >= logits.rows) {
-      return Invalid(kOp, "expected a logit row below " + std::to_string(logits.rows) + ", got " +
-                              std::to_string(row.logit_row));
-    }
-    if (row.forced_token >= logits.cols) {
-      return Invalid(kOp, "expected a forced token below " + std::to_string(logits.cols) +
-                              ", got " + std::to_string(row.forced_token));
-    }
-    if (row.num_top > kMaxTopLogprobs) {
-      return Invalid(kOp, "expected at most " + std::to_string(kMaxTopLogprobs) +
-                              " log probabilities a token, got " + std::to_string(row.num_top));
-    }
-    if (row.mask_row >= 0 && args.mask == nullptr) {
-      return Invalid(
-          kOp, "a row names mask row " + std::to_string(row.mask_row) + ", but there is no mask");
-    }
-  }
-  RETURN_IF_ERROR(OnBackend(
-      kOp, exec, [&] { cpu::Sample(exec, logits, args, slots.table(), out); },
-      [&] { ref::Sample(exec, logits, args, slots.table(), out); }));
-  if (previous_tokens == nullptr) return absl::OkStatus();
-  for (size_t i = 0; i < args.rows.size(); ++i) {
-    // A row without a token ends; what was launched ahead for it needs an id all the same.
-    previous_tokens[args.rows[i].logit_row] = out[i].finite ? out[i].token : 0;
-  }
   return absl::OkStatus();
 }
 

@@ -42,9 +42,12 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
+#include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -60,11 +63,32 @@ namespace sluice::kernels {
 inline constexpr int kPageTokens = 16;  // B
 inline constexpr int kMaxTopLogprobs = 20;
 
+// ---------------------------------------------------------------- memory
+
+// Facts of a CUDA device.
+struct DeviceFacts {
+  std::string name;  // "NVIDIA H200"
+  int major = 0;     // compute capability
+  int minor = 0;
+  uint64_t total_bytes = 0;
+  uint64_t free_bytes = 0;
+};
+// Makes CUDA device `index` the calling thread's. FAILED_PRECONDITION, one line, when there is no
+// such device, no driver or one too old; UNIMPLEMENTED in a build without CUDA.
+absl::StatusOr<DeviceFacts> OpenDevice(int index);
+
+// Zero-filled memory of the kind that the backend's arrays lie in: the host's, or the calling
+// thread's CUDA device's. RESOURCE_EXHAUSTED with the numbers when there is not enough.
+absl::StatusOr<Buffer> AllocateMemory(Backend backend, size_t bytes);
+// Copies between host memory and the backend's; blocks until done.
+absl::Status CopyToBackend(Backend backend, void* to, const void* from, size_t bytes);
+absl::Status CopyFromBackend(Backend backend, void* to, const void* from, size_t bytes);
+
 // ---------------------------------------------------------------- weights
 
 // A weight matrix [N, K] (N outputs, K inputs) resident in the layout that its backend's products
-// want: rows as stored for ref; panels of 16 interleaved rows for cpu. Immutable after PackWeight;
-// the one copy of the tensor.
+// want: rows as stored for ref; panels of 16 interleaved rows for cpu; operands of the tensor cores
+// for cuda. Immutable after PackWeightRows; the one copy of the tensor.
 struct PackedWeight {
   DType type = DType::kF32;
   Backend backend = Backend::kRef;
@@ -94,12 +118,12 @@ absl::StatusOr<PackedWeight> PlaceWeight(Backend backend, DType type, int64_t ro
 // Repacks `num_rows` rows as stored in a file (`stored`, RowBytes each) into rows [first_row,
 // first_row + num_rows) of `weight`. first_row and num_rows are multiples of 16, except that the
 // last piece may be shorter. Pieces may be packed from several threads at once.
-void PackWeightRows(PackedWeight& weight, int64_t first_row, int64_t num_rows,
-                    const std::byte* stored);
+absl::Status PackWeightRows(PackedWeight& weight, int64_t first_row, int64_t num_rows,
+                            const std::byte* stored);
 
-// Dequantises row `row` of a packed weight: out [K]. Bit-equal to the format's definition in f32
-// (one product, one sum).
-void UnpackWeightRow(const PackedWeight& weight, int64_t row, float* out);
+// Dequantises row `row` of a packed weight: out [K] on the host. Bit-equal to the format's
+// definition in f32 (one product, one sum); on cuda F32 rounded to the 11 bits of f16.
+absl::Status UnpackWeightRow(const PackedWeight& weight, int64_t row, float* out);
 
 // Dequantises blocks as stored in a file; `values` a multiple of the block. The definition every
 // layout is tested against.
@@ -124,7 +148,11 @@ struct Linear {
 // read. Owned by the engine's Activations; allocated once for T_max rows.
 class Activation {
  public:
+  // On the host backends; AllocateActivation does it for all.
   static absl::StatusOr<Activation> Allocate(Backend backend, int64_t max_rows, int64_t cols);
+  Activation() = default;
+  // Of `storage`, which the fields point into.
+  explicit Activation(Buffer storage) : storage_(std::move(storage)) {}
 
   int64_t max_rows = 0;
   int64_t cols = 0;
@@ -134,10 +162,16 @@ class Activation {
   int16_t* quants = nullptr;  // [max_rows, cols] int16, value = quant * scale of its block of 32
   float* scales = nullptr;    // [max_rows, cols / 32]
   float* sums = nullptr;      // [max_rows, cols / 32] scale * (sum of the block's quants)
+  // Backend cuda, device memory: `values`, and the rows as f16 operands of the tensor cores with a
+  // power of two each (kernels/cuda/linear.h).
+  std::byte* operands = nullptr;
+  float* factors = nullptr;  // [max_rows]
 
  private:
   Buffer storage_;
 };
+
+absl::StatusOr<Activation> AllocateActivation(Backend backend, int64_t max_rows, int64_t cols);
 
 // K and V of one layer for all pages. The layout inside a page is the backend's: page p of head g
 // starts at element (p * G + g) * D * 16 in both; cpu and ref keep K as [D, 16] (one lane a
@@ -180,6 +214,16 @@ struct BatchView {
   const int32_t* previous_tokens = nullptr;  // sampled by the previous step, by its logit row
   int64_t num_previous = 0;                  // entries of previous_tokens
 };
+
+// The view of a step for the ops of `exec`: `host` itself on host backends; on CUDA its arrays
+// are copied to their addresses on the device by one asynchronous copy, `previous_tokens` is the
+// device's own, and the attention's work is planned. Before the step's first op.
+absl::StatusOr<BatchView> UploadBatch(Exec& exec, const BatchView& host);
+
+// Runs `ops`, the forward pass of the step last uploaded. On CUDA the launches of a step of single
+// tokens are recorded as a graph the second time that its shape comes, and replayed from then on.
+// Not while an observer watches.
+absl::Status RunStep(Exec& exec, const BatchView& batch, const std::function<absl::Status()>& ops);
 
 // ---------------------------------------------------------------- ops
 
@@ -328,8 +372,9 @@ class SamplerSlots {
   ~SamplerSlots();
 
   // Puts a sequence into `slot`: its parameters, its prompt and the output so far.
-  void Reset(int slot, const SamplerParams& params, std::span<const int32_t> prompt,
-             std::span<const int32_t> output);
+  // Errors are a device's.
+  absl::Status Reset(int slot, const SamplerParams& params, std::span<const int32_t> prompt,
+                     std::span<const int32_t> output);
 
   struct Table;
   Table& table() const { return *table_; }
@@ -375,5 +420,12 @@ struct SampleArgs {
 // next step's FromPrevious inputs.
 absl::Status Sample(Exec& exec, ConstMatrixF32 logits, const SampleArgs& args, SamplerSlots& slots,
                     std::span<SampledToken> out, int32_t* previous_tokens);
+
+// Sample on CUDA in two halves, so that the next step may be launched in between: the tokens go to
+// the device's previous_tokens at once. At most two launches wait to be collected; Collect takes
+// the oldest and waits for it.
+absl::Status LaunchSample(Exec& exec, ConstMatrixF32 logits, const SampleArgs& args,
+                          SamplerSlots& slots);
+absl::Status CollectSample(Exec& exec, SamplerSlots& slots, std::span<SampledToken> out);
 
 }  // namespace sluice::kernels

@@ -13,11 +13,11 @@ int64_t KvCache::PageBytes(const ModelConfig& config, kernels::DType type) {
 
 absl::Status KvCache::Lock() const { return Prefix("KV cache", storage_.Lock()); }
 
-absl::StatusOr<KvCache> KvCache::Allocate(const ModelConfig& config, kernels::DType type,
-                                          int64_t num_pages) {
+absl::StatusOr<KvCache> KvCache::Allocate(const ModelConfig& config, kernels::Backend backend,
+                                          kernels::DType type, int64_t num_pages) {
   const int64_t page_bytes = PageBytes(config, type);
   absl::StatusOr<kernels::Buffer> storage =
-      kernels::Buffer::Allocate(static_cast<size_t>(num_pages * page_bytes));
+      kernels::AllocateMemory(backend, static_cast<size_t>(num_pages * page_bytes));
   if (!storage.ok()) {
     return Prefix("KV cache of " + std::to_string(num_pages) + " pages of " +
                       std::to_string(page_bytes) + " bytes",

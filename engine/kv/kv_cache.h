@@ -18,8 +18,8 @@ class KvCache {
  public:
   // `num_pages` includes page 0, the scratch page. RESOURCE_EXHAUSTED with the numbers when memory
   // is short.
-  static absl::StatusOr<KvCache> Allocate(const ModelConfig& config, kernels::DType type,
-                                          int64_t num_pages);
+  static absl::StatusOr<KvCache> Allocate(const ModelConfig& config, kernels::Backend backend,
+                                          kernels::DType type, int64_t num_pages);
   // As kernels::Buffer::Lock.
   absl::Status Lock() const;
 

@@ -16,16 +16,17 @@ absl::StatusOr<Activations> Activations::Allocate(const ModelConfig& config,
   const int64_t logit_values = max_logit_rows * config.vocab_size;
   ASSIGN_OR_RETURN(
       activations.storage_,
-      kernels::Buffer::Allocate(sizeof(float) *
-                                static_cast<size_t>(residual_values + q_values + logit_values)));
+      kernels::AllocateMemory(
+          backend,
+          sizeof(float) * static_cast<size_t>(residual_values + q_values + logit_values)));
   float* next = activations.storage_.as<float>();
   activations.residual = {next, max_tokens, config.width};
   activations.q = {next + residual_values, max_tokens, heads_width};
   activations.logits = {next + residual_values + q_values, max_logit_rows, config.vocab_size};
   ASSIGN_OR_RETURN(activations.attention,
-                   kernels::Activation::Allocate(backend, max_tokens, heads_width));
+                   kernels::AllocateActivation(backend, max_tokens, heads_width));
   ASSIGN_OR_RETURN(activations.ffn,
-                   kernels::Activation::Allocate(backend, max_tokens, config.ffn_width));
+                   kernels::AllocateActivation(backend, max_tokens, config.ffn_width));
   return activations;
 }
 

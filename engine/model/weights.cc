@@ -59,6 +59,8 @@ class WeightsLoader {
   void Work();
   absl::Status Run(Job& job, Buffer& staging);
   absl::Status RunPart(const Job& job, const Part& part, Buffer& staging, Sha256& hash);
+  absl::Status FillVector(const Job& job, const Part& part, const std::byte* stored, int64_t values,
+                          int64_t first);
   absl::Status HashMetadata();
   void Report(uint64_t bytes);
   void Fail(const absl::Status& status);
@@ -171,7 +173,7 @@ absl::Status WeightsLoader::AllocateMatrices() {
       bytes += (PackedSize(job, part) + kAlignment - 1) / kAlignment * kAlignment;
     }
   }
-  ASSIGN_OR_RETURN(weights_.matrix_memory_, Buffer::Allocate(bytes));
+  ASSIGN_OR_RETURN(weights_.matrix_memory_, kernels::AllocateMemory(options_.backend, bytes));
   return absl::OkStatus();
 }
 
@@ -207,14 +209,21 @@ absl::Status WeightsLoader::RunPart(const Job& job, const Part& part, Buffer& st
     RETURN_IF_ERROR(file_.Read(tensor.offset + static_cast<uint64_t>(begin), piece));
     if (options_.compute_digest) hash.Add(piece);
     if (part.matrix != nullptr) {
-      kernels::PackWeightRows(*part.matrix, first, num_rows, piece.data());
+      RETURN_IF_ERROR(kernels::PackWeightRows(*part.matrix, first, num_rows, piece.data()));
     } else if (part.vector != nullptr) {
-      kernels::DequantizeStored(tensor.type, piece.data(), num_rows * cols,
-                                part.vector->as<float>() + first * cols);
+      RETURN_IF_ERROR(FillVector(job, part, piece.data(), num_rows * cols, first * cols));
     }
     Report(piece.size());
   }
   return absl::OkStatus();
+}
+
+absl::Status WeightsLoader::FillVector(const Job& job, const Part& part, const std::byte* stored,
+                                       int64_t values, int64_t first) {
+  std::vector<float> dequantized(static_cast<size_t>(values));
+  kernels::DequantizeStored(job.tensor->type, stored, values, dequantized.data());
+  return kernels::CopyToBackend(options_.backend, part.vector->as<float>() + first,
+                                dequantized.data(), dequantized.size() * sizeof(float));
 }
 
 absl::Status WeightsLoader::Run(Job& job, Buffer& staging) {
@@ -228,7 +237,8 @@ absl::Status WeightsLoader::Run(Job& job, Buffer& staging) {
               options_.backend, tensor.type, part.num_rows, static_cast<int64_t>(tensor.cols()),
               weights_.matrix_memory_.Part(part.memory_offset, PackedSize(job, part))));
     } else if (part.vector != nullptr) {
-      ASSIGN_OR_RETURN(*part.vector, Buffer::Allocate(tensor.cols() * sizeof(float)));
+      ASSIGN_OR_RETURN(*part.vector,
+                       kernels::AllocateMemory(options_.backend, tensor.cols() * sizeof(float)));
     }
     RETURN_IF_ERROR(RunPart(job, part, staging, hash));
   }

@@ -11,7 +11,7 @@ absl::StatusOr<Activation> Activation::Allocate(Backend backend, int64_t max_row
                                       std::to_string(max_rows) + ", " + std::to_string(cols) + "]");
   }
   if (backend == Backend::kCuda) {
-    return absl::UnimplementedError("activation: backend cuda is not built");
+    return absl::InvalidArgumentError("activation: AllocateActivation makes those of a device");
   }
   const bool quantized = backend == Backend::kCpu && cols % 32 == 0;
   const int64_t count = max_rows * cols;

@@ -54,6 +54,14 @@ absl::StatusOr<Buffer> Buffer::Allocate(size_t bytes) {
   return buffer;
 }
 
+Buffer Buffer::Adopt(std::byte* bytes, size_t size, Release release) {
+  Buffer buffer;
+  buffer.bytes_ = bytes;
+  buffer.size_ = size;
+  buffer.release_ = release;
+  return buffer;
+}
+
 Buffer Buffer::Part(size_t offset, size_t bytes) const {
   SLUICE_KERNEL_CHECK(offset <= size_ && bytes <= size_ - offset, "a part lies inside its whole");
   Buffer part;
@@ -63,7 +71,8 @@ Buffer Buffer::Part(size_t offset, size_t bytes) const {
 }
 
 absl::Status Buffer::Lock() const {
-  if (size_ == 0 || mlock(bytes_, size_) == 0) return absl::OkStatus();
+  // Adopted memory is a device's, or page-locked.
+  if (size_ == 0 || release_ != nullptr || mlock(bytes_, size_) == 0) return absl::OkStatus();
   const int error = errno;
   rlimit limit{};
   getrlimit(RLIMIT_MEMLOCK, &limit);
@@ -79,10 +88,12 @@ Buffer& Buffer::operator=(Buffer&& other) noexcept {
   std::swap(bytes_, other.bytes_);
   std::swap(size_, other.size_);
   std::swap(capacity_, other.capacity_);
+  std::swap(release_, other.release_);
   return *this;
 }
 
 Buffer::~Buffer() {
+  if (release_ != nullptr) release_(bytes_, size_);
   if (capacity_ == 0) return;
   if (capacity_ >= kHugePage) {
     munmap(bytes_, capacity_);

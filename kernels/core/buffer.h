@@ -7,9 +7,8 @@
 
 namespace sluice::kernels {
 
-// Owns zero-filled host memory aligned to 64 bytes; blocks of 2 MiB and more ask for huge pages.
-// Movable, not copyable. Device backends have owners of their own; what a Buffer of an Exec points
-// to is that backend's affair.
+// Owns zero-filled memory: the host's, aligned to 64 bytes, in blocks of 2 MiB and more with huge
+// pages; or what a device backend had allocated. Movable, not copyable.
 class Buffer {
  public:
   Buffer() = default;
@@ -21,6 +20,10 @@ class Buffer {
 
   // RESOURCE_EXHAUSTED with the number of bytes when the memory cannot be had. `bytes` may be 0.
   static absl::StatusOr<Buffer> Allocate(size_t bytes);
+
+  // Takes over zero-filled memory of another kind, given back by `release`.
+  using Release = void (*)(std::byte* bytes, size_t size);
+  static Buffer Adopt(std::byte* bytes, size_t size, Release release);
 
   // A piece of this Buffer's memory, which has to outlive it: many small arrays share huge pages.
   Buffer Part(size_t offset, size_t bytes) const;
@@ -41,6 +44,7 @@ class Buffer {
   size_t size_ = 0;
   // size_ rounded up: 2 MiB and more are mapped, less comes from the heap; 0 owns nothing.
   size_t capacity_ = 0;
+  Release release_ = nullptr;  // of adopted memory
 };
 
 }  // namespace sluice::kernels

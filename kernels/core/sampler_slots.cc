@@ -69,31 +69,4 @@ void SamplerSlot::Count(const Entry& entry, int32_t change) {
   counts_.pop_back();
 }
 
-SamplerSlots::SamplerSlots(std::unique_ptr<Table> table) : table_(std::move(table)) {}
-SamplerSlots::SamplerSlots(SamplerSlots&&) noexcept = default;
-SamplerSlots& SamplerSlots::operator=(SamplerSlots&&) noexcept = default;
-SamplerSlots::~SamplerSlots() = default;
-
-absl::StatusOr<SamplerSlots> SamplerSlots::Create(Exec& exec, int num_slots, int64_t vocab_size) {
-  if (exec.backend() == Backend::kCuda) {
-    return absl::UnimplementedError("sampler slots: backend cuda is not built");
-  }
-  if (num_slots < 1 || vocab_size < 1) {
-    return absl::InvalidArgumentError(
-        "sampler slots: expected at least one slot and one token, got " +
-        std::to_string(num_slots) + " slots and a vocabulary of " + std::to_string(vocab_size));
-  }
-  auto table = std::make_unique<Table>();
-  table->vocab_size = vocab_size;
-  table->slots.resize(static_cast<size_t>(num_slots));
-  return SamplerSlots(std::move(table));
-}
-
-void SamplerSlots::Reset(int slot, const SamplerParams& params, std::span<const int32_t> prompt,
-                         std::span<const int32_t> output) {
-  SLUICE_KERNEL_CHECK(slot >= 0 && static_cast<size_t>(slot) < table_->slots.size(),
-                      "the slot exists");
-  table_->slots[static_cast<size_t>(slot)].Reset(params, prompt, output, table_->vocab_size);
-}
-
 }  // namespace sluice::kernels

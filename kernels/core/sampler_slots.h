@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <deque>
+#include <memory>
 #include <span>
 #include <unordered_map>
 #include <vector>
@@ -54,9 +55,14 @@ class SamplerSlot {
   std::unordered_map<int32_t, size_t> count_index_;  // token -> index in counts_
 };
 
+namespace cuda {
+class DeviceSampler;
+}
+
 struct SamplerSlots::Table {
   int64_t vocab_size = 0;
-  std::vector<SamplerSlot> slots;
+  std::vector<SamplerSlot> slots;               // host backends
+  std::shared_ptr<cuda::DeviceSampler> device;  // backend cuda
 };
 
 }  // namespace sluice::kernels

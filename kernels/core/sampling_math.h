@@ -41,6 +41,8 @@ inline uint64_t DrawTarget(uint64_t bits, uint64_t total) {
 // by its count in the window's output. Each operation rounds for itself.
 inline float PenalizedLogit(float logit, const SamplerParams& params, bool seen,
                             int32_t output_count) {
+  constexpr float kLargest = std::numeric_limits<float>::max();
+  if (logit < -kLargest) return logit;  // masked or banned, and stays so
   if (seen) {
     logit = logit > 0.0f ? logit / params.repetition_penalty : logit * params.repetition_penalty;
   }
@@ -50,7 +52,6 @@ inline float PenalizedLogit(float logit, const SamplerParams& params, bool seen,
     logit -= by_count;
   }
   // A legal penalty near 0 overflows; that is no fault of the logits. NaN stays NaN.
-  constexpr float kLargest = std::numeric_limits<float>::max();
   if (logit > kLargest) return kLargest;
   return logit < -kLargest ? -kLargest : logit;
 }

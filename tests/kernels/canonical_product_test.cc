@@ -304,7 +304,7 @@ TEST_P(CanonicalProductTest, ExtremeWeightsUnpack) {
   const PackedWeight weight = matrix.Pack(Backend::kCpu);
   std::vector<float> row(kCols);
   for (int64_t n = 0; n < matrix.rows; ++n) {
-    UnpackWeightRow(weight, n, row.data());
+    ASSERT_TRUE(UnpackWeightRow(weight, n, row.data()).ok());
     for (int64_t k = 0; k < kCols; ++k) {
       const float want = matrix.values[static_cast<size_t>(n * kCols + k)];
       ASSERT_TRUE(SameBits(row[static_cast<size_t>(k)], want))

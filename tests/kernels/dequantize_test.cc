@@ -71,16 +71,17 @@ TEST(DequantizeTest, PackedRowsComeBackBitForBit) {
           EXPECT_GE(static_cast<int64_t>(weight->storage.size()),
                     PackedBytes(backend, type, num_rows, cols));
           const int64_t first_piece = num_rows > 16 ? 16 : num_rows;
-          PackWeightRows(*weight, 0, first_piece, stored.data());
+          ASSERT_TRUE(PackWeightRows(*weight, 0, first_piece, stored.data()).ok());
           if (num_rows > first_piece) {
-            PackWeightRows(*weight, first_piece, num_rows - first_piece,
-                           stored.data() + first_piece * RowBytes(type, cols));
+            ASSERT_TRUE(PackWeightRows(*weight, first_piece, num_rows - first_piece,
+                                       stored.data() + first_piece * RowBytes(type, cols))
+                            .ok());
           }
           std::vector<float> want(static_cast<size_t>(cols));
           std::vector<float> got(want.size());
           for (int64_t row = 0; row < num_rows; ++row) {
             DequantizeStored(type, stored.data() + row * RowBytes(type, cols), cols, want.data());
-            UnpackWeightRow(*weight, row, got.data());
+            ASSERT_TRUE(UnpackWeightRow(*weight, row, got.data()).ok());
             ASSERT_EQ(std::memcmp(got.data(), want.data(), want.size() * sizeof(float)), 0)
                 << "row " << row;
           }

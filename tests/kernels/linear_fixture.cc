@@ -143,8 +143,9 @@ PackedWeight StoredMatrix::Pack(Backend backend) const {
   // In pieces, as a loader does.
   const int64_t row_bytes = RowBytes(type, cols);
   for (int64_t row = 0; row < rows; row += 48) {
-    PackWeightRows(*weight, row, std::min<int64_t>(48, rows - row),
-                   stored.data() + row * row_bytes);
+    EXPECT_TRUE(PackWeightRows(*weight, row, std::min<int64_t>(48, rows - row),
+                               stored.data() + row * row_bytes)
+                    .ok());
   }
   return std::move(*weight);
 }

@@ -35,7 +35,8 @@ std::vector<float> Random(int64_t count, uint32_t seed, float spread, float offs
 PackedWeight Pack(Backend backend, int64_t rows, int64_t cols, const std::vector<float>& values) {
   auto weight = AllocateWeight(backend, DType::kF32, rows, cols);
   EXPECT_TRUE(weight.ok()) << weight.status();
-  PackWeightRows(*weight, 0, rows, reinterpret_cast<const std::byte*>(values.data()));
+  EXPECT_TRUE(
+      PackWeightRows(*weight, 0, rows, reinterpret_cast<const std::byte*>(values.data())).ok());
   return std::move(*weight);
 }
 

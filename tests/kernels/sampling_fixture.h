@@ -57,7 +57,7 @@ class Sampler {
 
   void Reset(int slot, const SamplerParams& params, const std::vector<int32_t>& prompt = {},
              const std::vector<int32_t>& output = {}) {
-    slots_->Reset(slot, params, prompt, output);
+    ASSERT_TRUE(slots_->Reset(slot, params, prompt, output).ok());
   }
 
   std::vector<SampledToken> Run(const std::vector<float>& logits,

@@ -81,7 +81,7 @@ void ExpectSameBits(const std::vector<float>& got, const std::vector<float>& wan
 std::vector<float> Unpack(const kernels::PackedWeight& weight) {
   std::vector<float> values(static_cast<size_t>(weight.rows * weight.cols));
   for (int64_t row = 0; row < weight.rows; ++row) {
-    kernels::UnpackWeightRow(weight, row, values.data() + row * weight.cols);
+    EXPECT_TRUE(kernels::UnpackWeightRow(weight, row, values.data() + row * weight.cols).ok());
   }
   return values;
 }

@@ -1,0 +1,53 @@
+#include "kernels/cuda/device.h"
+
+#include <string>
+
+namespace sluice::kernels::cuda {
+namespace {
+
+void FreeDevice(std::byte* bytes, size_t) { cudaFree(bytes); }
+void FreePinned(std::byte* bytes, size_t) { cudaFreeHost(bytes); }
+
+}  // namespace
+
+absl::Status ToStatus(cudaError_t error, std::string_view what) {
+  if (error == cudaSuccess) return absl::OkStatus();
+  const std::string message = std::string(what) + ": CUDA error " +
+                              std::to_string(static_cast<int>(error)) + " (" +
+                              cudaGetErrorName(error) + "): " + cudaGetErrorString(error);
+  if (error == cudaErrorMemoryAllocation) return absl::ResourceExhaustedError(message);
+  return absl::InternalError(message);
+}
+
+absl::StatusOr<Buffer> AllocateOnDevice(int device, size_t bytes) {
+  if (absl::Status status = ToStatus(cudaSetDevice(device), "choosing the device"); !status.ok()) {
+    return status;
+  }
+  void* memory = nullptr;
+  const size_t size = bytes == 0 ? 1 : bytes;
+  if (const cudaError_t error = cudaMalloc(&memory, size); error != cudaSuccess) {
+    cudaGetLastError();
+    size_t free_bytes = 0, total_bytes = 0;
+    cudaMemGetInfo(&free_bytes, &total_bytes);
+    const absl::Status status = ToStatus(
+        error, "device memory: expected " + std::to_string(bytes) + " bytes, the device has " +
+                   std::to_string(free_bytes) + " of " + std::to_string(total_bytes) + " free");
+    return status;
+  }
+  Buffer buffer = Buffer::Adopt(static_cast<std::byte*>(memory), bytes, FreeDevice);
+  absl::Status status = ToStatus(cudaMemset(memory, 0, size), "clearing device memory");
+  if (status.ok()) status = ToStatus(cudaDeviceSynchronize(), "clearing device memory");
+  if (!status.ok()) return status;
+  return buffer;
+}
+
+absl::StatusOr<Buffer> AllocatePinned(size_t bytes) {
+  void* memory = nullptr;
+  const size_t size = bytes == 0 ? 1 : bytes;
+  absl::Status status = ToStatus(cudaMallocHost(&memory, size), "page-locked host memory");
+  if (!status.ok()) return status;
+  __builtin_memset(memory, 0, size);
+  return Buffer::Adopt(static_cast<std::byte*>(memory), bytes, FreePinned);
+}
+
+}  // namespace sluice::kernels::cuda

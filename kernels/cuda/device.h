@@ -1,0 +1,69 @@
+#pragma once
+
+// The few things that every CUDA source of this folder needs: errors as statuses, device memory as
+// Buffers, launches with programmatic dependent launch.
+
+#include <cuda_runtime.h>
+
+#include <cstdint>
+#include <string_view>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+
+#include "kernels/core/buffer.h"
+
+namespace sluice::kernels::cuda {
+
+// INTERNAL "WHAT: CUDA error N (name): text"; RESOURCE_EXHAUSTED for memory.
+absl::Status ToStatus(cudaError_t error, std::string_view what);
+
+// Zero-filled device memory on `device`, freed with the Buffer. RESOURCE_EXHAUSTED with the bytes
+// asked for and the bytes free.
+absl::StatusOr<Buffer> AllocateOnDevice(int device, size_t bytes);
+// Zero-filled page-locked host memory.
+absl::StatusOr<Buffer> AllocatePinned(size_t bytes);
+
+// One launch: grid, block, dynamic shared memory. With `dependent`, the kernel may start before its
+// predecessor in the stream has ended (compute capability 9.0): it calls
+// cudaGridDependencySynchronize() before it touches anything but weights.
+struct LaunchShape {
+  dim3 grid;
+  dim3 block;
+  size_t shared_bytes = 0;
+  bool dependent = true;
+};
+
+template <typename... KernelArgs, typename... Args>
+cudaError_t Launch(cudaStream_t stream, const LaunchShape& shape, void (*kernel)(KernelArgs...),
+                   Args&&... args) {
+  cudaLaunchConfig_t config = {};
+  config.gridDim = shape.grid;
+  config.blockDim = shape.block;
+  config.dynamicSmemBytes = shape.shared_bytes;
+  config.stream = stream;
+  cudaLaunchAttribute attribute = {};
+  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attribute.val.programmaticStreamSerializationAllowed = 1;
+  config.attrs = &attribute;
+  config.numAttrs = shape.dependent ? 1 : 0;
+  return cudaLaunchKernelEx(&config, kernel, std::forward<Args>(args)...);
+}
+
+#ifdef __CUDACC__
+// The beginning of every kernel of a chain: lets the next one start, and waits for the previous.
+// Only weights may be touched before wait_for_previous.
+__device__ __forceinline__ void let_next_start() {
+#if __CUDA_ARCH__ >= 900
+  cudaTriggerProgrammaticLaunchCompletion();
+#endif
+}
+__device__ __forceinline__ void wait_for_previous() {
+#if __CUDA_ARCH__ >= 900
+  cudaGridDependencySynchronize();
+#endif
+}
+#endif
+
+}  // namespace sluice::kernels::cuda

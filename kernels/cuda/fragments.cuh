@@ -1,0 +1,270 @@
+#pragma once
+
+// What a lane makes of a packed unit: f16 operands of mma.sync.m16n8k16, dequantised. The value of
+// a weight is its format's definition, rounded to f16 once (legacy types: the exact product, or
+// product and sum, rounded once; K-quants: the definition in f32, then rounded).
+
+#include <cuda_fp16.h>
+
+#include <cstdint>
+
+#include "kernels/cuda/packed_weight.h"
+
+namespace sluice::kernels::cuda {
+
+__device__ __forceinline__ uint4 load_stream(const void* p) {
+  uint4 v;
+  asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];"
+               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+               : "l"(p));
+  return v;
+}
+__device__ __forceinline__ uint32_t load_word(const void* p) {
+  uint32_t v;
+  asm volatile("ld.global.nc.u32 %0, [%1];" : "=r"(v) : "l"(p));
+  return v;
+}
+__device__ __forceinline__ uint2 load_words(const void* p) {
+  uint2 v;
+  asm volatile("ld.global.nc.v2.u32 {%0,%1}, [%2];" : "=r"(v.x), "=r"(v.y) : "l"(p));
+  return v;
+}
+
+__device__ __forceinline__ half2 as_half2(uint32_t bits) {
+  half2 h;
+  memcpy(&h, &bits, 4);
+  return h;
+}
+__device__ __forceinline__ uint32_t as_bits(half2 h) {
+  uint32_t bits;
+  memcpy(&bits, &h, 4);
+  return bits;
+}
+// (a & mask) | c in one instruction.
+__device__ __forceinline__ uint32_t and_or(uint32_t a, uint32_t mask, uint32_t c) {
+  uint32_t d;
+  asm("lop3.b32 %0, %1, %2, %3, 0xEA;" : "=r"(d) : "r"(a), "r"(mask), "r"(c));
+  return d;
+}
+// 1024 + q in both halves: an f16 whose last bits are the integer q.
+constexpr uint32_t kHalf1024 = 0x64006400u;
+__device__ __forceinline__ half2 half_of_int(int value) {
+  return __half2half2(__int2half_rn(value));
+}
+
+// Words of an array of four or fewer registers by a constant index.
+__device__ __forceinline__ uint32_t word_of(const uint4& v, int i) {
+  return i == 0 ? v.x : i == 1 ? v.y : i == 2 ? v.z : v.w;
+}
+
+// ---- half-precision weights
+
+struct UnitHalf {
+  uint4 steps[4];
+  __device__ void load(const PackedView& w, int tile, int unit, int lane) {
+    const std::byte* chunk = w.quants + (static_cast<int64_t>(tile) * w.units + unit) * 2048;
+#pragma unroll
+    for (int j = 0; j < 4; ++j) steps[j] = load_stream(chunk + j * 512 + lane * 16);
+  }
+  template <int j>
+  __device__ void fragment(int, uint32_t (&a)[4]) const {
+    a[0] = steps[j].x;
+    a[1] = steps[j].y;
+    a[2] = steps[j].z;
+    a[3] = steps[j].w;
+  }
+};
+
+// ---- blocks of 32 with an f16 scale, maybe a minimum
+
+template <DType kType>
+struct UnitLegacy {
+  static constexpr bool kMinimum = kType == DType::kQ4_1 || kType == DType::kQ5_1;
+  static constexpr bool kFifthBit = kType == DType::kQ5_0 || kType == DType::kQ5_1;
+  static constexpr int kBytes = kType == DType::kQ8_0 ? 1024 : kFifthBit ? 640 : 512;
+
+  uint4 low;                            // nibbles of the four steps, or bytes of the first two
+  uint4 high;                           // Q8_0: of the last two
+  uint32_t fifth;                       // bits
+  uint32_t scale[2][kMinimum ? 2 : 1];  // of rows g and g + 8
+
+  __device__ void load(const PackedView& w, int tile, int unit, int lane) {
+    const int64_t index = static_cast<int64_t>(tile) * w.units + unit;
+    const std::byte* chunk = w.quants + index * kBytes;
+    low = load_stream(chunk + lane * 16);
+    if constexpr (kType == DType::kQ8_0) high = load_stream(chunk + 512 + lane * 16);
+    if constexpr (kFifthBit) fifth = load_word(chunk + 512 + lane * 4);
+    const uint32_t* scales = w.scales + (index * kTileRows + lane / 4) * (kMinimum ? 2 : 1);
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      if constexpr (kMinimum) {
+        const uint2 words = load_words(scales + r * 16);
+        scale[r][0] = words.x;
+        scale[r][1] = words.y;
+      } else {
+        scale[r][0] = load_word(scales + r * 8);
+      }
+    }
+  }
+
+  // The quants of pair p of step j as exact f16 integers, whatever the type's offset.
+  template <int j, int p>
+  __device__ half2 integers() const {
+    if constexpr (kType == DType::kQ8_0) {
+      const uint32_t word = word_of(j < 2 ? low : high, j % 2 * 2 + p / 2);
+      const uint32_t bytes = __byte_perm(word, 0x64646464u, p % 2 == 0 ? 0x4140 : 0x4342);
+      return __hsub2(as_half2(bytes), half_of_int(1024 + 128));
+    } else if constexpr (kType == DType::kIQ4_NL) {
+      // The format's sixteen levels plus 128, looked up by eights.
+      const uint32_t indices = word_of(low, j) >> (p < 2 ? 0 : 8);
+      const uint32_t first = level(indices >> (4 * (p % 2)) & 15);
+      const uint32_t second = level(indices >> (16 + 4 * (p % 2)) & 15);
+      return __hsub2(as_half2(kHalf1024 | first | second << 16), half_of_int(1024 + 128));
+    } else {
+      uint32_t bits = and_or(word_of(low, j) >> (4 * p), 0x000f000fu, kHalf1024);
+      if constexpr (kFifthBit) bits |= (fifth >> (4 * j + p) & 0x00010001u) << 4;
+      constexpr int offset = kType == DType::kQ4_0 ? 8 : kType == DType::kQ5_0 ? 16 : 0;
+      return __hsub2(as_half2(bits), half_of_int(1024 + offset));
+    }
+  }
+
+  __device__ static uint32_t level(uint32_t index) {
+    // -127 -104 -83 -65 | -49 -35 -22 -10 | 1 13 25 38 | 53 69 89 113, plus 128.
+    const uint32_t lower = __byte_perm(0x3f2d1801u, 0x766a5d4fu, index & 7);
+    const uint32_t upper = __byte_perm(0xa6998d81u, 0xf1d9c5b5u, index & 7);
+    return (index < 8 ? lower : upper) & 0xffu;
+  }
+
+  template <int j>
+  __device__ void fragment(int, uint32_t (&a)[4]) const {
+    make_pair<j, 0>(a);
+    make_pair<j, 1>(a);
+    make_pair<j, 2>(a);
+    make_pair<j, 3>(a);
+  }
+
+ private:
+  template <int j, int p>
+  __device__ void make_pair(uint32_t (&a)[4]) const {
+    const half2 q = integers<j, p>();
+    if constexpr (kMinimum) {
+      const half2 dm = as_half2(scale[p % 2][j / 2]);
+      a[p] = as_bits(__hfma2(q, __low2half2(dm), __high2half2(dm)));
+    } else {
+      const half2 d = as_half2(scale[p % 2][0]);
+      a[p] = as_bits(__hmul2(q, j < 2 ? __low2half2(d) : __high2half2(d)));
+    }
+  }
+};
+
+// ---- blocks of 256
+
+template <DType kType>
+struct UnitSuper {
+  static constexpr bool kNibbles =
+      kType == DType::kQ4_K || kType == DType::kQ5_K || kType == DType::kQ6_K;
+  static constexpr bool kTwoBits =
+      kType == DType::kQ2_K || kType == DType::kQ3_K || kType == DType::kQ6_K;
+  static constexpr bool kOneBit = kType == DType::kQ5_K || kType == DType::kQ3_K;
+  static constexpr int kTwoBitsAt = kNibbles ? 512 : 0;
+  static constexpr int kOneBitAt = kTwoBitsAt + (kTwoBits ? 256 : 0);
+  static constexpr int kBytes = (kNibbles ? 512 : 0) + (kTwoBits ? 256 : 0) + (kOneBit ? 128 : 0);
+
+  uint4 nibbles;
+  uint2 twos;
+  uint32_t ones;
+  uint32_t scale[2];  // of rows g and g + 8
+  uint32_t super[2];
+
+  __device__ void load(const PackedView& w, int tile, int unit, int lane) {
+    const int64_t index = static_cast<int64_t>(tile) * w.units + unit;
+    const std::byte* chunk = w.quants + index * kBytes;
+    if constexpr (kNibbles) nibbles = load_stream(chunk + lane * 16);
+    if constexpr (kTwoBits) twos = load_words(chunk + kTwoBitsAt + lane * 8);
+    if constexpr (kOneBit) ones = load_word(chunk + kOneBitAt + lane * 4);
+    const uint32_t* scales = w.scales + index * kTileRows + lane / 4;
+    const uint32_t* supers =
+        w.supers + (static_cast<int64_t>(tile) * (w.units / 4) + unit / 4) * kTileRows + lane / 4;
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      scale[r] = load_word(scales + r * 8);
+      super[r] = load_word(supers + r * 8);
+    }
+  }
+
+  template <int j>
+  __device__ void fragment(int, uint32_t (&a)[4]) const {
+    make_pair<j, 0>(a);
+    make_pair<j, 1>(a);
+    make_pair<j, 2>(a);
+    make_pair<j, 3>(a);
+  }
+
+ private:
+  template <int j, int p>
+  __device__ half2 integers() const {
+    uint32_t bits = kHalf1024;
+    if constexpr (kNibbles) bits = and_or(word_of(nibbles, j) >> (4 * p), 0x000f000fu, bits);
+    if constexpr (kTwoBits) {
+      const uint32_t two = (j < 2 ? twos.x : twos.y) >> (2 * (4 * (j % 2) + p)) & 0x00030003u;
+      bits |= kNibbles ? two << 4 : two;
+    }
+    if constexpr (kOneBit) bits |= (ones >> (4 * j + p) & 0x00010001u) << (kNibbles ? 4 : 2);
+    constexpr int offset = kType == DType::kQ6_K ? 32 : kType == DType::kQ3_K ? 4 : 0;
+    return __hsub2(as_half2(bits), half_of_int(1024 + offset));
+  }
+
+  template <int j, int p>
+  __device__ void make_pair(uint32_t (&a)[4]) const {
+    constexpr int r = p % 2;
+    const float2 q = __half22float2(integers<j, p>());
+    const float2 d = __half22float2(as_half2(super[r]));
+    float s;
+    float minimum = 0.0f;
+    if constexpr (kType == DType::kQ4_K || kType == DType::kQ5_K) {
+      s = d.x * static_cast<float>(scale[r] >> (j / 2 * 16) & 0xffu);
+      minimum = d.y * static_cast<float>(scale[r] >> (j / 2 * 16 + 8) & 0xffu);
+    } else if constexpr (kType == DType::kQ2_K) {
+      s = d.x * static_cast<float>(scale[r] >> (8 * j) & 15u);
+      minimum = d.y * static_cast<float>(scale[r] >> (8 * j + 4) & 15u);
+    } else {
+      s = d.x * static_cast<float>(static_cast<int8_t>(scale[r] >> (8 * j)));
+    }
+    a[p] = as_bits(__floats2half2_rn(__fmaf_rn(s, q.x, -minimum), __fmaf_rn(s, q.y, -minimum)));
+  }
+};
+
+// Calls fn<Unit>() for the form that `type` is packed in.
+template <typename Fn>
+__device__ __forceinline__ void with_unit(DType type, const Fn& fn) {
+  switch (type) {
+    case DType::kF32:
+    case DType::kF16:
+    case DType::kBF16:
+      return fn.template operator()<UnitHalf>();
+    case DType::kQ4_0:
+      return fn.template operator()<UnitLegacy<DType::kQ4_0>>();
+    case DType::kQ4_1:
+      return fn.template operator()<UnitLegacy<DType::kQ4_1>>();
+    case DType::kQ5_0:
+      return fn.template operator()<UnitLegacy<DType::kQ5_0>>();
+    case DType::kQ5_1:
+      return fn.template operator()<UnitLegacy<DType::kQ5_1>>();
+    case DType::kQ8_0:
+      return fn.template operator()<UnitLegacy<DType::kQ8_0>>();
+    case DType::kIQ4_NL:
+      return fn.template operator()<UnitLegacy<DType::kIQ4_NL>>();
+    case DType::kQ2_K:
+      return fn.template operator()<UnitSuper<DType::kQ2_K>>();
+    case DType::kQ3_K:
+      return fn.template operator()<UnitSuper<DType::kQ3_K>>();
+    case DType::kQ4_K:
+      return fn.template operator()<UnitSuper<DType::kQ4_K>>();
+    case DType::kQ5_K:
+      return fn.template operator()<UnitSuper<DType::kQ5_K>>();
+    case DType::kQ6_K:
+      return fn.template operator()<UnitSuper<DType::kQ6_K>>();
+  }
+}
+
+}  // namespace sluice::kernels::cuda

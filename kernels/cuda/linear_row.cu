@@ -1,0 +1,186 @@
+// linear_row: the product of one token with up to three matrices. Every block makes the token's
+// operand row for itself (norm, gate or merged attention, all in L2), with the weights of its first
+// tiles already on their way, then goes through tiles of 16 rows of one task; its 8 warps have a K
+// slice each. Grid (blocks shared out among the tasks), 256 threads, 6 bytes of shared memory a
+// column. Figures: docs/performance.md.
+
+#include "kernels/cuda/device.h"
+#include "kernels/cuda/fragments.cuh"
+#include "kernels/cuda/linear_row.h"
+#include "kernels/cuda/mma.cuh"
+#include "kernels/cuda/row_sources.cuh"
+
+namespace sluice::kernels::cuda {
+namespace {
+
+// Units on their way from memory in each warp.
+constexpr int kAhead = 4;
+// Blocks of a launch: two on each of 132 multiprocessors.
+constexpr int kMaxBlocks = 264;
+
+struct SharedRow {
+  float reduce[8];
+  float factor;
+  float parts[2][kMaxSlices][kTileRows];
+};
+
+// The tiles and units that one warp goes through: tile `first`, `first + stride`, ..., of each the
+// units [begin, end).
+struct WarpPath {
+  int first, stride, num_tiles, begin, end;
+
+  __device__ int num_steps() const {
+    return first < num_tiles ? ((num_tiles - first + stride - 1) / stride) * (end - begin) : 0;
+  }
+  __device__ int tile(int step) const { return first + step / (end - begin) * stride; }
+  __device__ int unit(int step) const { return begin + step % (end - begin); }
+};
+
+template <typename Unit>
+__device__ __forceinline__ void lone_unit(const Unit& unit, const uint4* row, int lane,
+                                          float (&acc)[4]) {
+  // Only column 0 of the eight is a token: the four lanes that hold it.
+  const uint4 zero = make_uint4(0, 0, 0, 0);
+  uint32_t a[4];
+  const uint4 low = lane < 4 ? row[lane] : zero;
+  unit.template fragment<0>(lane, a);
+  mma_step(acc, a, low.x, low.y);
+  unit.template fragment<1>(lane, a);
+  mma_step(acc, a, low.z, low.w);
+  const uint4 high = lane < 4 ? row[4 + lane] : zero;
+  unit.template fragment<2>(lane, a);
+  mma_step(acc, a, high.x, high.y);
+  unit.template fragment<3>(lane, a);
+  mma_step(acc, a, high.z, high.w);
+}
+
+__device__ void finish_tile(const LinearRowArgs& args, const LinearTask& task, int tile,
+                            int num_slices, float factor,
+                            const float (&parts)[kMaxSlices][kTileRows]) {
+  const int n = tile * kTileRows + threadIdx.x;
+  if (threadIdx.x >= kTileRows || n >= task.weight.rows) return;
+  float sum = parts[0][threadIdx.x];
+  for (int s = 1; s < num_slices; ++s) sum = __fadd_rn(sum, parts[s][threadIdx.x]);
+  sum = __fmul_rn(sum, factor);
+  if (task.weight.row_factors != nullptr) sum = __fmul_rn(sum, task.weight.row_factors[n]);
+  if (task.bias != nullptr) sum = __fadd_rn(sum, task.bias[n]);
+  float* out = task.out + n;
+  if (args.add_to_out) sum = __fadd_rn(__ldcg(out), __fmul_rn(args.scale, sum));
+  *out = sum;
+}
+
+// Fills `row` with the token's operands; all threads.
+__device__ void make_row(const LinearRowArgs& args, float* values, uint4* row, SharedRow& shared) {
+  if (args.source == RowSource::kNorm) {
+    load_norm_row(args.norm, 0, values, shared.reduce);
+  } else if (args.source == RowSource::kGate) {
+    load_gate_row(args.gate, 0, values, nullptr);
+  } else {
+    load_attention_row(args.attention, 0, values, nullptr);
+  }
+  const int shift = operand_shift(values, args.units, shared.reduce);
+  if (threadIdx.x == 0) shared.factor = power_of_two(-shift);
+  for (int i = threadIdx.x; i < args.units * 8; i += kRowThreads) {
+    row[i] = operand_words(values + i / 4 * 32 + i % 4 * 2, power_of_two(shift));
+  }
+  __syncthreads();
+}
+
+template <typename Unit>
+__device__ __forceinline__ void run_tiles(const LinearRowArgs& args, const LinearTask& task,
+                                          const WarpPath& path, float* values, uint4* row,
+                                          SharedRow& shared) {
+  const int warp = threadIdx.x / 32;
+  const int lane = threadIdx.x % 32;
+  const int num_steps = path.end > path.begin ? path.num_steps() : 0;
+  Unit ring[kAhead];
+#pragma unroll
+  for (int i = 0; i < kAhead; ++i) {
+    if (i < num_steps) ring[i].load(task.weight, path.tile(i), path.unit(i), lane);
+  }
+  wait_for_previous();
+  make_row(args, values, row, shared);
+  const int slice_units = (task.weight.units + kMaxSlices - 1) / kMaxSlices;
+  const int num_slices = (task.weight.units + slice_units - 1) / slice_units;
+  int turn = 0;
+  int tile = path.first;
+  const auto finish = [&] {
+    // Warps meet here once a tile, wherever in their slices they come from.
+    __syncthreads();
+    finish_tile(args, task, tile, num_slices, shared.factor, shared.parts[turn]);
+    turn ^= 1;
+    tile += path.stride;
+  };
+  while (num_steps == 0 && tile < path.num_tiles) finish();
+  float acc[4] = {};
+  int unit = path.begin;
+  for (int first = 0; first < num_steps; first += kAhead) {
+#pragma unroll
+    for (int i = 0; i < kAhead; ++i) {
+      const int step = first + i;
+      if (step >= num_steps) break;
+      lone_unit(ring[i], row + unit * 8, lane, acc);
+      const int next = step + kAhead;
+      if (next < num_steps) ring[i].load(task.weight, path.tile(next), path.unit(next), lane);
+      if (++unit < path.end) continue;
+      if (lane % 4 == 0) {
+        shared.parts[turn][warp][lane / 4] = acc[0];
+        shared.parts[turn][warp][lane / 4 + 8] = acc[2];
+      }
+      finish();
+      unit = path.begin;
+      acc[0] = acc[1] = acc[2] = acc[3] = 0.0f;
+    }
+  }
+}
+
+__global__ void __launch_bounds__(32 * kMaxSlices)
+    linear_row(const __grid_constant__ LinearRowArgs args) {
+  extern __shared__ float values[];
+  __shared__ SharedRow shared;
+  uint4* row = reinterpret_cast<uint4*>(values + args.units * kUnitCols);
+  let_next_start();
+  int index = 0;
+  while (index + 1 < args.num_tasks &&
+         static_cast<int>(blockIdx.x) >= args.first_block[index + 1]) {
+    ++index;
+  }
+  const LinearTask& task = args.tasks[index];
+  const int slice_units = (task.weight.units + kMaxSlices - 1) / kMaxSlices;
+  WarpPath path;
+  path.first = blockIdx.x - args.first_block[index];
+  path.stride = args.first_block[index + 1] - args.first_block[index];
+  path.num_tiles = task.weight.tiles;
+  path.begin = min(task.weight.units, static_cast<int>(threadIdx.x / 32) * slice_units);
+  path.end = min(task.weight.units, path.begin + slice_units);
+  with_unit(task.weight.type,
+            [&]<typename Unit>() { run_tiles<Unit>(args, task, path, values, row, shared); });
+}
+
+}  // namespace
+
+absl::Status LaunchLinearRow(LinearRowArgs args, cudaStream_t stream) {
+  int total = 0;
+  for (int i = 0; i < args.num_tasks; ++i) total += args.tasks[i].weight.tiles;
+  int blocks = 0;
+  for (int i = 0; i < args.num_tasks; ++i) {
+    const int tiles = args.tasks[i].weight.tiles;
+    args.first_block[i] = blocks;
+    const int share =
+        total <= kMaxBlocks ? tiles : static_cast<int>(int64_t{tiles} * kMaxBlocks / total);
+    blocks += share < 1 ? 1 : share;
+  }
+  for (int i = args.num_tasks; i <= kMaxTasks; ++i) args.first_block[i] = blocks;
+  const size_t bytes = static_cast<size_t>(args.units) * (kUnitCols * sizeof(float) + 128);
+  if (bytes > (size_t{48} << 10)) {
+    const cudaError_t error = cudaFuncSetAttribute(
+        linear_row, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
+    if (error != cudaSuccess) return ToStatus(error, "linear_row");
+  }
+  const LaunchShape shape = {.grid = dim3(static_cast<unsigned>(blocks)),
+                             .block = dim3(32 * kMaxSlices),
+                             .shared_bytes = bytes};
+  return ToStatus(Launch(stream, shape, linear_row, args), "linear_row");
+}
+
+}  // namespace sluice::kernels::cuda

@@ -1,0 +1,176 @@
+#include <cuda_fp16.h>
+
+#include "kernels/cuda/device.h"
+#include "kernels/cuda/pack.h"
+#include "kernels/cuda/stored_block.cuh"
+
+namespace sluice::kernels::cuda {
+namespace {
+
+constexpr int kPackThreads = 128;
+
+__device__ float stored_float(DType type, const uint8_t* value) {
+  if (type == DType::kF32)
+    return __uint_as_float(stored_half(value) | stored_half(value + 2) << 16);
+  return __uint_as_float(stored_half(value) << 16);  // BF16
+}
+
+// The power of two that brings a row's largest value into [2^14, 2^15); 1 for a row of zeros or of
+// values that are not finite. One warp a row of the piece.
+__global__ void find_row_factors(DType type, const uint8_t* stored, int64_t row_bytes, int num_rows,
+                                 int cols, float* factors) {
+  const int row = blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32;
+  if (row >= num_rows) return;
+  const int value_bytes = type == DType::kF32 ? 4 : 2;
+  float most = 0.0f;
+  for (int k = threadIdx.x % 32; k < cols; k += 32) {
+    most = fmaxf(most, fabsf(stored_float(type, stored + row * row_bytes + k * value_bytes)));
+  }
+  for (int offset = 16; offset > 0; offset /= 2) {
+    most = fmaxf(most, __shfl_xor_sync(~0u, most, offset));
+  }
+  if (threadIdx.x % 32 != 0) return;
+  int exponent = 0;
+  const bool usable = most > 0.0f && most <= 3.0e38f;
+  if (usable) frexpf(most, &exponent);  // most in [2^(e-1), 2^e)
+  exponent = max(-100, min(100, exponent - 15));
+  factors[row] = usable ? ldexpf(1.0f, exponent) : 1.0f;
+}
+
+// One f16 of a half-precision weight.
+__device__ uint32_t half_value(DType type, const uint8_t* row, int k, float factor) {
+  if (type == DType::kF16) return stored_half(row + 2 * k);
+  const float value = stored_float(type, row + (type == DType::kF32 ? 4 : 2) * k);
+  return __half_as_ushort(__float2half_rn(value / factor));
+}
+
+// One lane of one unit of one tile a thread. `stored` are the piece's rows; tile 0 is its first.
+__global__ void pack_units(PackedLayout layout, const uint8_t* stored, int64_t row_bytes,
+                           int num_rows, int first_tile, std::byte* packed) {
+  const int64_t thread = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+  const int lane = thread % 32;
+  const int unit = thread / 32 % layout.units;
+  const int tile = thread / 32 / layout.units;
+  if (tile >= (num_rows + kTileRows - 1) / kTileRows) return;
+  const DType type = layout.type;
+  const int64_t index = static_cast<int64_t>(first_tile + tile) * layout.units + unit;
+  std::byte* chunk = packed + index * layout.quant_bytes;
+  const float* factors = reinterpret_cast<const float*>(packed + layout.rows_at);
+  const bool is_half = layout.scale_words == 0;
+  const int block_values = layout.supers_at != layout.rows_at ? 256 : 32;
+  const int block_bytes = is_half ? 0 : row_bytes / (layout.cols / block_values);
+
+  uint32_t nibbles[4] = {}, twos[2] = {}, ones = 0;
+  uint32_t bytes[4][2] = {};
+  for (int j = 0; j < 4; ++j) {
+    for (int i = 0; i < 8; ++i) {
+      const int pair = i / 2;
+      const int row = tile * kTileRows + lane / 4 + pair % 2 * 8;
+      const int k = unit * kUnitCols + j * 16 + pair / 2 * 8 + lane % 4 * 2 + i % 2;
+      const bool inside = row < num_rows && k < layout.cols;
+      const uint8_t* from = stored + row * row_bytes;
+      if (is_half) {
+        const float factor =
+            type == DType::kF16 ? 1.0f : factors[(first_tile + tile) * kTileRows + row % kTileRows];
+        const uint32_t half = inside ? half_value(type, from, k, factor) : 0;
+        reinterpret_cast<uint16_t*>(chunk)[(j * 32 + lane) * 8 + i] = static_cast<uint16_t>(half);
+        continue;
+      }
+      const uint32_t quant =
+          inside ? stored_quant(type, from + k / block_values * block_bytes, k % block_values) : 0;
+      nibbles[j] |= (quant & 15) << (4 * pair + 16 * (i % 2));
+      twos[j / 2] |= ((type == DType::kQ6_K ? quant >> 4 : quant) & 3)
+                     << (2 * (4 * (j % 2) + pair) + 16 * (i % 2));
+      ones |= (quant >> (type == DType::kQ3_K ? 2 : 4) & 1) << (4 * j + pair + 16 * (i % 2));
+      bytes[j][pair / 2] |= quant << (16 * (pair % 2) + 8 * (i % 2));
+    }
+  }
+  if (is_half) return;
+  uint32_t* words = reinterpret_cast<uint32_t*>(chunk);
+  if (type == DType::kQ8_0) {
+    for (int j = 0; j < 4; ++j) {
+      uint32_t* to = words + (j / 2 * 32 + lane) * 4 + j % 2 * 2;
+      to[0] = bytes[j][0];
+      to[1] = bytes[j][1];
+    }
+    return;
+  }
+  int at = 0;  // words
+  if (layout.quant_bytes >= 512) {
+    for (int j = 0; j < 4; ++j) words[lane * 4 + j] = nibbles[j];
+    at = 128;
+  }
+  if (type == DType::kQ6_K || type == DType::kQ2_K || type == DType::kQ3_K) {
+    words[at + lane * 2] = twos[0];
+    words[at + lane * 2 + 1] = twos[1];
+    at += 64;
+  }
+  if (type == DType::kQ5_0 || type == DType::kQ5_1 || type == DType::kQ5_K ||
+      type == DType::kQ3_K) {
+    words[at + lane] = ones;
+  }
+}
+
+// One row of one unit a thread.
+__global__ void pack_scales(PackedLayout layout, const uint8_t* stored, int64_t row_bytes,
+                            int num_rows, int first_tile, std::byte* packed) {
+  const int64_t thread = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+  const int row = thread % kTileRows;
+  const int unit = thread / kTileRows % layout.units;
+  const int tile = thread / kTileRows / layout.units;
+  if (tile * kTileRows + row >= num_rows) return;
+  const uint8_t* from = stored + (tile * kTileRows + row) * row_bytes;
+  const int64_t index = static_cast<int64_t>(first_tile + tile) * layout.units + unit;
+  uint32_t* scales = reinterpret_cast<uint32_t*>(packed + layout.scales_at) +
+                     (index * kTileRows + row) * layout.scale_words;
+  if (layout.supers_at != layout.rows_at) {  // K-quants
+    const int block_bytes = row_bytes / (layout.cols / 256);
+    const uint8_t* block = from + unit / 4 * block_bytes;
+    scales[0] = stored_super_scales(layout.type, block, unit % 4);
+    if (unit % 4 == 0) {
+      uint32_t* supers = reinterpret_cast<uint32_t*>(packed + layout.supers_at);
+      supers[(static_cast<int64_t>(first_tile + tile) * (layout.units / 4) + unit / 4) * kTileRows +
+             row] = stored_super_d(layout.type, block);
+    }
+    return;
+  }
+  const int block_bytes = row_bytes / (layout.cols / 32);
+  const uint8_t* first = from + unit * 2 * block_bytes;
+  const bool second = unit * kUnitCols + 32 < layout.cols;
+  if (layout.scale_words == 2) {
+    scales[0] = stored_half(first) | stored_half(first + 2) << 16;
+    const uint8_t* next = first + block_bytes;
+    scales[1] = second ? stored_half(next) | stored_half(next + 2) << 16 : 0;
+  } else {
+    scales[0] = stored_half(first) | (second ? stored_half(first + block_bytes) << 16 : 0);
+  }
+}
+
+unsigned Blocks(int64_t threads) {
+  return static_cast<unsigned>((threads + kPackThreads - 1) / kPackThreads);
+}
+
+}  // namespace
+
+absl::Status PackRows(const PackedLayout& layout, std::byte* packed, int64_t first_row,
+                      int64_t num_rows, const std::byte* stored_on_device, cudaStream_t stream) {
+  const auto* stored = reinterpret_cast<const uint8_t*>(stored_on_device);
+  const int64_t row_bytes = RowBytes(layout.type, layout.cols);
+  const int rows = static_cast<int>(num_rows);
+  const int first_tile = static_cast<int>(first_row / kTileRows);
+  const int64_t tiles = (num_rows + kTileRows - 1) / kTileRows;
+  if (layout.bytes > layout.rows_at) {
+    float* factors = reinterpret_cast<float*>(packed + layout.rows_at) + first_row;
+    find_row_factors<<<Blocks(num_rows * 32), kPackThreads, 0, stream>>>(
+        layout.type, stored, row_bytes, rows, layout.cols, factors);
+  }
+  pack_units<<<Blocks(tiles * layout.units * 32), kPackThreads, 0, stream>>>(
+      layout, stored, row_bytes, rows, first_tile, packed);
+  if (layout.scale_words > 0) {
+    pack_scales<<<Blocks(tiles * layout.units * kTileRows), kPackThreads, 0, stream>>>(
+        layout, stored, row_bytes, rows, first_tile, packed);
+  }
+  return ToStatus(cudaGetLastError(), "packing weights");
+}
+
+}  // namespace sluice::kernels::cuda

@@ -1,0 +1,96 @@
+#pragma once
+
+// Where operand rows come from: each function fills values[0, units * 64) in shared memory with one
+// row in f32, zeros behind its columns, and ends with a barrier. All 256 threads; `shared` holds 8
+// floats. The same bits whether a kernel of rows or the prologue of a product calls it.
+
+#include "kernels/cuda/attention_merge.cuh"
+#include "kernels/cuda/operand_rows.cuh"
+#include "kernels/cuda/rows.h"
+
+namespace sluice::kernels::cuda {
+
+// values[0, cols) becomes its norm; all 256 threads.
+__device__ inline void norm_values(float* values, int cols, const DeviceNorm& norm, float* shared) {
+  float mean = 0.0f;
+  if (norm.kind == NormKind::kLayer) {
+    float sum = 0.0f;
+    for (int k = threadIdx.x; k < cols; k += kRowThreads) sum = __fadd_rn(sum, values[k]);
+    mean = __fdiv_rn(block_sum(sum, shared), static_cast<float>(cols));
+  }
+  float squares = 0.0f;
+  for (int k = threadIdx.x; k < cols; k += kRowThreads) {
+    const float x = __fsub_rn(values[k], mean);
+    squares = __fmaf_rn(x, x, squares);
+  }
+  squares = block_sum(squares, shared);
+  const float variance = __fadd_rn(__fdiv_rn(squares, static_cast<float>(cols)), norm.epsilon);
+  const float inverse = __fdiv_rn(1.0f, __fsqrt_rn(variance));
+  for (int k = threadIdx.x; k < cols; k += kRowThreads) {
+    float x = __fmul_rn(__fmul_rn(__fsub_rn(values[k], mean), inverse), norm.weight[k]);
+    if (norm.bias != nullptr) x = __fadd_rn(x, norm.bias[k]);
+    values[k] = x;
+  }
+  __syncthreads();
+}
+
+__device__ inline void clear_padding(float* values, int cols, int units) {
+  for (int k = cols + threadIdx.x; k < units * kUnitCols; k += kRowThreads) values[k] = 0.0f;
+}
+
+__device__ inline void load_norm_row(const NormRowsArgs& args, int row, float* values,
+                                     float* shared) {
+  const int64_t from = args.indices != nullptr ? args.indices[row] : row;
+  const float* source = args.source + from * args.cols;
+  for (int k = threadIdx.x; k < args.cols; k += kRowThreads) values[k] = __ldcg(source + k);
+  clear_padding(values, args.cols, args.out.units);
+  __syncthreads();
+  if (args.norm.weight != nullptr) norm_values(values, args.cols, args.norm, shared);
+}
+
+// `copy` receives the row in f32 when it is not null.
+__device__ inline void load_gate_row(const GateRowsArgs& args, int row, float* values,
+                                     float* copy) {
+  const int64_t begin = static_cast<int64_t>(row) * args.cols;
+  const bool gelu = args.activation == GateActivation::kGeluTanh;
+  for (int k = threadIdx.x; k < args.cols; k += kRowThreads) {
+    const float up = __ldcg(args.up + begin + k);
+    const float gate = args.gate == nullptr ? up : __ldcg(args.gate + begin + k);
+    float value = gelu ? gelu_tanh_f32(gate) : silu_f32(gate);
+    if (args.gate != nullptr) value = __fmul_rn(value, up);
+    values[k] = value;
+    if (copy != nullptr) copy[begin + k] = value;
+  }
+  clear_padding(values, args.cols, args.out.units);
+  __syncthreads();
+}
+
+// The merged splits of a token's heads. `copy` receives them when it is not null.
+__device__ inline void load_attention_row(const AttentionArgs& args, int row, float* values,
+                                          float* copy) {
+  const int head_size = args.kv.head_size;
+  const int cols = args.num_heads * head_size;
+  const int position = args.positions[row];
+  const int first = args.op.window > 0 ? max(0, position - args.op.window + 1) : 0;
+  for (int i = threadIdx.x; i < cols; i += kRowThreads) {
+    const int64_t at = static_cast<int64_t>(row) * cols + i;
+    if (args.num_splits == 1) {
+      values[i] = __ldcg(args.values + at);
+      continue;
+    }
+    const float* partials =
+        args.partials + (static_cast<int64_t>(row) * args.num_heads + i / head_size) *
+                            args.num_splits * (head_size + 2);
+    Merged merged;
+    for (int split = first / kSplitKeys; split <= position / kSplitKeys; ++split) {
+      const float* partial = partials + static_cast<int64_t>(split) * (head_size + 2);
+      merged.add(__ldcg(partial), __ldcg(partial + 1), __ldcg(partial + 2 + i % head_size));
+    }
+    values[i] = __fdiv_rn(merged.value, merged.sum);
+    if (copy != nullptr) copy[at] = values[i];
+  }
+  clear_padding(values, cols, args.out.units);
+  __syncthreads();
+}
+
+}  // namespace sluice::kernels::cuda
