@@ -121,3 +121,14 @@ make_venv() {
     python3 -m venv "$venv" || die "python3 -m venv failed: is python3-venv installed?"
   fi
 }
+
+# The same, with what the end-to-end tests need.
+make_test_venv() {
+  local stamp="$venv/requirements.sha256" wanted
+  make_venv
+  wanted="$(sha256sum tests/e2e/requirements.txt)"
+  if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
+    "$venv/bin/python3" -m pip install --quiet --disable-pip-version-check -r tests/e2e/requirements.txt
+    echo "$wanted" >"$stamp"
+  fi
+}

@@ -66,13 +66,7 @@ need_for_tests
 install_missing
 
 step "Python environment"
-make_venv
-stamp="$venv/requirements.sha256"
-wanted="$(sha256sum tests/e2e/requirements.txt)"
-if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
-  "$venv/bin/python3" -m pip install --quiet --disable-pip-version-check -r tests/e2e/requirements.txt
-  echo "$wanted" >"$stamp"
-fi
+make_test_venv
 
 step "Model"
 scripts/fetch_model.sh
@@ -102,8 +96,12 @@ if [ "$quick" -eq 0 ]; then
 fi
 
 step "End to end"
-"$venv/bin/python3" -m pytest tests/e2e -q --tb=short -p no:cacheprovider "${pytest_marks[@]}" \
+"$venv/bin/python3" -m pytest tests/e2e -q --tb=short -p no:cacheprovider -o junit_family=xunit1 "${pytest_marks[@]}" \
   --junitxml="$results/e2e.xml" || true
+
+step "Compared with the references"
+# What failed is in the totals below.
+python3 scripts/compatibility.py "$results/dev" "$results/e2e.xml" || true
 
 step "Result ($SECONDS s)"
 code=0

@@ -181,7 +181,11 @@ def tokenize(binary, model, texts, *flags):
     return values
 
 
-def fail_at_first(texts, got, expected, what):
+def fail_at_first(texts, got, expected, what, record, row):
+    """Counts the texts for scripts/compatibility.py as well."""
+    equal = sum(ours == reference for ours, reference in zip(got, expected))
+    kind = "decoded texts" if what.startswith("decoded") else "texts"
+    record(f"compared/tokenizers/{row}/{kind}", f"{len(texts)} {equal} 0")
     for text, ours, reference in zip(texts, got, expected, strict=True):
         assert ours == reference, f"{what} of {text!r} ({text.encode().hex(' ')}), seed {SEED}"
 
@@ -239,7 +243,7 @@ def write_bpe(path, pre, model, **metadata):
 
 
 @pytest.mark.parametrize("pre", FAMILIES)
-def test_bpe_is_the_reference(sluice, tmp_path, pre):
+def test_bpe_is_the_reference(sluice, tmp_path, record_property, pre):
     print("seed", SEED)
     model = trained_model()
     file = write_bpe(tmp_path / "vocabulary.gguf", pre, model)
@@ -252,12 +256,12 @@ def test_bpe_is_the_reference(sluice, tmp_path, pre):
         if not flags:
             assert any(len(ids) < len(text.encode()) / 2 for ids, text in zip(expected, texts))
             expected = [ids if ids[:1] == bos else bos + ids for ids in expected]
-        fail_at_first(texts, [value["ids"] for value in got], expected, f"ids {flags}")
+        fail_at_first(texts, [value["ids"] for value in got], expected, f"ids {flags}", record_property, pre)
         decoded = reference.decode_batch([value["ids"] for value in got], skip_special_tokens=True)
         if not flags:
-            fail_at_first(texts, [value["text"] for value in got], decoded, "decoded text")
+            fail_at_first(texts, [value["text"] for value in got], decoded, "decoded text", record_property, pre)
         elif FAMILIES[pre][0] is NONE:
-            fail_at_first(texts, decoded, texts, "decoded text")
+            fail_at_first(texts, decoded, texts, "decoded text", record_property, pre)
 
 
 def test_the_list_of_pre_tokenizers_is_complete(sluice, tmp_path):
@@ -299,7 +303,8 @@ def write_sentencepiece(path, model, add_space_prefix):
 
 @pytest.mark.parametrize("add_space_prefix", [True, False], ids=["prefix", "no_prefix"])
 @pytest.mark.parametrize("byte_fallback", [True, False], ids=["bytes", "unknown"])
-def test_spm_is_the_reference(sluice, tmp_path, add_space_prefix, byte_fallback):
+def test_spm_is_the_reference(sluice, tmp_path, record_property, add_space_prefix, byte_fallback):
+    row = f"SentencePiece, {'space' if add_space_prefix else 'no space'}, {'bytes' if byte_fallback else 'unknown'}"
     print("seed", SEED)
     model = trained_sentencepiece(byte_fallback=byte_fallback, add_dummy_prefix=add_space_prefix)
     file = write_sentencepiece(tmp_path / "vocabulary.gguf", model, add_space_prefix)
@@ -307,9 +312,10 @@ def test_spm_is_the_reference(sluice, tmp_path, add_space_prefix, byte_fallback)
     expected = model.encode(texts)
     assert any(len(ids) < len(text) * 0.7 for ids, text in zip(expected, texts))
     got = tokenize(sluice, file, texts, "--no-special", "--no-bos")
-    fail_at_first(texts, [value["ids"] for value in got], expected, "ids")
+    fail_at_first(texts, [value["ids"] for value in got], expected, "ids", record_property, row)
     if byte_fallback:
-        fail_at_first(texts, [value["text"] for value in got], model.decode(expected), "decoded text")
+        fail_at_first(texts, [value["text"] for value in got], model.decode(expected), "decoded text",
+                      record_property, row)
 
     # Control tokens are not SentencePiece's: what lies between them is encoded by itself.
     control = {model.id_to_piece(i): i for i in (model.unk_id(), model.bos_id(), model.eos_id())}
@@ -319,7 +325,8 @@ def test_spm_is_the_reference(sluice, tmp_path, add_space_prefix, byte_fallback)
         for part in re.split("(<unk>|<s>|</s>)", text):
             ids += [control[part]] if part in control else model.encode(part)
         expected.append(ids[1:] if ids[1:2] == [model.bos_id()] else ids)
-    fail_at_first(texts, [value["ids"] for value in tokenize(sluice, file, texts)], expected, "ids with control tokens")
+    fail_at_first(texts, [value["ids"] for value in tokenize(sluice, file, texts)], expected, "ids with control tokens",
+                  record_property, row)
 
 
 def test_every_line_must_be_a_string(sluice):

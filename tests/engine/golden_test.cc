@@ -4,6 +4,8 @@
 #include <cmath>
 #include <filesystem>
 #include <fstream>
+#include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -11,8 +13,10 @@
 #include "nlohmann/json.hpp"
 
 #include "engine/canary.h"
+#include "engine/model_file/model_file.h"
 #include "tests/testing/model_probe.h"
 #include "tests/testing/npy.h"
+#include "tests/testing/tally.h"
 
 namespace sluice {
 namespace {
@@ -73,10 +77,42 @@ Difference Compare(std::span<const float> actual, std::span<const float> expecte
   return difference;
 }
 
+// What a model's comparisons count for: its architecture, the types of its matrices, its format.
+std::vector<std::string> RowsOf(const std::string& path) {
+  const auto file = engine::ModelFile::Open(path);
+  EXPECT_TRUE(file.ok()) << file.status();
+  if (!file.ok()) return {};
+  std::set<std::string> rows;
+  rows.insert("architectures/" + std::string(**(*file)->GetString("general.architecture")));
+  rows.insert("file formats/GGUF v" + std::to_string((*file)->version()));
+  for (const engine::FileTensor& tensor : (*file)->tensors()) {
+    if (tensor.dims.size() < 2) continue;
+    rows.insert("weight types/" + std::string(kernels::Name(tensor.type)));
+  }
+  return {rows.begin(), rows.end()};
+}
+
+// What a test compares of one model.
+struct Compared {
+  explicit Compared(const std::string& path)
+      : logits(RowsOf(path), "rows of logits"),
+        best(RowsOf(path), "best tokens"),
+        greedy(RowsOf(path), "greedy tokens") {}
+  // A position is equal when all its logits are within `bound`.
+  void AddLogits(std::span<const float> actual, std::span<const float> expected, size_t vocab,
+                 double bound) {
+    for (size_t at = 0; at < expected.size(); at += vocab) {
+      logits.Add(Compare(actual.subspan(at, vocab), expected.subspan(at, vocab)).largest <= bound);
+    }
+  }
+  testing::Tally logits, best, greedy;
+};
+
 // Greedy tokens of our own equal the reference's up to the first position where its margin is below
 // `least_margin`.
 void CheckGreedy(engine::DeviceRunner& runner, std::vector<TokenId> prompt,
-                 const nlohmann::json& greedy, double least_margin = kMargin) {
+                 const nlohmann::json& greedy, testing::Tally& tally,
+                 double least_margin = kMargin) {
   engine::ForwardProbe probe(runner);
   std::vector<TokenId> step = std::move(prompt);
   for (size_t i = 0; i < greedy.size(); ++i) {
@@ -84,11 +120,12 @@ void CheckGreedy(engine::DeviceRunner& runner, std::vector<TokenId> prompt,
     const auto token = static_cast<TokenId>(ArgMax(runner.logits().Rows(1).flat()));
     const TokenId expected = greedy[i][0];
     if (token != expected && greedy[i][1].get<double>() < least_margin) {
-      ::testing::Test::RecordProperty("near_tie_at", static_cast<int>(i));
+      tally.AddNearTie();
       std::printf("near-tie at output %zu: margin %g\n", i, greedy[i][1].get<double>());
       return;
     }
-    ASSERT_EQ(token, expected) << "output position " << i << ", margin " << greedy[i][1];
+    ASSERT_TRUE(tally.Add(token == expected))
+        << token << " at output position " << i << ", margin " << greedy[i][1];
     step.assign(1, token);
   }
 }
@@ -97,7 +134,10 @@ std::string FileOf(const nlohmann::json& model, const char* key) {
   return model["folder"].get<std::string>() + model[key].get<std::string>();
 }
 
-class TinyGoldenTest : public ::testing::TestWithParam<nlohmann::json> {};
+class TinyGoldenTest : public ::testing::TestWithParam<nlohmann::json> {
+ protected:
+  Compared compared_{FileOf(GetParam(), "file")};
+};
 
 TEST_P(TinyGoldenTest, StrictLogits) {
   const std::string file = GetParam()["file"];
@@ -109,6 +149,8 @@ TEST_P(TinyGoldenTest, StrictLogits) {
   const std::vector<float> actual = AllLogits(*runner, tokens, 7);
   ASSERT_EQ(actual.size(), expected.values.size());
   const Difference difference = Compare(actual, expected.values);
+  compared_.AddLogits(actual, expected.values, static_cast<size_t>(expected.shape[1]),
+                      kStrictError);
   EXPECT_LE(difference.largest, kStrictError) << "at element " << difference.at;
   EXPECT_GE(difference.cosine, 0.999999);
   std::printf("%s ref: largest error %.2e\n", file.c_str(), difference.largest);
@@ -138,6 +180,7 @@ TEST_P(TinyGoldenTest, CpuLogitsAndGreedy) {
     }
     if (first.empty()) first = actual;
     const Difference difference = Compare(actual, expected.values);
+    compared_.AddLogits(actual, expected.values, vocab, path.bound);
     EXPECT_LE(difference.largest, path.bound) << "at element " << difference.at;
     std::printf("%s cpu, %s cache: largest error %.2e\n", file.c_str(),
                 kernels::Name(path.kv_type).data(), difference.largest);
@@ -145,14 +188,18 @@ TEST_P(TinyGoldenTest, CpuLogitsAndGreedy) {
     for (size_t position = 0; position < tokens.size(); ++position) {
       const std::span<const float> row =
           std::span(expected.values).subspan(position * vocab, vocab);
-      if (Margin(row) <= path.margin) continue;
+      if (Margin(row) <= path.margin) {
+        compared_.best.AddNearTie();
+        continue;
+      }
       ++compared;
-      EXPECT_EQ(ArgMax(std::span(actual).subspan(position * vocab, vocab)), ArgMax(row))
+      EXPECT_TRUE(compared_.best.Add(ArgMax(std::span(actual).subspan(position * vocab, vocab)) ==
+                                     ArgMax(row)))
           << "position " << position;
     }
     EXPECT_GT(compared, tokens.size() / 2) << "near-ties are to be few";
     CheckGreedy(*runner, GetParam()["greedy_prompt"].get<std::vector<TokenId>>(),
-                GetParam()["greedy"], path.margin);
+                GetParam()["greedy"], compared_.greedy, path.margin);
   }
 }
 
@@ -189,13 +236,15 @@ class SmolLm2GoldenTest : public ::testing::Test {
     if (!std::filesystem::exists(kSmolLm2))
       GTEST_SKIP() << "models/ has no SmolLM2: run scripts/fetch_model.sh";
     golden_ = LoadJson(kGolden + "/smollm2/prompts.json");
+    compared_.emplace(kSmolLm2);
   }
   nlohmann::json golden_;
+  std::optional<Compared> compared_;
 };
 
 // The five best logits and the best token of every position that the reference lists.
 void CheckTopLogits(const nlohmann::json& prompts, kernels::DType kv_type, double bound,
-                    double least_margin) {
+                    double least_margin, Compared& compared) {
   const auto runner = testing::OpenProbe(kSmolLm2, {.kv_type = kv_type, .max_positions = 1024});
   double largest = 0;
   for (const nlohmann::json& prompt : prompts) {
@@ -208,14 +257,20 @@ void CheckTopLogits(const nlohmann::json& prompts, kernels::DType kv_type, doubl
       const std::span<const float> row = std::span(logits).subspan(positions[i] * vocab, vocab);
       const auto ids = prompt["top5_ids"][i].get<std::vector<size_t>>();
       const auto expected = prompt["top5_logits"][i].get<std::vector<double>>();
+      bool within = true;
       for (size_t k = 0; k < ids.size(); ++k) {
         const double error = std::abs(row[ids[k]] - expected[k]);
         largest = std::max(largest, error);
+        within = within && error <= bound;
         EXPECT_LE(error, bound) << prompt["name"] << " position " << positions[i] << " token "
                                 << ids[k];
       }
+      compared.logits.Add(within);
       if (expected[0] - expected[1] > least_margin) {
-        EXPECT_EQ(ArgMax(row), ids[0]) << prompt["name"] << " " << positions[i];
+        EXPECT_TRUE(compared.best.Add(ArgMax(row) == ids[0]))
+            << prompt["name"] << " " << positions[i];
+      } else {
+        compared.best.AddNearTie();
       }
     }
   }
@@ -224,11 +279,11 @@ void CheckTopLogits(const nlohmann::json& prompts, kernels::DType kv_type, doubl
 }
 
 TEST_F(SmolLm2GoldenTest, TopLogitsOfEveryListedPosition) {
-  CheckTopLogits(golden_["prompts"], kernels::DType::kF32, kCpuError, kMargin);
+  CheckTopLogits(golden_["prompts"], kernels::DType::kF32, kCpuError, kMargin, *compared_);
 }
 
 TEST_F(SmolLm2GoldenTest, TopLogitsWithAnF16Cache) {
-  CheckTopLogits(golden_["prompts"], kernels::DType::kF16, kCpuF16Error, kF16Margin);
+  CheckTopLogits(golden_["prompts"], kernels::DType::kF16, kCpuF16Error, kF16Margin, *compared_);
 }
 
 TEST_F(SmolLm2GoldenTest, WholeLogitRows) {
@@ -242,6 +297,7 @@ TEST_F(SmolLm2GoldenTest, WholeLogitRows) {
       const std::vector<float> logits = AllLogits(*runner, tokens, 64);
       const Difference difference =
           Compare(std::span(logits).last(expected.values.size()), expected.values);
+      compared_->logits.Add(difference.largest <= kCpuError);
       EXPECT_LE(difference.largest, kCpuError) << name;
       std::printf("%s: largest error %.2e, cosine %.9f\n", name.c_str(), difference.largest,
                   difference.cosine);
@@ -254,7 +310,7 @@ TEST_F(SmolLm2GoldenTest, GreedyContinuations) {
   for (const nlohmann::json& prompt : golden_["prompts"]) {
     SCOPED_TRACE(prompt["name"].get<std::string>());
     const auto tokens = prompt["prompt_ids"].get<std::vector<TokenId>>();
-    if (!tokens.empty()) CheckGreedy(*runner, tokens, prompt["greedy"]);
+    if (!tokens.empty()) CheckGreedy(*runner, tokens, prompt["greedy"], compared_->greedy);
   }
 }
 
@@ -264,7 +320,8 @@ TEST_F(SmolLm2GoldenTest, GreedyContinuationsWithAnF16Cache) {
   for (const nlohmann::json& prompt : golden_["prompts"]) {
     SCOPED_TRACE(prompt["name"].get<std::string>());
     const auto tokens = prompt["prompt_ids"].get<std::vector<TokenId>>();
-    if (!tokens.empty()) CheckGreedy(*runner, tokens, prompt["greedy"], kF16Margin);
+    if (!tokens.empty())
+      CheckGreedy(*runner, tokens, prompt["greedy"], compared_->greedy, kF16Margin);
   }
 }
 
@@ -280,6 +337,7 @@ TEST_F(SmolLm2GoldenTest, StrictPathOfOnePrompt) {
     const std::vector<float> logits = AllLogits(*runner, tokens, 32);
     const Difference difference =
         Compare(std::span(logits).last(expected.values.size()), expected.values);
+    compared_->logits.Add(difference.largest <= kStrictError);
     EXPECT_LE(difference.largest, kStrictError);
     EXPECT_GE(difference.cosine, 0.999999);
   }

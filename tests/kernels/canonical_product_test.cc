@@ -13,6 +13,7 @@
 #include "kernels/core/half.h"
 #include "kernels/cpu/linear.h"
 #include "tests/kernels/linear_fixture.h"
+#include "tests/testing/tally.h"
 
 namespace sluice::kernels {
 namespace {
@@ -236,6 +237,8 @@ std::vector<float> ProductOf(const StoredMatrix& matrix, CpuIsa isa, const Activ
   return out;
 }
 
+std::string RowOf(DType type) { return "weight types/" + std::string(Name(type)); }
+
 class CanonicalProductTest : public ::testing::TestWithParam<DType> {};
 
 TEST_P(CanonicalProductTest, ExtremeWeightsBitForBit) {
@@ -252,6 +255,7 @@ TEST_P(CanonicalProductTest, ExtremeWeightsBitForBit) {
       want.push_back(CanonicalProduct(matrix, integers, row, input, t));
     }
   }
+  testing::Tally tally({RowOf(GetParam())}, "canonical products");
   for (CpuIsa isa : {CpuIsa::kAvx2, CpuIsa::kAvx512}) {
     if (isa == CpuIsa::kAvx512 && *best != CpuIsa::kAvx512) continue;
     for (int64_t num_tokens : {kTokens, int64_t{1}}) {
@@ -261,7 +265,7 @@ TEST_P(CanonicalProductTest, ExtremeWeightsBitForBit) {
         for (int64_t row = 0; row < matrix.rows; ++row) {
           const float is = got[static_cast<size_t>(t * stride + row)];
           const float should = want[static_cast<size_t>(t * matrix.rows + row)];
-          ASSERT_TRUE(SameBits(is, should))
+          ASSERT_TRUE(tally.Add(SameBits(is, should)))
               << Name(isa) << ", token " << t << " of " << num_tokens << ", row " << row << ": got "
               << is << ", want " << should;
         }
@@ -280,6 +284,7 @@ TEST_P(CanonicalProductTest, ExtremeWeightsNearTheirExactProduct) {
   const Activation input = ActivationOf(values);
   const std::vector<float> got = ProductOf(matrix, *isa, input, kTokens);
   const BoundedProduct want = ProductWithBounds(matrix, values);
+  testing::Tally tally({RowOf(GetParam())}, "exact products");
   const int64_t stride = (matrix.rows + 15) / 16 * 16;
   int num_finite = 0;
   for (int64_t t = 0; t < kTokens; ++t) {
@@ -292,8 +297,9 @@ TEST_P(CanonicalProductTest, ExtremeWeightsNearTheirExactProduct) {
       }
       ++num_finite;
       // Products below the smallest normal float lose half of its last place each.
-      ASSERT_NEAR(is, want.values[at], want.bounds[at] + kCols * 0x1p-149)
-          << "token " << t << ", row " << row;
+      const double bound = want.bounds[at] + kCols * 0x1p-149;
+      tally.Add(std::abs(is - want.values[at]) <= bound);
+      ASSERT_NEAR(is, want.values[at], bound) << "token " << t << ", row " << row;
     }
   }
   EXPECT_GE(num_finite, kTokens * matrix.rows * 6 / 10);

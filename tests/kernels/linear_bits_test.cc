@@ -8,6 +8,7 @@
 #include "gtest/gtest.h"
 
 #include "tests/kernels/linear_fixture.h"
+#include "tests/testing/tally.h"
 
 namespace sluice::kernels {
 namespace {
@@ -39,27 +40,32 @@ Exec::Options CpuOptions(CpuIsa isa, int num_threads) {
   return options;
 }
 
+std::string RowOf(DType type) { return "weight types/" + std::string(Name(type)); }
+
 // The first elements of `all` are those of `part`, bit for bit.
 template <typename T>
-void ExpectStartsWith(const char* what, const std::vector<T>& all, const std::vector<T>& part) {
+void ExpectStartsWith(testing::Tally& tally, const char* what, const std::vector<T>& all,
+                      const std::vector<T>& part) {
   ASSERT_LE(part.size(), all.size()) << what;
+  if (part.empty()) return;
+  tally.Add(std::memcmp(part.data(), all.data(), part.size() * sizeof(T)) == 0);
   for (size_t i = 0; i < part.size(); ++i) {
     ASSERT_EQ(std::memcmp(&part[i], &all[i], sizeof(T)), 0)
         << what << ", element " << i << ": got " << part[i] << ", want " << all[i];
   }
 }
 
-void ExpectSameBits(const LinearOutcome& all, const LinearOutcome& part) {
-  ExpectStartsWith("embedding", all.embedding, part.embedding);
-  ExpectStartsWith("q", all.q, part.q);
-  ExpectStartsWith("k", all.k, part.k);
-  ExpectStartsWith("v", all.v, part.v);
-  ExpectStartsWith("residual", all.residual, part.residual);
-  ExpectStartsWith("ffn", all.ffn, part.ffn);
-  ExpectStartsWith("ffn quants", all.ffn_quants, part.ffn_quants);
-  ExpectStartsWith("ffn scales", all.ffn_scales, part.ffn_scales);
-  ExpectStartsWith("ffn sums", all.ffn_sums, part.ffn_sums);
-  ExpectStartsWith("logits", all.logits, part.logits);
+void ExpectSameBits(testing::Tally& tally, const LinearOutcome& all, const LinearOutcome& part) {
+  ExpectStartsWith(tally, "embedding", all.embedding, part.embedding);
+  ExpectStartsWith(tally, "q", all.q, part.q);
+  ExpectStartsWith(tally, "k", all.k, part.k);
+  ExpectStartsWith(tally, "v", all.v, part.v);
+  ExpectStartsWith(tally, "residual", all.residual, part.residual);
+  ExpectStartsWith(tally, "ffn", all.ffn, part.ffn);
+  ExpectStartsWith(tally, "ffn quants", all.ffn_quants, part.ffn_quants);
+  ExpectStartsWith(tally, "ffn scales", all.ffn_scales, part.ffn_scales);
+  ExpectStartsWith(tally, "ffn sums", all.ffn_sums, part.ffn_sums);
+  ExpectStartsWith(tally, "logits", all.logits, part.logits);
 }
 
 // The same inputs, cut off after so many tokens.
@@ -80,12 +86,14 @@ TEST(LinearBitsTest, AnyNumberOfTokens) {
   for (CpuIsa isa : {CpuIsa::kAvx2, CpuIsa::kAvx512}) {
     if (isa == CpuIsa::kAvx512 && *best != CpuIsa::kAvx512) continue;
     for (DType type : kAllTypes) {
+      testing::Tally tally({RowOf(type)}, "op outcomes, " + std::string(Name(isa)));
       const LinearInputs inputs(SpecOf(type, 288, 11));
       const LinearOutcome all = RunLinearOps(inputs, CpuOptions(isa, 2));
       for (int32_t num_tokens : {1, 2, 3, 4, 8, 9}) {
         SCOPED_TRACE(std::string(Name(isa)) + " " + std::string(Name(type)) + " " +
                      std::to_string(num_tokens) + " tokens");
-        ExpectSameBits(all, RunLinearOps(FirstTokens(inputs, num_tokens), CpuOptions(isa, 2)));
+        ExpectSameBits(tally, all,
+                       RunLinearOps(FirstTokens(inputs, num_tokens), CpuOptions(isa, 2)));
       }
     }
   }
@@ -95,11 +103,12 @@ TEST(LinearBitsTest, AnyNumberOfThreads) {
   const auto isa = DetectCpuIsa();
   ASSERT_TRUE(isa.ok()) << isa.status();
   for (DType type : kAllTypes) {
+    testing::Tally tally({RowOf(type)}, "op outcomes");
     const LinearInputs inputs(SpecOf(type, 320, 12));
     const LinearOutcome one = RunLinearOps(inputs, CpuOptions(*isa, 1));
     for (int threads : {2, 3}) {
       SCOPED_TRACE(std::string(Name(type)) + " " + std::to_string(threads) + " threads");
-      ExpectSameBits(one, RunLinearOps(inputs, CpuOptions(*isa, threads)));
+      ExpectSameBits(tally, one, RunLinearOps(inputs, CpuOptions(*isa, threads)));
     }
   }
 }
@@ -109,6 +118,7 @@ TEST(LinearBitsTest, Avx2EqualsAvx512) {
   ASSERT_TRUE(best.ok()) << best.status();
   if (*best != CpuIsa::kAvx512) GTEST_SKIP() << "this machine has no AVX-512 VNNI to compare with";
   for (DType type : kAllTypes) {
+    testing::Tally tally({RowOf(type)}, "op outcomes");
     for (GateActivation activation : {GateActivation::kSilu, GateActivation::kGeluTanh}) {
       LinearSpec spec = SpecOf(type, 352, 13);
       spec.activation = activation;
@@ -122,7 +132,7 @@ TEST(LinearBitsTest, Avx2EqualsAvx512) {
       }
       SCOPED_TRACE(spec.Describe());
       const LinearInputs inputs(spec);
-      ExpectSameBits(RunLinearOps(inputs, CpuOptions(CpuIsa::kAvx512, 1)),
+      ExpectSameBits(tally, RunLinearOps(inputs, CpuOptions(CpuIsa::kAvx512, 1)),
                      RunLinearOps(inputs, CpuOptions(CpuIsa::kAvx2, 1)));
     }
   }

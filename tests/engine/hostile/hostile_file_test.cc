@@ -16,6 +16,7 @@
 #include "engine/model_file/model_file.h"
 #include "tests/engine/hostile/hostile_case.h"
 #include "tests/engine/hostile/load_probe.h"
+#include "tests/testing/tally.h"
 
 namespace sluice::testing {
 namespace {
@@ -77,6 +78,8 @@ class HostileFileTest : public ::testing::TestWithParam<HostileCase> {
       for (const std::string& text : c.says) EXPECT_THAT(message, HasSubstr(text));
     }
     good_->ExpectSameAnswer();
+    Tally({c.code == kOk ? "hostile files/served" : "hostile files/refused"}, "files")
+        .Add(!HasFailure());
   }
 
   static GoodFile* good_;
@@ -110,11 +113,13 @@ TEST(HostilePrefixTest, M17EveryTruncationOfTheMetadataIsRefused) {
     metadata_bytes = (*file)->metadata_bytes();
   }
   ASSERT_GT(metadata_bytes, 4000u);
+  Tally tally({"hostile files/refused"}, "truncations");
   for (uint64_t length = metadata_bytes + 1; length-- > 0;) {
     ASSERT_EQ(truncate(stored.path().c_str(), static_cast<off_t>(length)), 0);
     const absl::Status status =
         engine::LoadModel(stored.path(), ProbeOptions(), 1, nullptr).status();
-    ASSERT_EQ(status.code(), kInvalid) << "prefix of " << length << " bytes: " << Message(status);
+    ASSERT_TRUE(tally.Add(status.code() == kInvalid))
+        << "prefix of " << length << " bytes: " << Message(status);
     ASSERT_THAT(Message(status), HasSubstr("at byte ")) << length;
   }
   good.ExpectSameAnswer();
