@@ -7,6 +7,7 @@ PATH is the account of a test program or of pytest (XML), or a folder of such. E
 it compared (tests/testing/tally.h, and record_property in tests/e2e): a property "compared/TABLE/ROW/KIND" with the
 value "CASES EQUAL NEAR_TIES". Near-ties are positions where the reference's two best tokens are closer than the
 documented error: set apart, not among the cases. A model counts for each type that one of its matrices has.
+A test may stop at its first difference: it has fewer cases then.
 Exit code 1 when anything is not equal, a test that compares failed, or one that should have run did not.
 """
 
