@@ -125,6 +125,7 @@ std::string InspectionJson(const Inspection& inspection) {
                        {"bytes", tensor.bytes},
                        {"role", inspection.roles.present[i].role}});
     if (!tensor.source.empty()) tensors.back()["source"] = tensor.source;
+    if (tensor.added != 0.0f) tensors.back()["added"] = tensor.added;
   }
   out["tensors"] = std::move(tensors);
   out["missing"] = inspection.roles.missing;

@@ -21,6 +21,15 @@ using kernels::Buffer;
 using kernels::DType;
 using kernels::PackedWeight;
 
+namespace {
+
+void AddToEach(float added, std::span<float> values) {
+  if (added == 0.0f) return;  // keeps -0
+  for (float& value : values) value += added;
+}
+
+}  // namespace
+
 // One load: tensors are shared out among threads, the largest first; each thread reads the pieces
 // of its tensor in order into a buffer of its own, hashes and repacks them while they are in cache.
 class WeightsLoader {
@@ -222,6 +231,7 @@ absl::Status WeightsLoader::FillVector(const Job& job, const Part& part, const s
                                        int64_t values, int64_t first) {
   std::vector<float> dequantized(static_cast<size_t>(values));
   kernels::DequantizeStored(job.tensor->type, stored, values, dequantized.data());
+  AddToEach(job.tensor->added, dequantized);
   return kernels::CopyToBackend(options_.backend, part.vector->as<float>() + first,
                                 dequantized.data(), dequantized.size() * sizeof(float));
 }

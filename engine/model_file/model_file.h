@@ -40,6 +40,8 @@ struct FileTensor {
   uint64_t bytes = 0;
   uint64_t record_offset = 0;  // of what the file says about it, from the start of the file
   std::string source;          // instead: "'lm_head.weight' in model.safetensors"
+  float added = 0.0f;  // to each value where it is read as a vector: Hugging Face stores Gemma's
+                       // norms less 1
 
   uint64_t cols() const { return dims[0]; }
   uint64_t rows() const;            // product of the other dims

@@ -1,6 +1,5 @@
 #include "engine/safetensors/config_facts.h"
 
-#include <array>
 #include <cmath>
 #include <numbers>
 #include <optional>
@@ -10,58 +9,18 @@
 #include "engine/base/status.h"
 #include "engine/gguf/gguf_text.h"
 #include "engine/safetensors/config_reader.h"
+#include "engine/safetensors/model_family.h"
 
 namespace sluice::engine {
 namespace {
 
 constexpr int64_t kMaxLayers = 1024;
 constexpr int64_t kMaxWidth = 1 << 20;
-constexpr float kDefaultRopeBase = 10000.0f;  // transformers', where a file does not say
-
-enum class Need : uint8_t { kAlways, kAttentionBias, kHeadNorm };
-
-// A model class of transformers.
-struct Family {
-  std::string_view class_name;
-  std::string_view model_type;
-  std::string_view architecture;  // GGUF's
-  bool always_has_qkv_bias;
-  bool has_head_norm;
-  bool needs_data_layout;  // GGUF keeps rows of Q and K in another order than Hugging Face
-};
-constexpr std::array<Family, 4> kFamilies = {{
-    {"LlamaForCausalLM", "llama", "llama", false, false, true},
-    {"MistralForCausalLM", "mistral", "llama", false, false, true},
-    {"Qwen2ForCausalLM", "qwen2", "qwen2", true, false, false},
-    {"Qwen3ForCausalLM", "qwen3", "qwen3", false, true, false},
-}};
-
-struct NamePair {
-  std::string_view stored;
-  std::string_view name;
-  Need need = Need::kAlways;
-};
-constexpr std::array<NamePair, 14> kOfLayer = {{
-    {"input_layernorm.weight", "attn_norm.weight"},
-    {"self_attn.q_proj.weight", "attn_q.weight"},
-    {"self_attn.k_proj.weight", "attn_k.weight"},
-    {"self_attn.v_proj.weight", "attn_v.weight"},
-    {"self_attn.q_proj.bias", "attn_q.bias", Need::kAttentionBias},
-    {"self_attn.k_proj.bias", "attn_k.bias", Need::kAttentionBias},
-    {"self_attn.v_proj.bias", "attn_v.bias", Need::kAttentionBias},
-    {"self_attn.q_norm.weight", "attn_q_norm.weight", Need::kHeadNorm},
-    {"self_attn.k_norm.weight", "attn_k_norm.weight", Need::kHeadNorm},
-    {"self_attn.o_proj.weight", "attn_output.weight"},
-    {"post_attention_layernorm.weight", "ffn_norm.weight"},
-    {"mlp.gate_proj.weight", "ffn_gate.weight"},
-    {"mlp.up_proj.weight", "ffn_up.weight"},
-    {"mlp.down_proj.weight", "ffn_down.weight"},
-}};
 
 // Reads one config.json into a ConfigFacts; used once.
 class FactMaker {
  public:
-  FactMaker(const Family& family, ConfigReader& config, ConfigFacts& facts)
+  FactMaker(const ModelFamily& family, ConfigReader& config, ConfigFacts& facts)
       : family_(family), config_(config), facts_(facts) {}
 
   absl::Status Make() {
@@ -70,8 +29,11 @@ class FactMaker {
     RETURN_IF_ERROR(MakeSizes());
     RETURN_IF_ERROR(MakeRope());
     RETURN_IF_ERROR(MakeWindow());
+    RETURN_IF_ERROR(MakeScales());
     RETURN_IF_ERROR(MakeTargets());
-    RETURN_IF_ERROR(config_.OnlyTexts("hidden_act", {"silu", "swish"}));
+    for (const char* key : {"hidden_act", "hidden_activation"}) {
+      RETURN_IF_ERROR(config_.OnlyTexts(key, {family_.activations[0], family_.activations[1]}));
+    }
     for (const char* key : {"mlp_bias", "rope_interleaved", "add_cross_attention", "is_decoder",
                             "is_encoder_decoder", "use_bidirectional_attention"}) {
       RETURN_IF_ERROR(config_.OnlyBool(key, false));
@@ -87,6 +49,7 @@ class FactMaker {
                     "transformers_version",
                     "transformers.js_config",
                     "use_cache",
+                    "cache_implementation",
                     "bos_token_id",
                     "eos_token_id",
                     "pad_token_id",
@@ -153,11 +116,17 @@ class FactMaker {
     }
     ASSIGN_OR_RETURN(const std::optional<int64_t> kv_heads,
                      config_.OptionalCount("num_key_value_heads", 1));
+    if (family_.needs_kv_heads && !kv_heads.has_value()) {
+      return config_.Bad("num_key_value_heads", "expected a whole number, got none");
+    }
     if (kv_heads.has_value()) {
       SetCount("attention.head_count_kv", *kv_heads, "num_key_value_heads");
     }
     ASSIGN_OR_RETURN(const std::optional<int64_t> head_size,
                      config_.OptionalCount("head_dim", 1, kMaxWidth));
+    if (family_.needs_head_size && !head_size.has_value()) {
+      return config_.Bad("head_dim", "expected a whole number, got none");
+    }
     if (head_size.has_value()) {
       head_size_ = *head_size;
       SetCount("attention.key_length", *head_size, "head_dim");
@@ -165,15 +134,19 @@ class FactMaker {
     }
     ASSIGN_OR_RETURN(facts_.vocab_size, config_.Count("vocab_size", 2));
     SetCount("vocab_size", facts_.vocab_size, "vocab_size");
-    ASSIGN_OR_RETURN(const double epsilon, config_.Number("rms_norm_eps"));
-    SetNumber("attention.layer_norm_rms_epsilon", epsilon, "rms_norm_eps");
+    ASSIGN_OR_RETURN(const double epsilon, config_.Number(family_.epsilon_key));
+    SetNumber(family_.has_layer_norm ? "attention.layer_norm_epsilon"
+                                     : "attention.layer_norm_rms_epsilon",
+              epsilon, family_.epsilon_key);
     if (family_.needs_data_layout) {
       SetText(Key("tensor_data_layout"), "Hugging Face", "architectures");
     }
     return absl::OkStatus();
   }
 
-  // Version 4 of transformers writes rope_theta and rope_scaling, version 5 rope_parameters.
+  // Version 4 of transformers writes rope_theta and rope_scaling, version 5 rope_parameters. Where
+  // layers with a window rotate otherwise, rope_local_base_freq is theirs in version 4, and
+  // rope_parameters has an object for each kind in version 5.
   absl::Status MakeRope() {
     RETURN_IF_ERROR(config_.OnlyNumber("partial_rotary_factor", 1));
     SetCount("rope.dimension_count", head_size_, "head_dim");
@@ -187,13 +160,49 @@ class FactMaker {
       key = "rope_scaling";
       object = scaling;
     }
-    ASSIGN_OR_RETURN(std::optional<double> base, config_.OptionalNumber("rope_theta"));
-    if (!object.has_value()) return SetRopeBase(base, "rope_theta");
-    const std::string subject = config_.subject() + ": key " + Quoted(key);
-    if (!object->is_object()) {
+    ASSIGN_OR_RETURN(const std::optional<double> base, config_.OptionalNumber("rope_theta"));
+    std::optional<double> window_base;
+    const bool has_window_base = family_.window_rope_base > 0;
+    if (has_window_base) {
+      ASSIGN_OR_RETURN(window_base, config_.OptionalNumber("rope_local_base_freq"));
+    }
+    if (object.has_value() && !object->is_object()) {
       return config_.Bad(key, "expected an object, got " + std::string(KindName(object->kind())));
     }
-    ConfigReader rope(subject, *object);
+    const bool is_nested = has_window_base && object.has_value() && key == "rope_parameters";
+    if (!is_nested) {
+      RETURN_IF_ERROR(MakeRopeOf(key, object, base));
+      return has_window_base ? SetWindowRopeBase(window_base) : absl::OkStatus();
+    }
+    ConfigReader kinds(config_.subject() + ": key " + Quoted(key), *object);
+    const std::optional<JsonValue> full = kinds.Take("full_attention");
+    const std::optional<JsonValue> window = kinds.Take("sliding_attention");
+    RETURN_IF_ERROR(kinds.CheckAllAsked());
+    for (const std::optional<JsonValue>& kind : {full, window}) {
+      if (kind.has_value() && kind->is_object()) continue;
+      return config_.Bad(key, "expected objects 'full_attention' and 'sliding_attention', got " +
+                                  object->Dump(80));
+    }
+    RETURN_IF_ERROR(MakeRopeOf("rope_parameters.full_attention", full, base));
+    ConfigReader rope(config_.subject() + ": key 'rope_parameters.sliding_attention'", *window);
+    RETURN_IF_ERROR(rope.OnlyTexts("rope_type", {"default"}));
+    RETURN_IF_ERROR(rope.OnlyNumber("partial_rotary_factor", 1));
+    ASSIGN_OR_RETURN(const std::optional<double> own_base, rope.OptionalNumber("rope_theta"));
+    RETURN_IF_ERROR(rope.CheckAllAsked());
+    return SetWindowRopeBase(own_base.has_value() ? own_base : window_base);
+  }
+
+  absl::Status SetWindowRopeBase(std::optional<double> base) {
+    const double number = base.value_or(double{family_.window_rope_base});
+    if (!(number > 0)) return config_.Bad("rope_local_base_freq", "expected a number above 0");
+    SetNumber("rope.freq_base_swa", number, "rope_local_base_freq");
+    return absl::OkStatus();
+  }
+
+  absl::Status MakeRopeOf(std::string_view key, std::optional<JsonValue> object,
+                          std::optional<double> base) {
+    if (!object.has_value()) return SetRopeBase(base, "rope_theta");
+    ConfigReader rope(config_.subject() + ": key " + Quoted(key), *object);
     ASSIGN_OR_RETURN(const std::optional<double> own_base, rope.OptionalNumber("rope_theta"));
     if (own_base.has_value() && base.has_value() && *own_base != *base) {
       return rope.Bad("rope_theta", "expected the other 'rope_theta', got another number");
@@ -206,7 +215,7 @@ class FactMaker {
   }
 
   absl::Status SetRopeBase(std::optional<double> base, std::string_view from) {
-    rope_base_ = static_cast<float>(base.value_or(kDefaultRopeBase));
+    rope_base_ = static_cast<float>(base.value_or(double{family_.rope_base}));
     if (!(rope_base_ > 0.0f)) return config_.Bad(from, "expected a number above 0");
     SetNumber("rope.freq_base", rope_base_, from);
     return absl::OkStatus();
@@ -278,57 +287,93 @@ class FactMaker {
     return absl::OkStatus();
   }
 
-  // Windows: Mistral's is a number, Qwen's counts only where use_sliding_window says so.
+  // Windows: Qwen's counts only where use_sliding_window says so, that of others is a number.
   absl::Status MakeWindow() {
+    const bool is_by_layer = family_.window == ModelFamily::Window::kByLayer;
     ASSIGN_OR_RETURN(const std::optional<int64_t> window,
                      config_.OptionalCount("sliding_window", 0));
     RETURN_IF_ERROR(config_.OnlyBool("use_sliding_window", false));
-    if (window.value_or(0) > 0 && family_.model_type == "mistral") {
-      SetCount("attention.sliding_window", *window, "sliding_window");
+    if (is_by_layer && window.value_or(0) == 0) {
+      return config_.Bad("sliding_window", "expected a number above 0, got none");
     }
+    if (family_.window != ModelFamily::Window::kIgnored) {
+      SetCount("attention.sliding_window", window.value_or(0), "sliding_window");
+    }
+    int64_t period = family_.window_period;
+    if (family_.window_rope_base > 0) {  // Gemma 3; the class goes by layer_types where it is there
+      ASSIGN_OR_RETURN(const std::optional<int64_t> said,
+                       config_.OptionalCount("sliding_window_pattern", 1));
+      period = said.value_or(period);
+      config_.Ignore({"_sliding_window_pattern"});  // version 5 puts down what it was told
+    }
+    std::vector<bool> has_window;
+    for (int64_t i = 0; i < num_layers_; ++i)
+      has_window.push_back(period > 0 && (i + 1) % period != 0);
+    RETURN_IF_ERROR(ReadLayerTypes(is_by_layer, has_window));
+    if (is_by_layer) {
+      Add(Key("attention.sliding_window_pattern"), MetadataArray(std::move(has_window)),
+          "layer_types");
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status ReadLayerTypes(bool may_have_window, std::vector<bool>& has_window) {
     const std::optional<JsonValue> types = config_.Take("layer_types");
     if (!types.has_value()) return absl::OkStatus();
     if (!types->is_array() || static_cast<int64_t>(types->size()) != num_layers_) {
       return config_.Bad("layer_types", "expected an array of a type for each of the " +
                                             std::to_string(num_layers_) + " layers");
     }
+    has_window.clear();
     for (const JsonValue type : *types) {
-      if (type.AsString() == "full_attention") continue;
+      has_window.push_back(may_have_window && type.AsString() == "sliding_attention");
+      if (has_window.back() || type.AsString() == "full_attention") continue;
       return config_.Unsupported("layer_types",
-                                 "only 'full_attention' is supported, got " + type.Dump(80));
+                                 std::string("only 'full_attention' ") +
+                                     (may_have_window ? "and 'sliding_attention' are" : "is") +
+                                     " supported, got " + type.Dump(80));
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status MakeScales() {
+    if (family_.has_query_scalar) {
+      constexpr std::string_view kScalar = "query_pre_attn_scalar";
+      ASSIGN_OR_RETURN(const double scalar, config_.Number(kScalar));
+      if (!(scalar > 0)) return config_.Bad(kScalar, "expected a number above 0");
+      SetNumber("attention.scale", 1.0f / std::sqrt(static_cast<float>(scalar)), kScalar);
+    }
+    constexpr std::string_view kAttention = "attn_logit_softcapping";
+    constexpr std::string_view kFinal = "final_logit_softcapping";
+    if (family_.has_softcaps) {
+      ASSIGN_OR_RETURN(const double attention, config_.Number(kAttention));
+      ASSIGN_OR_RETURN(const double final, config_.Number(kFinal));
+      SetNumber(kAttention, attention, kAttention);
+      SetNumber(kFinal, final, kFinal);
+    } else if (family_.has_query_scalar) {  // Gemma 3, whose class passes the other over
+      RETURN_IF_ERROR(config_.OnlyNumber(kAttention, 0));
+      ASSIGN_OR_RETURN(const std::optional<double> final, config_.OptionalNumber(kFinal));
+      if (final.has_value()) SetNumber(kFinal, *final, kFinal);
     }
     return absl::OkStatus();
   }
 
   absl::Status MakeTargets() {
-    ASSIGN_OR_RETURN(const std::optional<bool> attention_bias,
-                     config_.OptionalBool("attention_bias"));
-    if (family_.always_has_qkv_bias && attention_bias.has_value()) {
+    bool has_biases = false;
+    if (family_.biases == ModelFamily::Biases::kAsAttentionBiasSays) {
+      ASSIGN_OR_RETURN(const std::optional<bool> said, config_.OptionalBool("attention_bias"));
+      has_biases = said.value_or(false);
+    } else if (family_.biases == ModelFamily::Biases::kNone) {
+      RETURN_IF_ERROR(config_.OnlyBool("attention_bias", false));
+    } else if (config_.Take("attention_bias").has_value()) {
       return config_.Unsupported("attention_bias", "this model class has no such choice");
     }
-    // These classes tie head and embedding only where the file says so.
     ASSIGN_OR_RETURN(const std::optional<bool> tied, config_.OptionalBool("tie_word_embeddings"));
-    facts_.targets["model.embed_tokens.weight"] = {"token_embd.weight"};
-    facts_.targets["model.norm.weight"] = {"output_norm.weight"};
-    // One that is stored all the same is used as it is, which transformers 5 does as well.
-    facts_.targets["lm_head.weight"] = {"output.weight", !tied.value_or(false)};
-    const bool has_bias = family_.always_has_qkv_bias || attention_bias.value_or(false);
-    for (int64_t layer = 0; layer < num_layers_; ++layer) {
-      const std::string stored = "model.layers." + std::to_string(layer) + ".";
-      const std::string name = "blk." + std::to_string(layer) + ".";
-      for (const NamePair& pair : kOfLayer) {
-        if (pair.need == Need::kAttentionBias && !has_bias) continue;
-        if (pair.need == Need::kHeadNorm && !family_.has_head_norm) continue;
-        facts_.targets[stored + std::string(pair.stored)] = {name + std::string(pair.name)};
-      }
-      if (attention_bias.value_or(false)) {
-        facts_.targets[stored + "self_attn.o_proj.bias"] = {name + "attn_output.bias"};
-      }
-    }
+    family_.AddTargets(num_layers_, has_biases, tied.value_or(family_.ties_head), facts_);
     return absl::OkStatus();
   }
 
-  const Family& family_;
+  const ModelFamily& family_;
   ConfigReader& config_;
   ConfigFacts& facts_;
   int64_t num_layers_ = 0;
@@ -342,7 +387,7 @@ absl::StatusOr<ConfigFacts> ConfigFacts::Read(const std::string& path, const Jso
   ConfigReader reader(path, config.root());
   const std::optional<JsonValue> classes = reader.Take("architectures");
   std::string known;
-  for (const Family& family : kFamilies) {
+  for (const ModelFamily& family : ModelFamily::All()) {
     known += (known.empty() ? "" : ", ") + std::string(family.class_name);
   }
   if (!classes.has_value() || !classes->is_array() || classes->size() != 1 ||
@@ -352,7 +397,7 @@ absl::StatusOr<ConfigFacts> ConfigFacts::Read(const std::string& path, const Jso
   }
   ConfigFacts facts;
   facts.class_name = *(*classes->begin()).AsString();
-  for (const Family& family : kFamilies) {
+  for (const ModelFamily& family : ModelFamily::All()) {
     if (family.class_name != facts.class_name) continue;
     RETURN_IF_ERROR(FactMaker(family, reader, facts).Make());
     return facts;

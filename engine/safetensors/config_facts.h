@@ -16,6 +16,7 @@ namespace sluice::engine {
 struct TensorTarget {
   std::string name;  // GGUF's
   bool required = true;
+  float added = 0.0f;  // FileTensor's
 };
 
 // What the config.json of a Hugging Face model says, in GGUF's terms. Value.

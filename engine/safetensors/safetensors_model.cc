@@ -50,7 +50,7 @@ void SafetensorsModel::AddRopeFactors(const std::vector<float>& factors) {
 }
 
 absl::Status SafetensorsModel::AddTensor(const SafetensorsShard& shard, const StoredTensor& stored,
-                                         const std::string& name, uint64_t shard_begin) {
+                                         const TensorTarget& target, uint64_t shard_begin) {
   const std::string subject = shard.file.path() + ": tensor " + Quoted(stored.name);
   if (!stored.type.has_value()) {
     return Unimplemented(subject + ": dtype: only F32, F16 and BF16 are supported, got " +
@@ -61,7 +61,8 @@ absl::Status SafetensorsModel::AddTensor(const SafetensorsShard& shard, const St
                            DimsString(stored.shape));
   }
   FileTensor tensor;
-  tensor.name = name;
+  tensor.name = target.name;
+  tensor.added = target.added;
   tensor.type = *stored.type;
   tensor.dims.assign(stored.shape.rbegin(), stored.shape.rend());
   tensor.offset = shard_begin + (stored.begin - shard.header.data_begin);
@@ -82,7 +83,7 @@ absl::Status SafetensorsModel::AddTensors(const ConfigFacts& facts,
         return Unimplemented(shard.file.path() + ": tensor " + Quoted(stored.name) + ": " +
                              facts.class_name + " with this config.json has no place for it here");
       }
-      RETURN_IF_ERROR(AddTensor(shard, stored, target->second.name, file_.file_bytes_));
+      RETURN_IF_ERROR(AddTensor(shard, stored, target->second, file_.file_bytes_));
     }
     file_.AddPart(std::move(shard.file), shard.header.data_begin);
   }

@@ -36,7 +36,7 @@ class SafetensorsModel {
   absl::Status AddTokenizer(const JsonFile& config);
   absl::Status AddTensors(const ConfigFacts& facts, std::vector<SafetensorsShard> shards);
   absl::Status AddTensor(const SafetensorsShard& shard, const StoredTensor& stored,
-                         const std::string& name, uint64_t shard_begin);
+                         const TensorTarget& target, uint64_t shard_begin);
   void AddRopeFactors(const std::vector<float>& factors);
 
   ModelFile& file_;

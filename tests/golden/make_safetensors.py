@@ -2,11 +2,12 @@
 """Makes tests/golden/safetensors: tiny models with random weights as Hugging Face saves them, and what Hugging Face computes.
 
     python3 -m venv venv && venv/bin/pip install torch transformers tokenizers safetensors numpy
-    venv/bin/python tests/golden/make_safetensors.py tests/golden
+    venv/bin/python tests/golden/make_safetensors.py tests/golden [NAME...]
 
 Each directory is what save_pretrained wrote (model, and a tokenizer trained on tests/golden/kl_text.txt), two of them with
 their config.json as version 4 of transformers wrote it. manifest.json has for each: ids and file of float32 logits
-[len(ids), V] (eager attention on the CPU), and texts with their ids, with and without special tokens.
+[len(ids), V] (eager attention on the CPU), and texts with their ids, with and without special tokens. Those of BARE have
+no tokenizer. With names, only those of BARE are made again and the other entries of the manifest stay.
 """
 
 import json
@@ -160,6 +161,16 @@ def make_variant(path, edit, texts):
     return [tokenizer.encode(text, add_special_tokens=False).ids for text in texts]
 
 
+def write_logits(folder, name, model_class, seed):
+    loaded = model_class.from_pretrained(folder / "safetensors" / name, dtype=torch.float32, attn_implementation="eager").eval()
+    ids = [(7 * i * i + 3 * i + seed) % loaded.config.vocab_size for i in range(40)]
+    with torch.no_grad():
+        logits = loaded(torch.tensor([ids])).logits[0].numpy().astype(np.float32)
+    np.save(folder / "safetensors" / f"{name}.logits.npy", logits)
+    print(f"{name}: logits spread {logits.std():.2f}")
+    return ids, f"{name}.logits.npy", model_class.__name__
+
+
 def make(folder, name, model, tokenizer, dtype, texts, manifest, seed, shard="1GB", config_edit=None):
     path = folder / "safetensors" / name
     shutil.rmtree(path, ignore_errors=True)
@@ -180,15 +191,11 @@ def make(folder, name, model, tokenizer, dtype, texts, manifest, seed, shard="1G
         config = json.loads((path / "config.json").read_text())
         config_edit(config)
         (path / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-    loaded = type(model).from_pretrained(path, dtype=torch.float32, attn_implementation="eager").eval()
-    ids = [(7 * i * i + 3 * i + seed) % loaded.config.vocab_size for i in range(40)]
-    with torch.no_grad():
-        logits = loaded(torch.tensor([ids])).logits[0].numpy().astype(np.float32)
-    np.save(folder / "safetensors" / f"{name}.logits.npy", logits)
+    ids, file, model_class = write_logits(folder, name, type(model), seed)
     read = Tokenizer.from_file(str(path / "tokenizer.json"))
     rows = [{"text": text, "ids": read.encode(text).ids, "ids_bare": read.encode(text, add_special_tokens=False).ids}
             for text in texts]
-    manifest.append({"directory": name, "class": type(model).__name__, "ids": ids, "logits": f"{name}.logits.npy",
+    manifest.append({"directory": name, "class": model_class, "ids": ids, "logits": file,
                      "texts": rows,
                      "variants": [{"name": key, "edit": edit, "ids": make_variant(path, edit, texts)}
                                   for key, edit in VARIANTS.get(name, {}).items()]})
@@ -205,7 +212,79 @@ def version4(config):
     config.pop("head_dim", None)
 
 
-def main(folder):
+def rope(theta=10000.0, **scaling):
+    return {"rope_type": "default", "rope_theta": theta, **scaling}
+
+
+def gemma3_version4(config):
+    parameters = config.pop("rope_parameters")
+    full = parameters["full_attention"]
+    config["rope_theta"] = full.pop("rope_theta")
+    config["rope_local_base_freq"] = parameters["sliding_attention"]["rope_theta"]
+    config["rope_scaling"] = None if full["rope_type"] == "default" else full
+    config.pop("layer_types")
+    config.pop("_sliding_window_pattern", None)
+    config["sliding_window_pattern"] = 3
+    config["torch_dtype"] = config.pop("dtype")
+    config["cache_implementation"] = "hybrid"
+    config["transformers_version"] = "4.50.0"
+
+
+SMALL = {"vocab_size": 100, "hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
+         "num_key_value_heads": 2, "max_position_embeddings": 128, "bos_token_id": None, "eos_token_id": None,
+         "pad_token_id": None}
+# name: family, its config, type of the tensors, edit of config.json. No tokenizer.
+BARE = {
+    "gemma": ("Gemma", {**SMALL, "num_key_value_heads": 1, "head_dim": 24, "rope_parameters": rope()}, torch.bfloat16,
+              lambda config: (version4(config), config.update(head_dim=24, hidden_act="gelu", hidden_activation=None))),
+    "gemma2": ("Gemma2", {**SMALL, "num_hidden_layers": 3, "head_dim": 16, "query_pre_attn_scalar": 16, "sliding_window": 9,
+                          "attn_logit_softcapping": 3.0, "final_logit_softcapping": 5.0, "rope_parameters": rope()},
+               torch.bfloat16, None),
+    "gemma3": ("Gemma3", {**SMALL, "num_hidden_layers": 3, "head_dim": 16, "query_pre_attn_scalar": 16, "sliding_window": 6,
+                          "final_logit_softcapping": 4.0,
+                          "layer_types": ["full_attention", "sliding_attention", "full_attention"],
+                          "rope_parameters": {"full_attention": rope(1000000.0), "sliding_attention": rope(5000.0)}},
+               torch.bfloat16, None),
+    "gemma3-version4": ("Gemma3", {**SMALL, "num_hidden_layers": 4, "num_key_value_heads": 1, "head_dim": 16,
+                                   "query_pre_attn_scalar": 16, "sliding_window": 11, "rope_parameters": {
+                                       "full_attention": rope(500000.0, rope_type="linear", factor=8.0),
+                                       "sliding_attention": rope(2000.0)}}, torch.float16, gemma3_version4),
+}
+
+
+def make_bare(folder, name, seed):
+    family, values, dtype, config_edit = BARE[name]
+    config = getattr(transformers, family + ("TextConfig" if family == "Gemma3" else "Config"))(**values)
+    model = getattr(transformers, family + "ForCausalLM")(config)
+    randomize(model, seed)
+    if "Gemma" in family:  # as input it is scaled by the root of the width, and as head it must not outweigh the layers
+        model.model.embed_tokens.weight.data *= 0.5
+    model.tie_weights()
+    path = folder / "safetensors" / name
+    shutil.rmtree(path, ignore_errors=True)
+    model.to(dtype).save_pretrained(path)
+    (path / "generation_config.json").unlink(missing_ok=True)
+    if config_edit is not None:
+        state = json.loads((path / "config.json").read_text())
+        config_edit(state)
+        (path / "config.json").write_text(json.dumps(state, indent=2) + "\n")
+    return write_logits(folder, name, type(model), seed)
+
+
+def main(folder, names):
+    manifest = []
+    if names:
+        manifest = json.loads((folder / "safetensors" / "manifest.json").read_text())
+        manifest = [entry for entry in manifest if entry["directory"] not in names]
+    else:
+        make_with_tokenizers(folder, manifest)
+    for name in names or BARE:
+        ids, file, model_class = make_bare(folder, name, 11 + list(BARE).index(name))
+        manifest.append({"directory": name, "class": model_class, "ids": ids, "logits": file, "texts": [], "variants": []})
+    (folder / "safetensors" / "manifest.json").write_text(json.dumps(manifest, ensure_ascii=False, separators=(",", ":")) + "\n")
+
+
+def make_with_tokenizers(folder, manifest):
     text = (folder / "kl_text.txt").read_text()
     texts = [json.loads(line)["text"] for line in (folder / "smollm2" / "tokenizer.jsonl").read_text().splitlines()]
     texts = list(dict.fromkeys(texts + EXTRA_TEXTS))
@@ -213,7 +292,6 @@ def main(folder):
              "max_position_embeddings": 512, "bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
     specials = [AddedToken("<|bos|>", special=True), AddedToken("<|end|>", special=True),
                 AddedToken("<tool>", special=False, normalized=False)]
-    manifest = []
 
     tokenizer = with_bos(train_byte_level([text], LLAMA3_SPLIT, 380, specials), "<|bos|>")
     config = transformers.LlamaConfig(**sizes, vocab_size=390, rms_norm_eps=1e-5, attention_bias=True, tie_word_embeddings=True,
@@ -234,8 +312,7 @@ def main(folder):
     config = transformers.Qwen3Config(**{**sizes, "num_attention_heads": 3, "num_key_value_heads": 1}, head_dim=32, vocab_size=421, rms_norm_eps=1e-6,
                                       tie_word_embeddings=True, rope_parameters={"rope_type": "default", "rope_theta": 1e6})
     make(folder, "qwen3", transformers.Qwen3ForCausalLM(config), tokenizer, torch.bfloat16, texts, manifest, 4, config_edit=lambda c: (version4(c), c.update(head_dim=32)))
-    (folder / "safetensors" / "manifest.json").write_text(json.dumps(manifest, ensure_ascii=False, separators=(",", ":")) + "\n")
 
 
 if __name__ == "__main__":
-    main(pathlib.Path(sys.argv[1]))
+    main(pathlib.Path(sys.argv[1]), sys.argv[2:])

@@ -31,9 +31,14 @@ absl::StatusOr<std::shared_ptr<const Tokenizer>> OpenTokenizer(
   return Tokenizer::FromFile(*file, warnings);
 }
 
+// Those that have a tokenizer.
 json GoldenModels() {
   std::ifstream stream(std::string(SLUICE_GOLDEN_DIR) + "/safetensors/manifest.json");
-  return json::parse(stream);
+  json models = json::array();
+  for (const json& model : json::parse(stream)) {
+    if (!model["texts"].empty()) models.push_back(model);
+  }
+  return models;
 }
 
 TEST(TokenizerFactsTest, GivesTheIdsOfHuggingFace) {
