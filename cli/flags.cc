@@ -334,6 +334,10 @@ void AddEngineFlags(CLI::App& app, engine::EngineOptions* options, const std::st
       ->check(IntegerBetween(1, 65'536))
       ->capture_default_str()
       ->group(group);
+  app.add_option("--model-sha256", options->model_sha256,
+                 "Load the file only when it has this hash (64 hex digits)")
+      ->type_name("HEX")
+      ->group(group);
   app.add_flag("--mlock", options->lock_memory,
                "Lock weights and KV cache in memory (needs ulimit -l)")
       ->group(group);

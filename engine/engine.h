@@ -41,6 +41,7 @@ struct EngineOptions {
   int max_step_tokens = 512;  // token budget of one step
   int max_queue = 1024;       // waiting sequences of an engine
   int max_context = 0;        // positions of a sequence; 0: the model's
+  std::string model_sha256;   // hex; the file must have it, checked before anything is parsed
   bool lock_memory = false;   // weights and KV caches stay in memory, never swapped
   bool force_avx2 = false;    // even where AVX-512 is there; same bits
   kernels::PlantedBug planted_bug = kernels::PlantedBug::kNone;  // test builds only

@@ -1,15 +1,19 @@
 #include <algorithm>
+#include <cctype>
 #include <cstdio>
 #include <limits>
 #include <map>
 #include <thread>
 #include <utility>
+#include <vector>
 
 #include "engine/available_memory.h"
 #include "engine/base/status.h"
 #include "engine/device_choice.h"
 #include "engine/engine.h"
+#include "engine/model/sha256.h"
 #include "engine/model_file/model_file.h"
+#include "engine/model_file/open_file.h"
 #include "engine/model_runner.h"
 #include "engine/self_check.h"
 
@@ -204,6 +208,28 @@ absl::StatusOr<std::shared_ptr<const Tokenizer>> LoadTokenizer(const ModelFile& 
   return tokenizer;
 }
 
+// The file's bytes hash to `expected`, 64 hex digits. Reads all of it once more.
+absl::Status CheckSha256(const std::string& path, const std::string& expected) {
+  std::string wanted = expected;
+  for (char& digit : wanted)
+    digit = static_cast<char>(std::tolower(static_cast<unsigned char>(digit)));
+  if (wanted.size() != 64 || wanted.find_first_not_of("0123456789abcdef") != std::string::npos) {
+    return InvalidArgument("sha256 of the model: expected 64 hex digits, got '" +
+                           expected.substr(0, 64) + "'");
+  }
+  ASSIGN_OR_RETURN(const OpenFile file, OpenFile::Open(path));
+  std::vector<std::byte> piece(size_t{4} << 20);
+  Sha256 hash;
+  for (uint64_t at = 0; at < file.bytes(); at += piece.size()) {
+    piece.resize(std::min<uint64_t>(piece.size(), file.bytes() - at));
+    RETURN_IF_ERROR(file.Read(at, piece));
+    hash.Add(piece);
+  }
+  const std::string actual = Sha256::Hex(hash.Finish());
+  if (actual == wanted) return absl::OkStatus();
+  return FailedPrecondition(path + ": sha256: expected " + wanted + ", got " + actual);
+}
+
 // Tensors that Sluice has no use for: often a sign of a model that is more than its architecture.
 absl::Status WarnOfUnused(const ModelFile& file, std::vector<std::string>& warnings) {
   ASSIGN_OR_RETURN(const TensorRoles roles, DescribeTensors(file));
@@ -225,6 +251,7 @@ absl::StatusOr<LoadedModel> LoadModel(const std::string& path, const EngineOptio
   };
   RETURN_IF_ERROR(CheckOptions(options));
   report("open", 0, 0);
+  if (!options.model_sha256.empty()) RETURN_IF_ERROR(CheckSha256(path, options.model_sha256));
   ASSIGN_OR_RETURN(std::shared_ptr<const ModelFile> file, ModelFile::Open(path));
   ASSIGN_OR_RETURN(ModelConfig read_config, ModelConfig::FromFile(*file, options.planted_bug));
   const auto config = std::make_shared<const ModelConfig>(std::move(read_config));

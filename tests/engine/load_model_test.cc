@@ -146,5 +146,22 @@ TEST_F(LoadModelLimitsTest, NumbersOfEnginesThreadsAndRows) {
                 "tokens of a step (63) must not be fewer than the largest batch (64)");
 }
 
+// The hash is compared before anything is parsed: bytes that are no model are refused by it too.
+TEST_F(LoadModelLimitsTest, TheFileHasTheHashThatWasAskedFor) {
+  const TempFile junk("not a model");
+  const std::string of_junk = "05e3f9d47a28d1b4ec5c1ccbc1d5a6d4d3bd1a4a5a4b7bb7e2a9a9f0a3a70e21";
+  EngineOptions options = OneThread();
+  options.model_sha256 = of_junk;
+  ExpectRefused(junk, options, absl::StatusCode::kFailedPrecondition,
+                "sha256: expected " + of_junk + ", got ");
+  options.model_sha256 = "abc";
+  ExpectInvalid(file_, options, "sha256 of the model: expected 64 hex digits, got 'abc'");
+  // FIPS 180-4's own example.
+  const TempFile abc("abc");
+  options.model_sha256 = "BA7816BF8F01CFEA414140DE5DAE2223B00361A396177A9CB410FF61F20015AD";
+  const auto parsed = Load(abc, options);
+  EXPECT_THAT(std::string(parsed.status().message()), ::testing::Not(HasSubstr("sha256")));
+}
+
 }  // namespace
 }  // namespace sluice::engine
