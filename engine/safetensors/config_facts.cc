@@ -34,8 +34,12 @@ class FactMaker {
     for (const char* key : {"hidden_act", "hidden_activation"}) {
       RETURN_IF_ERROR(config_.OnlyTexts(key, {family_.activations[0], family_.activations[1]}));
     }
-    for (const char* key : {"mlp_bias", "rope_interleaved", "add_cross_attention", "is_decoder",
-                            "is_encoder_decoder", "use_bidirectional_attention"}) {
+    // Of the code that comes with some models of Microsoft: neutral values.
+    for (const char* key : {"interpolate_factor", "full_attn_mod"}) {
+      RETURN_IF_ERROR(config_.OnlyNumber(key, 1));
+    }
+    for (const char* key : {"lm_head_bias", "mlp_bias", "rope_interleaved", "add_cross_attention",
+                            "is_decoder", "is_encoder_decoder", "use_bidirectional_attention"}) {
       RETURN_IF_ERROR(config_.OnlyBool(key, false));
     }
     RETURN_IF_ERROR(config_.OnlyBool("is_causal", true));
@@ -148,8 +152,7 @@ class FactMaker {
   // layers with a window rotate otherwise, rope_local_base_freq is theirs in version 4, and
   // rope_parameters has an object for each kind in version 5.
   absl::Status MakeRope() {
-    RETURN_IF_ERROR(config_.OnlyNumber("partial_rotary_factor", 1));
-    SetCount("rope.dimension_count", head_size_, "head_dim");
+    RETURN_IF_ERROR(TakeRotaryPart(config_));
     std::string_view key = "rope_parameters";
     std::optional<JsonValue> object = config_.Take(key);
     const std::optional<JsonValue> scaling = config_.Take("rope_scaling");
@@ -172,6 +175,7 @@ class FactMaker {
     const bool is_nested = has_window_base && object.has_value() && key == "rope_parameters";
     if (!is_nested) {
       RETURN_IF_ERROR(MakeRopeOf(key, object, base));
+      SetCount("rope.dimension_count", rotary_size_, "head_dim");
       return has_window_base ? SetWindowRopeBase(window_base) : absl::OkStatus();
     }
     ConfigReader kinds(config_.subject() + ": key " + Quoted(key), *object);
@@ -184,12 +188,30 @@ class FactMaker {
                                   object->Dump(80));
     }
     RETURN_IF_ERROR(MakeRopeOf("rope_parameters.full_attention", full, base));
+    SetCount("rope.dimension_count", rotary_size_, "head_dim");
     ConfigReader rope(config_.subject() + ": key 'rope_parameters.sliding_attention'", *window);
     RETURN_IF_ERROR(rope.OnlyTexts("rope_type", {"default"}));
     RETURN_IF_ERROR(rope.OnlyNumber("partial_rotary_factor", 1));
     ASSIGN_OR_RETURN(const std::optional<double> own_base, rope.OptionalNumber("rope_theta"));
     RETURN_IF_ERROR(rope.CheckAllAsked());
     return SetWindowRopeBase(own_base.has_value() ? own_base : window_base);
+  }
+
+  // How many values of a head are rotated, as the reference rounds them.
+  absl::Status TakeRotaryPart(ConfigReader& from) {
+    constexpr std::string_view kPart = "partial_rotary_factor";
+    if (!family_.may_rotate_part) {
+      rotary_size_ = head_size_;
+      return from.OnlyNumber(kPart, 1);
+    }
+    ASSIGN_OR_RETURN(const std::optional<double> said, from.OptionalNumber(kPart));
+    if (said.has_value() && !(*said > 0 && *said <= 1)) {
+      return from.Bad(kPart, "expected a number above 0 and at most 1");
+    }
+    if (said.has_value() || rotary_size_ == 0) {
+      rotary_size_ = static_cast<int64_t>(static_cast<double>(head_size_) * said.value_or(1));
+    }
+    return absl::OkStatus();
   }
 
   absl::Status SetWindowRopeBase(std::optional<double> base) {
@@ -209,7 +231,7 @@ class FactMaker {
     }
     if (own_base.has_value()) base = own_base;
     RETURN_IF_ERROR(SetRopeBase(base, "rope_theta"));
-    RETURN_IF_ERROR(rope.OnlyNumber("partial_rotary_factor", 1));
+    RETURN_IF_ERROR(TakeRotaryPart(rope));
     RETURN_IF_ERROR(MakeScaling(rope));
     return rope.CheckAllAsked();
   }
@@ -231,6 +253,7 @@ class FactMaker {
     if (!type.has_value()) type = old_type;
     const std::string_view name = type.value_or("default");
     if (name == "default") return absl::OkStatus();
+    if (family_.has_long_factors) return MakeLongFactors(rope, name);
     if (name != "linear" && name != "llama3" && name != "yarn") {
       return rope.Unsupported(
           "rope_type",
@@ -242,6 +265,54 @@ class FactMaker {
     SetText(Key("rope.scaling.type"), name, "rope_type");
     SetNumber("rope.scaling.factor", factor, "factor");
     return name == "yarn" ? MakeYarn(rope) : absl::OkStatus();
+  }
+
+  // Phi 3's: two sets of divisors, and a magnitude that follows from how far the context was
+  // stretched unless the file says it. The class takes the original context from outside the
+  // object.
+  absl::Status MakeLongFactors(ConfigReader& rope, std::string_view type) {
+    if (type != "longrope" && type != "su") {
+      return rope.Unsupported(
+          "rope_type", "only 'default', 'longrope' and 'su' are supported, got " + Quoted(type));
+    }
+    constexpr std::string_view kOriginal = "original_max_position_embeddings";
+    ASSIGN_OR_RETURN(const std::optional<int64_t> inside, rope.OptionalCount(kOriginal, 2));
+    ASSIGN_OR_RETURN(const int64_t original, config_.Count(kOriginal, 2));
+    if (inside.value_or(original) != original) {
+      return rope.Bad(kOriginal, "expected the other, " + std::to_string(original) + ", got " +
+                                     std::to_string(*inside));
+    }
+    ASSIGN_OR_RETURN(const int64_t context, config_.Count("max_position_embeddings", 1));
+    const double stretch = static_cast<double>(context) / static_cast<double>(original);
+    RETURN_IF_ERROR(rope.OnlyNumber("factor", stretch));
+    ASSIGN_OR_RETURN(const std::optional<double> said, rope.OptionalNumber("attention_factor"));
+    const double computed =
+        stretch <= 1 ? 1
+                     : std::sqrt(1 + std::log(stretch) / std::log(static_cast<double>(original)));
+    SetText(Key("rope.scaling.type"), "longrope", "rope_type");
+    SetCount("rope.scaling.original_context_length", original, kOriginal);
+    SetNumber("rope.scaling.attn_factor", said.value_or(computed), "attention_factor");
+    RETURN_IF_ERROR(TakeFactors(rope, "long_factor", "rope_factors_long.weight"));
+    return TakeFactors(rope, "short_factor", "rope_factors_short.weight");
+  }
+
+  absl::Status TakeFactors(ConfigReader& rope, std::string_view key, std::string name) {
+    const std::optional<JsonValue> array = rope.Take(key);
+    const std::string expected = "expected an array of numbers, got ";
+    if (!array.has_value()) return rope.Bad(key, expected + "none");
+    std::vector<float> factors;
+    for (const JsonValue factor : *array) {
+      const std::optional<double> number = factor.AsNumber();
+      if (!array->is_array() || !number.has_value())
+        return rope.Bad(key, expected + array->Dump(80));
+      factors.push_back(static_cast<float>(*number));
+    }
+    if (static_cast<int64_t>(factors.size()) != rotary_size_ / 2) {
+      return rope.Bad(key, "expected " + std::to_string(rotary_size_ / 2) + " numbers, got " +
+                               std::to_string(factors.size()));
+    }
+    facts_.tensors.push_back({std::move(name), std::move(factors)});
+    return absl::OkStatus();
   }
 
   absl::Status MakeYarn(ConfigReader& rope) {
@@ -271,6 +342,7 @@ class FactMaker {
                       "expected a number above 'low_freq_factor', and that "
                       "above 0");
     }
+    std::vector<float> factors;
     const auto context = static_cast<double>(original);
     for (int64_t i = 0; i < head_size_ / 2; ++i) {
       const double exponent = static_cast<double>(2 * i) / static_cast<double>(head_size_);
@@ -282,8 +354,9 @@ class FactMaker {
         const double smooth = (context / wave - low) / (high - low);
         divisor = 1 / ((1 - smooth) / factor + smooth);
       }
-      facts_.rope_factors.push_back(static_cast<float>(divisor));
+      factors.push_back(static_cast<float>(divisor));
     }
+    facts_.tensors.push_back({"rope_freqs.weight", std::move(factors)});
     return absl::OkStatus();
   }
 
@@ -378,6 +451,7 @@ class FactMaker {
   ConfigFacts& facts_;
   int64_t num_layers_ = 0;
   int64_t head_size_ = 0;
+  int64_t rotary_size_ = 0;
   float rope_base_ = 0.0f;
 };
 

@@ -19,11 +19,17 @@ struct TensorTarget {
   float added = 0.0f;  // FileTensor's
 };
 
+// A vector of F32 that GGUF files have and Hugging Face computes from config.json.
+struct DerivedTensor {
+  std::string name;  // GGUF's
+  std::vector<float> values;
+};
+
 // What the config.json of a Hugging Face model says, in GGUF's terms. Value.
 struct ConfigFacts {
   std::string class_name;                 // "LlamaForCausalLM"
   std::vector<ModelFile::Entry> entries;  // "general.architecture", "llama.block_count", ..
-  std::vector<float> rope_factors;        // of rope_freqs.weight; empty: none
+  std::vector<DerivedTensor> tensors;     // "rope_freqs.weight"
   std::unordered_map<std::string, TensorTarget, StringHash, StringEqual>
       targets;  // by the name that Hugging Face stores a tensor under
   int64_t vocab_size = 0;

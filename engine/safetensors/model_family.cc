@@ -67,6 +67,14 @@ constexpr std::array kFamilies = {
                 .window_rope_base = 10000.0f,
                 .window = Window::kByLayer,
                 .window_period = 6},
+    ModelFamily{.class_name = "Phi3ForCausalLM",
+                .model_type = "phi3",
+                .architecture = "phi3",
+                .biases = Biases::kNone,
+                .ffn = Ffn::kFusedGate,
+                .may_rotate_part = true,
+                .has_long_factors = true,
+                .window = Window::kOfAllLayers},
 };
 
 enum class Need : uint8_t {

@@ -35,16 +35,15 @@ absl::Status SafetensorsModel::AddEntries(std::vector<ModelFile::Entry> entries)
   return absl::OkStatus();
 }
 
-void SafetensorsModel::AddRopeFactors(const std::vector<float>& factors) {
-  if (factors.empty()) return;
+void SafetensorsModel::AddDerived(const DerivedTensor& derived) {
   FileTensor tensor;
-  tensor.name = "rope_freqs.weight";
+  tensor.name = derived.name;
   tensor.type = kernels::DType::kF32;
-  tensor.dims = {factors.size()};
+  tensor.dims = {derived.values.size()};
   tensor.offset = file_.memory_.size();
-  tensor.bytes = factors.size() * sizeof(float);
+  tensor.bytes = derived.values.size() * sizeof(float);
   tensor.source = "config.json key 'rope_scaling'";
-  file_.memory_.append(reinterpret_cast<const char*>(factors.data()), tensor.bytes);
+  file_.memory_.append(reinterpret_cast<const char*>(derived.values.data()), tensor.bytes);
   file_.tensor_index_.emplace(tensor.name, file_.tensors_.size());
   file_.tensors_.push_back(std::move(tensor));
 }
@@ -143,7 +142,7 @@ absl::Status SafetensorsModel::Make() {
     AddText(BaseName(shard.file.path()), shard.header.json);
   }
   file_.data_offset_ = file_.memory_.size();
-  AddRopeFactors(facts.rope_factors);
+  for (const DerivedTensor& derived : facts.tensors) AddDerived(derived);
   file_.file_bytes_ = file_.memory_.size();
   return AddTensors(facts, std::move(shards));
 }

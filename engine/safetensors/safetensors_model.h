@@ -37,7 +37,7 @@ class SafetensorsModel {
   absl::Status AddTensors(const ConfigFacts& facts, std::vector<SafetensorsShard> shards);
   absl::Status AddTensor(const SafetensorsShard& shard, const StoredTensor& stored,
                          const TensorTarget& target, uint64_t shard_begin);
-  void AddRopeFactors(const std::vector<float>& factors);
+  void AddDerived(const DerivedTensor& derived);
 
   ModelFile& file_;
 };

@@ -230,6 +230,13 @@ def gemma3_version4(config):
     config["transformers_version"] = "4.50.0"
 
 
+def phi3_version4(config):
+    version4(config)
+    for name in ("original_max_position_embeddings", "rope_theta"):
+        config["rope_scaling"].pop(name, None)
+    config["partial_rotary_factor"] = config["rope_scaling"].pop("partial_rotary_factor")
+
+
 SMALL = {"vocab_size": 100, "hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
          "num_key_value_heads": 2, "max_position_embeddings": 128, "bos_token_id": None, "eos_token_id": None,
          "pad_token_id": None}
@@ -249,6 +256,14 @@ BARE = {
                                    "query_pre_attn_scalar": 16, "sliding_window": 11, "rope_parameters": {
                                        "full_attention": rope(500000.0, rope_type="linear", factor=8.0),
                                        "sliding_attention": rope(2000.0)}}, torch.float16, gemma3_version4),
+    "phi3": ("Phi3", {**SMALL, "sliding_window": 13, "original_max_position_embeddings": 128, "rope_parameters": rope()},
+             torch.bfloat16, None),
+    # The ids are within the original context, where the reference takes the short factors.
+    "phi3-longrope": ("Phi3", {**SMALL, "max_position_embeddings": 512, "original_max_position_embeddings": 64,
+                               "tie_word_embeddings": True, "sliding_window": None, "rope_parameters": rope(
+                                   rope_type="longrope", partial_rotary_factor=0.5, original_max_position_embeddings=64,
+                                   short_factor=[1.0, 1.25, 2.0], long_factor=[1.5, 4.0, 30.0])},
+                      torch.bfloat16, phi3_version4),
 }
 
 

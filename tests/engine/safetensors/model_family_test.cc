@@ -213,6 +213,75 @@ const KeyCase kCases[] = {
      "10000.0",
      kUnknown,
      {"'rope_local_base_freq'", "not known"}},
+    {"Phi3AttentionBias", "phi3", "/attention_bias", "true", kUnknown, {"'attention_bias'"}},
+    {"Phi3HeadBias", "phi3", "/lm_head_bias", "true", kUnknown, {"'lm_head_bias'"}},
+    {"Phi3Interpolated", "phi3", "/interpolate_factor", "2", kUnknown, {"'interpolate_factor'"}},
+    {"Phi3OtherScaling",
+     "phi3-longrope",
+     "/rope_scaling/type",
+     "\"yarn\"",
+     kUnknown,
+     {"'rope_scaling'", "'rope_type'", "'longrope'", "'yarn'"}},
+    {"Phi3NoOriginalContext",
+     "phi3-longrope",
+     "/original_max_position_embeddings",
+     "",
+     kBad,
+     {"'original_max_position_embeddings'", "got none"}},
+    {"Phi3TwoOriginalContexts",
+     "phi3-longrope",
+     "/rope_scaling/original_max_position_embeddings",
+     "32",
+     kBad,
+     {"'rope_scaling'", "'original_max_position_embeddings'", "64, got 32"}},
+    {"Phi3OtherFactor",
+     "phi3-longrope",
+     "/rope_scaling/factor",
+     "4.0",
+     kUnknown,
+     {"'rope_scaling'", "'factor'", "8"}},
+    {"Phi3FactorsOfAnotherSize",
+     "phi3-longrope",
+     "/rope_scaling/long_factor",
+     "[1.0, 2.0]",
+     kBad,
+     {"'long_factor'", "expected 3 numbers, got 2"}},
+    {"Phi3FactorsNoArray",
+     "phi3-longrope",
+     "/rope_scaling/short_factor",
+     "{\"a\": 1.0}",
+     kBad,
+     {"'short_factor'", "an array of numbers"}},
+    {"Phi3NoFactors",
+     "phi3-longrope",
+     "/rope_scaling/short_factor",
+     "null",
+     kBad,
+     {"'short_factor'", "got none"}},
+    {"Phi3FactorOfText",
+     "phi3-longrope",
+     "/rope_scaling/short_factor/1",
+     "\"2\"",
+     kBad,
+     {"'short_factor'", "an array of numbers"}},
+    {"Phi3FactorOfZero",
+     "phi3-longrope",
+     "/rope_scaling/short_factor/1",
+     "0.0",
+     kBad,
+     {"rope_factors_short.weight", "above 0"}},
+    {"Phi3ScaledMagnitudes",
+     "phi3-longrope",
+     "/rope_scaling/short_mscale",
+     "1.5",
+     kUnknown,
+     {"'rope_scaling'", "'short_mscale'", "not known"}},
+    {"Phi3MoreThanAHeadRotated",
+     "phi3-longrope",
+     "/partial_rotary_factor",
+     "1.5",
+     kBad,
+     {"'partial_rotary_factor'", "at most 1"}},
 };
 
 INSTANTIATE_TEST_SUITE_P(Cases, ModelFamilyErrorTest, ::testing::ValuesIn(kCases),
@@ -287,6 +356,22 @@ TEST(ModelFamilyTest, AddsOneToTheNormsOfGemmaAlone) {
       EXPECT_EQ((*weights)->output_norm().weight[i], value + added) << i;
     }
   }
+}
+
+TEST(ModelFamilyTest, ReadsLongFactorsOfPhi3) {
+  const ModelDirectory directory("phi3-longrope");
+  auto config = ConfigOf(directory);
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_EQ(config->context_length, 64);
+  ASSERT_EQ(config->ropes.size(), 1u);
+  EXPECT_EQ(config->ropes[0].rotary_size, 6);
+  // sqrt(1 + ln(512 / 64) / ln(64))
+  EXPECT_FLOAT_EQ(config->ropes[0].magnitude, 1.2247449f);
+  Edit(directory, "/rope_scaling/attention_factor", "1.5");
+  Edit(directory, "/rope_scaling/factor", "8.0");
+  config = ConfigOf(directory);
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_EQ(config->ropes[0].magnitude, 1.5f);
 }
 
 }  // namespace
