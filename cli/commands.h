@@ -18,6 +18,7 @@ struct Command {
 Command AddServe(CLI::App& program);
 Command AddGenerate(CLI::App& program);
 Command AddInspect(CLI::App& program);
+Command AddQuantize(CLI::App& program);
 Command AddTokenize(CLI::App& program);
 Command AddVerify(CLI::App& program);
 

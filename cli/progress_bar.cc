@@ -3,12 +3,14 @@
 #include <unistd.h>
 
 #include <cstdio>
+#include <utility>
 
 #include "cli/flags.h"
 
 namespace sluice::cli {
 
-ProgressBar::ProgressBar() : on_terminal_(isatty(STDERR_FILENO) == 1) {}
+ProgressBar::ProgressBar(std::string work)
+    : work_(std::move(work)), on_terminal_(isatty(STDERR_FILENO) == 1) {}
 
 ProgressBar::~ProgressBar() {
   if (!drawn_.empty()) std::fprintf(stderr, "\r\033[K");
@@ -16,7 +18,7 @@ ProgressBar::~ProgressBar() {
 
 void ProgressBar::Update(const engine::LoadProgress& progress) {
   if (!on_terminal_) return;
-  std::string line = "loading: " + std::string(progress.phase);
+  std::string line = work_ + ": " + std::string(progress.phase);
   if (progress.total > 0) {
     constexpr int kCells = 30;
     const double part = static_cast<double>(progress.done) / static_cast<double>(progress.total);

@@ -6,11 +6,11 @@
 
 namespace sluice::cli {
 
-// Draws the loading of a model on stderr when that is a terminal, on one line that is wiped in the
-// end; draws nothing otherwise. Not thread-safe.
+// Draws the progress of a long work, such as loading a model, on stderr when that is a terminal, on
+// one line that is wiped in the end; draws nothing otherwise. Not thread-safe.
 class ProgressBar {
  public:
-  ProgressBar();
+  explicit ProgressBar(std::string work = "loading");
   ~ProgressBar();  // wipes the line
   ProgressBar(const ProgressBar&) = delete;
   ProgressBar& operator=(const ProgressBar&) = delete;
@@ -18,6 +18,7 @@ class ProgressBar {
   void Update(const engine::LoadProgress& progress);
 
  private:
+  const std::string work_;
   const bool on_terminal_;
   std::string drawn_;
 };

@@ -52,7 +52,8 @@ def test_usage_errors_are_one_line_and_exit_2(sluice, arguments):
     assert result.stdout == b""
 
 
-@pytest.mark.parametrize("command", [[], ["serve"], ["generate"], ["inspect"], ["tokenize"], ["verify"]], ids=str)
+@pytest.mark.parametrize("command", [[], ["serve"], ["generate"], ["inspect"], ["quantize"], ["tokenize"], ["verify"]],
+                         ids=str)
 def test_help(sluice, command):
     result = run(sluice, *command, "--help")
     assert result.returncode == 0 and b"Usage: sluice" in result.stdout and result.stderr == b""

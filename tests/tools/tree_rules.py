@@ -20,7 +20,8 @@ MAX_LINES_ELSEWHERE = 500
 # What the front ends see of the engine.
 ENGINE_FRONT = (
     "engine/engine.h", "engine/request.h", "engine/stats.h", "engine/inspect.h", "engine/verify.h",
-    "engine/mailbox.h", "engine/tokenizer/*", "engine/base/*", "engine/sampling/sampling_params.h",
+    "engine/file_diff.h", "engine/quantize.h", "engine/mailbox.h",
+    "engine/tokenizer/*", "engine/base/*", "engine/sampling/sampling_params.h",
 )
 # First pattern that fits a file decides which of our headers it may include.
 MAY_INCLUDE = (
