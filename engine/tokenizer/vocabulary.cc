@@ -144,20 +144,28 @@ class Vocabulary::Builder {
   }
 
   absl::Status ReadScores(const ModelFile& file, size_t num_tokens) {
-    ASSIGN_OR_RETURN(const std::vector<float>* scores, file.GetFloats(kScoresKey));
-    if (scores == nullptr) return absl::OkStatus();
-    if (scores->size() != num_tokens) {
-      return InvalidArgument(std::string(kScoresKey) + ": expected " + std::to_string(num_tokens) +
-                             " scores, one a token, got " + std::to_string(scores->size()));
+    // Merges, not scores, order a byte-level vocabulary; converters write what they like there.
+    if (spelling_ == PieceSpelling::kByteLevel || file.Find(kScoresKey) == nullptr) {
+      return absl::OkStatus();
     }
-    if (spelling_ == PieceSpelling::kByteLevel) return absl::OkStatus();
+    std::vector<float> scores;
+    if (const auto integers = file.GetInts(kScoresKey); integers.ok()) {
+      scores.assign((*integers)->begin(), (*integers)->end());
+    } else {
+      ASSIGN_OR_RETURN(const std::vector<float>* floats, file.GetFloats(kScoresKey));
+      scores = *floats;
+    }
+    if (scores.size() != num_tokens) {
+      return InvalidArgument(std::string(kScoresKey) + ": expected " + std::to_string(num_tokens) +
+                             " scores, one a token, got " + std::to_string(scores.size()));
+    }
     const auto nan =
-        std::find_if(scores->begin(), scores->end(), [](float score) { return std::isnan(score); });
-    if (nan != scores->end()) {
-      return InvalidArgument(Indexed(kScoresKey, static_cast<size_t>(nan - scores->begin())) +
+        std::find_if(scores.begin(), scores.end(), [](float score) { return std::isnan(score); });
+    if (nan != scores.end()) {
+      return InvalidArgument(Indexed(kScoresKey, static_cast<size_t>(nan - scores.begin())) +
                              ": expected a number, got NaN");
     }
-    vocabulary_.scores_ = *scores;
+    vocabulary_.scores_ = std::move(scores);
     return absl::OkStatus();
   }
 

@@ -185,6 +185,18 @@ TEST(SpmTokenizerTest, UnknownCharactersBecomeBytesOrUnknown) {
             (std::vector<TokenId>{kUnknownId, kUnknownId, kUnknownId}));
 }
 
+TEST(SpmTokenizerTest, ScoresMayBeIntegers) {
+  SpmDraft draft(true);
+  const TokenId a = draft.Add("a", -9);
+  draft.Add("b", -9);
+  draft.Add("aa", -2);
+  const TokenId ab = draft.Add("ab", -1);
+  GgufDraft file = draft.File();
+  file.Set("tokenizer.ggml.add_space_prefix", false);
+  file.Set(kScores, MetadataArray(std::vector<int32_t>(draft.scores.begin(), draft.scores.end())));
+  EXPECT_EQ(Ids(*MustOpen(file), "aab", false), (std::vector<TokenId>{a, ab}));
+}
+
 TEST(SpmTokenizerTest, UnusedPiecesAreTakenApart) {
   SpmDraft draft(true);
   const TokenId a = draft.Add("a", -10);
@@ -252,6 +264,8 @@ TEST(SpmTokenizerTest, ContradictoryVocabulariesAreRefused) {
   scores.pop_back();
   file.Set(kScores, MetadataArray(scores));
   expect_refused(file, "one a token");
+  file.Set(kScores, MetadataArray(std::vector<std::string>(draft.scores.size(), "0")));
+  expect_refused(file, "scores");
   file = draft.File();
   file.Set("tokenizer.ggml.remove_extra_whitespaces", true);
   expect_refused(file, "remove_extra_whitespaces");

@@ -122,10 +122,6 @@ TEST(TokenizerTest, ContradictoryVocabulariesAreRefused) {
       {"token_type[7]: expected a type from 1 to 6, got 99", with_type(99)},
       {"token_type[7]", with_type(0)},
       {"token_type[7]", with_type(-1)},
-      {"one a token",
-       [size](GgufDraft& file) { file.Set(kScores, MetadataArray(std::vector<float>(size - 1))); }},
-      {"scores",
-       [size](GgufDraft& file) { file.Set(kScores, MetadataArray(std::vector<uint8_t>(size))); }},
       {"65536 bytes, got 65537", with_token(9, std::string(65'537, 'a'))},
       {"tokens[9]: expected UTF-8", with_token(9, "a\xC3(")},
       {"tokens[9]: expected no NUL", with_token(9, std::string("a\0b", 3))},
@@ -177,6 +173,21 @@ TEST(TokenizerTest, UnevenButUsableVocabulariesAreTaken) {
   EXPECT_THAT(warnings, Contains(HasSubstr("3 tokens are empty")));
   EXPECT_THAT(warnings, Contains(HasSubstr("'twice'")));
   EXPECT_THAT(warnings, Contains(HasSubstr("byte-level")));
+}
+
+TEST(TokenizerTest, ByteLevelVocabulariesNeedNoScoresOfAnyKind) {
+  const VocabularyDraft draft = SmallVocabulary("tekken");
+  GgufDraft file = draft.File();
+  file.Set("tokenizer.ggml.add_bos_token", false);
+  const std::vector<TokenId> hello = {IdOf(draft, "hello")};
+  for (const MetadataValue& scores :
+       {MetadataValue(MetadataArray(std::vector<int32_t>(draft.tokens.size(), 7))),
+        MetadataValue(MetadataArray(std::vector<float>(3))), MetadataValue(uint32_t{1})}) {
+    file.Set(kScores, scores);
+    const auto tokenizer = OpenTokenizer(file);
+    ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
+    EXPECT_EQ(Ids(**tokenizer, "hello", true), hello);
+  }
 }
 
 TEST(TokenizerTest, WithoutTypesEveryTokenIsText) {
