@@ -8,6 +8,7 @@
 
 #include "engine/base/status.h"
 #include "engine/gguf/gguf_text.h"
+#include "engine/safetensors/config_checks.h"
 #include "engine/safetensors/config_reader.h"
 #include "engine/safetensors/model_family.h"
 
@@ -31,55 +32,7 @@ class FactMaker {
     RETURN_IF_ERROR(MakeWindow());
     RETURN_IF_ERROR(MakeScales());
     RETURN_IF_ERROR(MakeTargets());
-    for (const char* key : {"hidden_act", "hidden_activation"}) {
-      RETURN_IF_ERROR(config_.OnlyTexts(key, {family_.activations[0], family_.activations[1]}));
-    }
-    // Of the code that comes with some models of Microsoft: neutral values.
-    for (const char* key : {"interpolate_factor", "full_attn_mod"}) {
-      RETURN_IF_ERROR(config_.OnlyNumber(key, 1));
-    }
-    for (const char* key : {"lm_head_bias", "mlp_bias", "rope_interleaved", "add_cross_attention",
-                            "is_decoder", "is_encoder_decoder", "use_bidirectional_attention"}) {
-      RETURN_IF_ERROR(config_.OnlyBool(key, false));
-    }
-    RETURN_IF_ERROR(config_.OnlyBool("is_causal", true));
-    // How the model was trained or written down, and how text is generated with it: the tokenizer's
-    // files and the request decide the latter.
-    config_.Ignore({"architectures",
-                    "_name_or_path",
-                    "_attn_implementation_autoset",
-                    "torch_dtype",
-                    "dtype",
-                    "transformers_version",
-                    "transformers.js_config",
-                    "use_cache",
-                    "cache_implementation",
-                    "bos_token_id",
-                    "eos_token_id",
-                    "pad_token_id",
-                    "unk_token_id",
-                    "sep_token_id",
-                    "initializer_range",
-                    "attention_dropout",
-                    "hidden_dropout",
-                    "embd_pdrop",
-                    "resid_pdrop",
-                    "pretraining_tp",
-                    "is_llama_config",
-                    "output_attentions",
-                    "output_hidden_states",
-                    "return_dict",
-                    "chunk_size_feed_forward",
-                    "id2label",
-                    "label2id",
-                    "problem_type",
-                    "task_specific_params",
-                    "auto_map",
-                    "unsloth_fixed",
-                    "unsloth_version",
-                    "max_window_layers",
-                    "original_max_position_embeddings"});
-    return config_.CheckAllAsked();
+    return CheckOtherTraits(family_, num_layers_, config_);
   }
 
  private:
@@ -200,7 +153,7 @@ class FactMaker {
   // How many values of a head are rotated, as the reference rounds them.
   absl::Status TakeRotaryPart(ConfigReader& from) {
     constexpr std::string_view kPart = "partial_rotary_factor";
-    if (!family_.may_rotate_part) {
+    if (family_.rotary_part == 0.0f) {
       rotary_size_ = head_size_;
       return from.OnlyNumber(kPart, 1);
     }
@@ -209,7 +162,8 @@ class FactMaker {
       return from.Bad(kPart, "expected a number above 0 and at most 1");
     }
     if (said.has_value() || rotary_size_ == 0) {
-      rotary_size_ = static_cast<int64_t>(static_cast<double>(head_size_) * said.value_or(1));
+      rotary_size_ = static_cast<int64_t>(static_cast<double>(head_size_) *
+                                          said.value_or(double{family_.rotary_part}));
     }
     return absl::OkStatus();
   }
@@ -410,6 +364,18 @@ class FactMaker {
   }
 
   absl::Status MakeScales() {
+    struct Scale {
+      std::string_view key;
+      std::string_view name;
+    };
+    for (const Scale& scale : {Scale{"attention_multiplier", "attention.scale"},
+                               {"embedding_multiplier", "embedding_scale"},
+                               {"residual_multiplier", "residual_scale"},
+                               {"logits_scaling", "logit_scale"}}) {
+      if (!family_.has_scales) break;
+      ASSIGN_OR_RETURN(const std::optional<double> number, config_.OptionalNumber(scale.key));
+      SetNumber(scale.name, number.value_or(1), scale.key);
+    }
     if (family_.has_query_scalar) {
       constexpr std::string_view kScalar = "query_pre_attn_scalar";
       ASSIGN_OR_RETURN(const double scalar, config_.Number(kScalar));
@@ -433,7 +399,10 @@ class FactMaker {
 
   absl::Status MakeTargets() {
     bool has_biases = false;
-    if (family_.biases == ModelFamily::Biases::kAsAttentionBiasSays) {
+    if (family_.biases == ModelFamily::Biases::kAsUseQkvBiasSays) {
+      ASSIGN_OR_RETURN(const std::optional<bool> said, config_.OptionalBool("use_qkv_bias"));
+      has_biases = said.value_or(false);
+    } else if (family_.biases == ModelFamily::Biases::kAsAttentionBiasSays) {
       ASSIGN_OR_RETURN(const std::optional<bool> said, config_.OptionalBool("attention_bias"));
       has_biases = said.value_or(false);
     } else if (family_.biases == ModelFamily::Biases::kNone) {

@@ -10,7 +10,7 @@ using Ffn = ModelFamily::Ffn;
 using Window = ModelFamily::Window;
 
 // Gemma's official files say "gelu" and mean the approximation.
-constexpr std::array<std::string_view, 2> kGeluTanh = {"gelu_pytorch_tanh", "gelu_pytorch_tanh"};
+constexpr std::array<std::string_view, 2> kGeluTanh = {"gelu_pytorch_tanh"};
 constexpr std::array<std::string_view, 2> kGeluOfGemma = {"gelu_pytorch_tanh", "gelu"};
 
 constexpr std::array kFamilies = {
@@ -72,9 +72,41 @@ constexpr std::array kFamilies = {
                 .architecture = "phi3",
                 .biases = Biases::kNone,
                 .ffn = Ffn::kFusedGate,
-                .may_rotate_part = true,
+                .rotary_part = 1.0f,
                 .has_long_factors = true,
                 .window = Window::kOfAllLayers},
+    ModelFamily{.class_name = "GraniteForCausalLM",
+                .model_type = "granite",
+                .architecture = "granite",
+                .needs_data_layout = true,
+                .has_scales = true},
+    ModelFamily{.class_name = "Starcoder2ForCausalLM",
+                .model_type = "starcoder2",
+                .architecture = "starcoder2",
+                .activations = kGeluTanh,
+                .biases = Biases::kAll,
+                .ffn = Ffn::kNoGate,
+                .has_layer_norm = true,
+                .epsilon_key = "norm_epsilon",
+                .needs_kv_heads = true,
+                .ties_head = true,
+                .window = Window::kOfAllLayers},
+    ModelFamily{.class_name = "SmolLM3ForCausalLM",
+                .model_type = "smollm3",
+                .architecture = "smollm3",
+                .needs_data_layout = true,
+                .needs_kv_heads = true,
+                .ties_head = true,
+                .unrotated_period = 4,
+                .rope_base = 2000000.0f},
+    ModelFamily{.class_name = "StableLmForCausalLM",
+                .model_type = "stablelm",
+                .architecture = "stablelm",
+                .biases = Biases::kAsUseQkvBiasSays,
+                .has_layer_norm = true,
+                .epsilon_key = "layer_norm_eps",
+                .needs_kv_heads = true,
+                .rotary_part = 0.25f},
 };
 
 enum class Need : uint8_t {
@@ -138,7 +170,8 @@ bool Has(const ModelFamily& family, bool has_biases, Need need) {
     case Need::kQkvBias:
       return has_biases || family.biases == Biases::kOfQkv || family.biases == Biases::kAll;
     case Need::kOutputBias:
-      return has_biases || family.biases == Biases::kAll;
+      return (has_biases && family.biases == Biases::kAsAttentionBiasSays) ||
+             family.biases == Biases::kAll;
     case Need::kHeadNorm:
       return family.has_head_norm;
     case Need::kNormBias:

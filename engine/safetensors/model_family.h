@@ -13,7 +13,7 @@ namespace sluice::engine {
 // to be that is absent. Value.
 struct ModelFamily {
   // Whose linear layers of attention have biases.
-  enum class Biases : uint8_t { kAsAttentionBiasSays, kOfQkv, kAll, kNone };
+  enum class Biases : uint8_t { kAsAttentionBiasSays, kAsUseQkvBiasSays, kOfQkv, kAll, kNone };
   enum class Ffn : uint8_t {
     kGated,
     kFusedGate,
@@ -37,14 +37,15 @@ struct ModelFamily {
   bool needs_head_size = false;    // no default but a number of the class's own
   bool needs_kv_heads = false;     // likewise
   bool ties_head = false;          // where tie_word_embeddings is absent
-  bool may_rotate_part = false;    // of a head: partial_rotary_factor
-  bool has_long_factors = false;   // of rope, and no other scaling
-  bool has_scales = false;         // Granite's
-  bool has_query_scalar = false;   // query_pre_attn_scalar
-  bool has_softcaps = false;       // of attention and logits
-  int32_t unrotated_period = 0;    // the n of no_rope_layers that the architecture has
-  float rope_base = 10000.0f;      // where there is no rope_theta
-  float window_rope_base = 0.0f;   // and of layers with a window, where it differs
+  // Of a head, where partial_rotary_factor is absent; 0: no part but the whole.
+  float rotary_part = 0.0f;
+  bool has_long_factors = false;  // of rope, and no other scaling
+  bool has_scales = false;        // Granite's
+  bool has_query_scalar = false;  // query_pre_attn_scalar
+  bool has_softcaps = false;      // of attention and logits
+  int32_t unrotated_period = 0;   // the n of no_rope_layers that the architecture has
+  float rope_base = 10000.0f;     // where there is no rope_theta
+  float window_rope_base = 0.0f;  // and of layers with a window, where it differs
   Window window = Window::kIgnored;
   int32_t window_period = 0;  // kByLayer: all but each n-th, where config.json is silent
 

@@ -237,6 +237,12 @@ def phi3_version4(config):
     config["partial_rotary_factor"] = config["rope_scaling"].pop("partial_rotary_factor")
 
 
+def starcoder2_version4(config):
+    version4(config)
+    config.update(activation_function="gelu", attention_softmax_in_fp32=True, layer_norm_epsilon=1e-5, mlp_type="default",
+                  norm_type="layer_norm", scale_attention_softmax_in_fp32=True, scale_attn_weights=True)
+
+
 SMALL = {"vocab_size": 100, "hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
          "num_key_value_heads": 2, "max_position_embeddings": 128, "bos_token_id": None, "eos_token_id": None,
          "pad_token_id": None}
@@ -264,6 +270,15 @@ BARE = {
                                    rope_type="longrope", partial_rotary_factor=0.5, original_max_position_embeddings=64,
                                    short_factor=[1.0, 1.25, 2.0], long_factor=[1.5, 4.0, 30.0])},
                       torch.bfloat16, phi3_version4),
+    "granite": ("Granite", {**SMALL, "attention_bias": True, "tie_word_embeddings": True, "embedding_multiplier": 3.0,
+                            "residual_multiplier": 0.4, "attention_multiplier": 0.125, "logits_scaling": 2.5,
+                            "rope_parameters": rope()}, torch.bfloat16, None),
+    "starcoder2": ("Starcoder2", {**SMALL, "num_key_value_heads": 1, "sliding_window": 11, "rope_parameters": rope(999999.4)},
+                   torch.bfloat16, starcoder2_version4),
+    "smollm3": ("SmolLM3", {**SMALL, "num_hidden_layers": 5, "num_key_value_heads": 1, "intermediate_size": 48,
+                            "rope_parameters": rope(5000.0)}, torch.bfloat16, None),
+    "stablelm": ("StableLm", {**SMALL, "hidden_size": 64, "num_key_value_heads": 4, "use_qkv_bias": True,
+                              "rope_parameters": rope(partial_rotary_factor=0.25)}, torch.bfloat16, None),
 }
 
 

@@ -282,6 +282,78 @@ const KeyCase kCases[] = {
      "1.5",
      kBad,
      {"'partial_rotary_factor'", "at most 1"}},
+    {"GraniteNoScale",
+     "granite",
+     "/attention_multiplier",
+     "0.0",
+     kBad,
+     {"granite.attention.scale", "(config.json key 'attention_multiplier')"}},
+    {"GraniteScaleOfText", "granite", "/logits_scaling", "\"8\"", kBad, {"'logits_scaling'"}},
+    {"GraniteMlpBias", "granite", "/mlp_bias", "true", kUnknown, {"'mlp_bias'"}},
+    {"LlamaWithAScale",
+     "llama3",
+     "/residual_multiplier",
+     "0.5",
+     kUnknown,
+     {"'residual_multiplier'", "not known"}},
+    {"StarCoder2WithoutBiases", "starcoder2", "/use_bias", "false", kUnknown, {"'use_bias'"}},
+    {"StarCoder2OtherMlp",
+     "starcoder2",
+     "/mlp_type",
+     "\"gated\"",
+     kUnknown,
+     {"'mlp_type'", "'default'", "'gated'"}},
+    {"StarCoder2OtherNorm",
+     "starcoder2",
+     "/norm_type",
+     "\"rms_norm\"",
+     kUnknown,
+     {"'norm_type'", "'rms_norm'"}},
+    {"StarCoder2OtherActivation",
+     "starcoder2",
+     "/hidden_act",
+     "\"gelu\"",
+     kUnknown,
+     {"'hidden_act'", "'gelu'"}},
+    {"StarCoder2NoEpsilon",
+     "starcoder2",
+     "/norm_epsilon",
+     "",
+     kBad,
+     {"'norm_epsilon'", "got none"}},
+    {"StarCoder2UnscaledAttention",
+     "starcoder2",
+     "/scale_attn_weights",
+     "false",
+     kUnknown,
+     {"'scale_attn_weights'"}},
+    {"SmolLm3OtherLayers",
+     "smollm3",
+     "/no_rope_layers",
+     "[1, 1, 0, 1, 1]",
+     kUnknown,
+     {"'no_rope_layers'", "4th", "[1,1,0,1,1]"}},
+    {"SmolLm3AllRotated", "smollm3", "/no_rope_layers/3", "1", kUnknown, {"'no_rope_layers'"}},
+    {"SmolLm3TooFewLayers",
+     "smollm3",
+     "/no_rope_layers",
+     "[1, 1, 1, 0]",
+     kBad,
+     {"'no_rope_layers'", "5 layers"}},
+    {"SmolLm3Window", "smollm3", "/use_sliding_window", "true", kUnknown, {"'use_sliding_window'"}},
+    {"StableLmNormOfHeads", "stablelm", "/qk_layernorm", "true", kUnknown, {"'qk_layernorm'"}},
+    {"StableLmParallel",
+     "stablelm",
+     "/use_parallel_residual",
+     "true",
+     kUnknown,
+     {"'use_parallel_residual'"}},
+    {"StableLmBiasesUnannounced",
+     "stablelm",
+     "/use_qkv_bias",
+     "false",
+     kUnknown,
+     {"_proj.bias'", "no place"}},
 };
 
 INSTANTIATE_TEST_SUITE_P(Cases, ModelFamilyErrorTest, ::testing::ValuesIn(kCases),
@@ -372,6 +444,55 @@ TEST(ModelFamilyTest, ReadsLongFactorsOfPhi3) {
   config = ConfigOf(directory);
   ASSERT_TRUE(config.ok()) << config.status();
   EXPECT_EQ(config->ropes[0].magnitude, 1.5f);
+}
+
+// Absent, Granite's scales are 1; biases and windows are read where other classes have them.
+TEST(ModelFamilyTest, ReadsScalesOfGranite) {
+  const ModelDirectory directory("granite");
+  auto config = ConfigOf(directory);
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_EQ(config->attention_scale, 0.125f);
+  EXPECT_EQ(config->embedding_scale, 3.0f);
+  EXPECT_EQ(config->residual_scale, 0.4f);
+  EXPECT_EQ(config->logit_scale, 0.4f);
+  EXPECT_TRUE(config->has_qkv_bias);
+  for (const char* key : {"/attention_multiplier", "/embedding_multiplier", "/residual_multiplier",
+                          "/logits_scaling"}) {
+    Edit(directory, key, "");
+  }
+  config = ConfigOf(directory);
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_EQ(config->attention_scale, 1.0f);
+  EXPECT_EQ(config->logit_scale, 1.0f);
+}
+
+TEST(ModelFamilyTest, ReadsTheWindowOfStarCoder2) {
+  const ModelDirectory directory("starcoder2");
+  auto config = ConfigOf(directory);
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_THAT(Windows(*config), ElementsAre(11, 11));
+  // None, where a GGUF file without the key means 4096.
+  Edit(directory, "/sliding_window", "null");
+  Edit(directory, "/max_position_embeddings", "16384");
+  config = ConfigOf(directory);
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_THAT(Windows(*config), ElementsAre(0, 0));
+}
+
+TEST(ModelFamilyTest, ReadsLayersWithoutRotationOfSmolLm3) {
+  const ModelDirectory directory("smollm3");
+  for (const char* value : {"[1, 1, 1, 0, 1, 1, 1, 0]", ""}) {
+    Edit(directory, "/no_rope_layers", value);
+    const auto config = ConfigOf(directory);
+    ASSERT_TRUE(config.ok()) << config.status();
+    std::vector<int32_t> ropes;
+    for (const LayerTraits& layer : config->layers) ropes.push_back(layer.rope);
+    EXPECT_THAT(ropes, ElementsAre(0, 0, 0, -1, 0));
+  }
+  Edit(directory, "/no_rope_layer_interval", "3");
+  const absl::Status status = ConfigOf(directory).status();
+  EXPECT_EQ(status.code(), kUnknown);
+  EXPECT_THAT(Message(status), HasSubstr("'no_rope_layer_interval'"));
 }
 
 }  // namespace

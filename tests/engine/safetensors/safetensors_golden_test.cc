@@ -102,7 +102,7 @@ INSTANTIATE_TEST_SUITE_P(Models, SafetensorsGoldenTest, ::testing::ValuesIn(Mode
                            return name;
                          });
 
-TEST(SafetensorsGoldenSetTest, HasEveryModel) { EXPECT_EQ(Models().size(), 10u); }
+TEST(SafetensorsGoldenSetTest, HasEveryModel) { EXPECT_EQ(Models().size(), 14u); }
 
 }  // namespace
 }  // namespace sluice
