@@ -134,11 +134,14 @@ absl::Status DeviceSampler::Allocate() {
   if (!status.ok()) return status;
   plain_.assign(num_slots, 0);
   last_row_of_slot_.assign(num_slots, -1);
-  // What a slot holds before its first Reset.
+  // What a slot holds before its first Reset. In the sampler's stream: a plain cudaMemcpy from
+  // pageable memory returns before the bytes have arrived, and Reset could overtake them.
   const std::vector<SlotState> neutral(num_slots);
-  return ToStatus(cudaMemcpy(slots_.states, neutral.data(), num_slots * sizeof(SlotState),
-                             cudaMemcpyHostToDevice),
-                  "the sampler's slots");
+  status = ToStatus(cudaMemcpyAsync(slots_.states, neutral.data(), num_slots * sizeof(SlotState),
+                                    cudaMemcpyHostToDevice, stream_),
+                    "the sampler's slots");
+  if (!status.ok()) return status;
+  return ToStatus(cudaStreamSynchronize(stream_), "the sampler's slots");
 }
 
 DeviceSampler::~DeviceSampler() {

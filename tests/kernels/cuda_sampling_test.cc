@@ -38,6 +38,9 @@ class DeviceArray {
   void Write(const std::vector<T>& values) {
     ASSERT_LE(values.size(), size_);
     Expect(cudaMemcpy(values_, values.data(), values.size() * sizeof(T), cudaMemcpyHostToDevice));
+    // From pageable memory it returns once the bytes are staged; a stream that does not block on
+    // the default stream could read what was there before. Waits for no launch.
+    Expect(cudaStreamSynchronize(cudaStreamLegacy));
   }
   std::vector<T> Read() const {
     std::vector<T> values(size_);
