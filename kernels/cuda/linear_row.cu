@@ -86,51 +86,55 @@ __device__ void make_row(const LinearRowArgs& args, float* values, uint4* row, S
   __syncthreads();
 }
 
+// A unit of any type as it was loaded, so that the code between loading and use exists once.
+struct RawUnit {
+  uint32_t words[16];
+};
+
+template <typename Unit>
+__device__ __forceinline__ void load_raw(const PackedView& weight, const WarpPath& path,
+                                         int num_steps, RawUnit (&raw)[kAhead]) {
+  static_assert(sizeof(Unit) <= sizeof(RawUnit));
+#pragma unroll
+  for (int i = 0; i < kAhead; ++i) {
+    Unit unit;
+    if (i < num_steps) unit.load(weight, path.tile(i), path.unit(i), threadIdx.x % 32);
+    memcpy(raw[i].words, &unit, sizeof(Unit));
+  }
+}
+
 template <typename Unit>
 __device__ __forceinline__ void run_tiles(const LinearRowArgs& args, const LinearTask& task,
-                                          const WarpPath& path, float* values, uint4* row,
+                                          const WarpPath& path, int num_steps,
+                                          const RawUnit (&raw)[kAhead], const uint4* row,
                                           SharedRow& shared) {
   const int warp = threadIdx.x / 32;
   const int lane = threadIdx.x % 32;
-  const int num_steps = path.end > path.begin ? path.num_steps() : 0;
   Unit ring[kAhead];
 #pragma unroll
-  for (int i = 0; i < kAhead; ++i) {
-    if (i < num_steps) ring[i].load(task.weight, path.tile(i), path.unit(i), lane);
-  }
-  wait_for_previous();
-  make_row(args, values, row, shared);
+  for (int i = 0; i < kAhead; ++i) memcpy(&ring[i], raw[i].words, sizeof(Unit));
   const int slice_units = (task.weight.units + kMaxSlices - 1) / kMaxSlices;
   const int num_slices = (task.weight.units + slice_units - 1) / slice_units;
   int turn = 0;
-  int tile = path.first;
-  const auto finish = [&] {
-    // Warps meet here once a tile, wherever in their slices they come from.
+  int step = 0;
+  for (int tile = path.first; tile < path.num_tiles; tile += path.stride) {
+    float acc[4] = {};
+    for (int unit = path.begin; unit < path.end; ++unit, ++step) {
+      lone_unit(ring[0], row + unit * 8, lane, acc);
+#pragma unroll
+      for (int i = 0; i + 1 < kAhead; ++i) ring[i] = ring[i + 1];
+      const int next = step + kAhead;
+      if (next < num_steps) {
+        ring[kAhead - 1].load(task.weight, path.tile(next), path.unit(next), lane);
+      }
+    }
+    if (lane % 4 == 0) {
+      shared.parts[turn][warp][lane / 4] = acc[0];
+      shared.parts[turn][warp][lane / 4 + 8] = acc[2];
+    }
     __syncthreads();
     finish_tile(args, task, tile, num_slices, shared.factor, shared.parts[turn]);
     turn ^= 1;
-    tile += path.stride;
-  };
-  while (num_steps == 0 && tile < path.num_tiles) finish();
-  float acc[4] = {};
-  int unit = path.begin;
-  for (int first = 0; first < num_steps; first += kAhead) {
-#pragma unroll
-    for (int i = 0; i < kAhead; ++i) {
-      const int step = first + i;
-      if (step >= num_steps) break;
-      lone_unit(ring[i], row + unit * 8, lane, acc);
-      const int next = step + kAhead;
-      if (next < num_steps) ring[i].load(task.weight, path.tile(next), path.unit(next), lane);
-      if (++unit < path.end) continue;
-      if (lane % 4 == 0) {
-        shared.parts[turn][warp][lane / 4] = acc[0];
-        shared.parts[turn][warp][lane / 4 + 8] = acc[2];
-      }
-      finish();
-      unit = path.begin;
-      acc[0] = acc[1] = acc[2] = acc[3] = 0.0f;
-    }
   }
 }
 
@@ -153,8 +157,15 @@ __global__ void __launch_bounds__(32 * kMaxSlices)
   path.num_tiles = task.weight.tiles;
   path.begin = min(task.weight.units, static_cast<int>(threadIdx.x / 32) * slice_units);
   path.end = min(task.weight.units, path.begin + slice_units);
+  const int num_steps = path.end > path.begin ? path.num_steps() : 0;
+  RawUnit raw[kAhead];
   with_unit(task.weight.type,
-            [&]<typename Unit>() { run_tiles<Unit>(args, task, path, values, row, shared); });
+            [&]<typename Unit>() { load_raw<Unit>(task.weight, path, num_steps, raw); });
+  wait_for_previous();
+  make_row(args, values, row, shared);
+  with_unit(task.weight.type, [&]<typename Unit>() {
+    run_tiles<Unit>(args, task, path, num_steps, raw, row, shared);
+  });
 }
 
 }  // namespace

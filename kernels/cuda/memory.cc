@@ -65,7 +65,11 @@ absl::StatusOr<Buffer> AllocateMemory(size_t bytes) {
 }
 
 absl::Status CopyToDevice(void* to, const void* from, size_t bytes) {
-  return ToStatus(cudaMemcpy(to, from, bytes, cudaMemcpyHostToDevice), "copying to the device");
+  RETURN_IF_ERROR(
+      ToStatus(cudaMemcpy(to, from, bytes, cudaMemcpyHostToDevice), "copying to the device"));
+  // From pageable memory the call may return once the bytes are staged, and streams of the backend
+  // do not wait for the default one.
+  return ToStatus(cudaStreamSynchronize(cudaStreamLegacy), "copying to the device");
 }
 
 absl::Status CopyFromDevice(void* to, const void* from, size_t bytes) {

@@ -25,7 +25,7 @@ __device__ inline void norm_values(float* values, int cols, const DeviceNorm& no
   }
   squares = block_sum(squares, shared);
   const float variance = __fadd_rn(__fdiv_rn(squares, static_cast<float>(cols)), norm.epsilon);
-  const float inverse = __fdiv_rn(1.0f, __fsqrt_rn(variance));
+  const float inverse = rsqrtf(variance);
   for (int k = threadIdx.x; k < cols; k += kRowThreads) {
     float x = __fmul_rn(__fmul_rn(__fsub_rn(values[k], mean), inverse), norm.weight[k]);
     if (norm.bias != nullptr) x = __fadd_rn(x, norm.bias[k]);

@@ -182,7 +182,7 @@ __device__ void norm_head(float* head, int head_size, const DeviceNorm& norm, in
   for (int i = lane; i < head_size; i += 32) squares = __fmaf_rn(head[i], head[i], squares);
   squares = warp_sum(squares);
   const float variance = __fadd_rn(__fdiv_rn(squares, static_cast<float>(head_size)), norm.epsilon);
-  const float inverse = __fdiv_rn(1.0f, __fsqrt_rn(variance));
+  const float inverse = rsqrtf(variance);
   for (int i = lane; i < head_size; i += 32) {
     head[i] = __fmul_rn(__fmul_rn(head[i], inverse), norm.weight[i]);
   }
