@@ -34,10 +34,12 @@ constexpr std::array kArchitectures = {
     // Gemma 3, which layers those are and the models whose attention is scaled by the width, 27B.
     Architecture{.name = "gemma",
                  .default_rope_base = 10000.0f,
+                 .never_says_rope_base = true,
                  .ffn_activation = GateActivation::kGeluTanh,
                  .scales_embedding = true},
     Architecture{.name = "gemma2",
                  .default_rope_base = 10000.0f,
+                 .never_says_rope_base = true,
                  .window_period = 2,
                  .needs_window = true,
                  .has_post_norms = true,
@@ -45,23 +47,30 @@ constexpr std::array kArchitectures = {
                  .scales_embedding = true,
                  .layers_scaled_by_width = 46,
                  .needs_softcaps = true},
+    // Files that hold a vision model as well may leave out what all models of Gemma 3 share.
     Architecture{.name = "gemma3",
+                 .default_rope_base = 1000000.0f,
                  .window_rope_base = 10000.0f,
                  .window_period = 6,
+                 .default_norm_epsilon = 1e-6f,
                  .has_head_norm = true,
                  .has_post_norms = true,
                  .ffn_activation = GateActivation::kGeluTanh,
                  .scales_embedding = true,
                  .layers_scaled_by_width = 62,
                  .may_have_logit_softcap = true},
+    // Its publisher's own files say neither the rope base nor the window: 10000 and, for the models
+    // of 4096 positions, 2047 (their configuration).
     Architecture{.name = "phi3",
                  .needs_rotary_size = true,
+                 .default_rope_base = 10000.0f,
                  .may_have_long_factors = true,
                  .window_period = 1,
-                 .needs_window = true,
+                 .knows_window = true,
                  .may_fuse_gate_up = true},
     // Its files do not say that it was trained with a window (arXiv 2402.19173).
     Architecture{.name = "starcoder2",
+                 .default_rope_base = 10000.0f,
                  .window_period = 1,
                  .default_window = 4096,
                  .norm_kind = NormKind::kLayer,
@@ -73,6 +82,7 @@ constexpr std::array kArchitectures = {
                  .data_layout = "Meta AI original pth",
                  .rope_style = RopeStyle::kInterleaved,
                  .needs_rotary_size = true,
+                 .default_rope_base = 10000.0f,
                  .finetuned_says_rotated = true,
                  .needs_scales = true},
     // The period is no_rope_layer_interval of the models' configuration.
@@ -81,8 +91,9 @@ constexpr std::array kArchitectures = {
                  .needs_rotary_size = true,
                  .default_rope_base = 10000.0f,
                  .norm_kind = NormKind::kLayer},
-    Architecture{.name = "exaone"},
-    Architecture{.name = "internlm2", .rope_style = RopeStyle::kInterleaved},
+    Architecture{.name = "exaone", .default_rope_base = 10000.0f},
+    Architecture{
+        .name = "internlm2", .rope_style = RopeStyle::kInterleaved, .default_rope_base = 10000.0f},
 };
 
 std::string Names() {

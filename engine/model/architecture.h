@@ -22,10 +22,11 @@ struct Architecture {
   std::string_view data_layout = "reference";
 
   kernels::RopeStyle rope_style = kernels::RopeStyle::kHalfSplit;  // of its files' rows of Q and K
-  bool needs_rotary_size = false;  // rope.dimension_count must be there (ggml/docs/gguf.md)
-  float default_rope_base = 0.0f;  // where rope.freq_base is absent; 0: it must be there
-  float window_rope_base = 0.0f;   // of layers with a window, where rope.freq_base_swa is absent;
-                                   // 0: that of all layers
+  bool needs_rotary_size = false;     // rope.dimension_count must be there (ggml/docs/gguf.md)
+  float default_rope_base = 0.0f;     // where rope.freq_base is absent; 0: it must be there
+  bool never_says_rope_base = false;  // the default is what its files mean, and worth no note
+  float window_rope_base = 0.0f;  // of layers with a window, where rope.freq_base_swa is absent;
+                                  // 0: that of all layers
   bool may_have_long_factors = false;   // rope_factors_long.weight and rope_factors_short.weight
   int32_t unrotated_period = 0;         // each n-th layer rotates nothing; 0: all rotate
   bool finetuned_says_rotated = false;  // rope.scaling.finetuned: false says that no layer rotates
@@ -33,8 +34,10 @@ struct Architecture {
   int32_t window_period = 0;   // all layers but each n-th may have a window; 1: all; 0: none
   bool needs_window = false;   // attention.sliding_window must be there, if only as 0
   int32_t default_window = 0;  // where it is absent
+  bool knows_window = false;   // where it is absent, the sizes of the model tell (phi3)
 
   kernels::NormKind norm_kind = kernels::NormKind::kRms;
+  float default_norm_epsilon = 0.0f;  // where its key is absent; 0: it must be there
   bool has_head_norm = false;
   bool has_post_norms = false;
 

@@ -79,6 +79,14 @@ absl::StatusOr<std::optional<float>> FactReader::OptionalPositive(std::string_vi
   return narrow;
 }
 
+absl::StatusOr<std::optional<float>> FactReader::OptionalPositiveOrZero(std::string_view name) {
+  const std::string key = FullKey(name);
+  asked_.insert(key);
+  ASSIGN_OR_RETURN(const std::optional<double> value, file_.GetFloat(key));
+  if (value == 0.0) return 0.0f;
+  return OptionalPositive(name);
+}
+
 absl::StatusOr<float> FactReader::Positive(std::string_view name) {
   ASSIGN_OR_RETURN(const std::optional<float> value, OptionalPositive(name));
   if (value.has_value()) return *value;
@@ -117,7 +125,7 @@ absl::StatusOr<std::optional<std::vector<bool>>> FactReader::OptionalPattern(std
   return flags;
 }
 
-absl::Status FactReader::OnlyNumber(std::string_view name, double neutral) {
+absl::Status FactReader::OnlyNumber(std::string_view name, double neutral, double tolerance) {
   const std::string key = FullKey(name);
   asked_.insert(key);
   const MetadataValue* value = file_.Find(key);
@@ -125,7 +133,7 @@ absl::Status FactReader::OnlyNumber(std::string_view name, double neutral) {
   std::string got;
   if (std::holds_alternative<float>(*value) || std::holds_alternative<double>(*value)) {
     ASSIGN_OR_RETURN(const std::optional<double> number, file_.GetFloat(key));
-    if (*number == neutral) return absl::OkStatus();
+    if (std::fabs(*number - neutral) <= tolerance * std::fabs(neutral)) return absl::OkStatus();
     got = NumberString(*number);
   } else if (std::holds_alternative<MetadataArray>(*value)) {
     got = TypeName(*value);
@@ -141,6 +149,17 @@ absl::Status FactReader::OnlyBool(std::string_view name, bool neutral) {
   ASSIGN_OR_RETURN(const std::optional<bool> value, OptionalBool(name));
   if (value.value_or(neutral) == neutral) return absl::OkStatus();
   return Unsupported(name, std::string("only ") + (neutral ? "true" : "false") + " is supported");
+}
+
+bool FactReader::IgnoreAll(std::string_view prefix) {
+  const std::string begin = FullKey(prefix);
+  bool any = false;
+  for (const ModelFile::Entry& entry : file_.entries()) {
+    if (!std::string_view(entry.key).starts_with(begin)) continue;
+    asked_.insert(entry.key);
+    any = true;
+  }
+  return any;
 }
 
 absl::Status FactReader::CheckAllAsked() const {

@@ -31,6 +31,8 @@ class FactReader {
   // Finite and above 0.
   absl::StatusOr<float> Positive(std::string_view name);
   absl::StatusOr<std::optional<float>> OptionalPositive(std::string_view name);
+  // The same, but 0 is fine: converters write it for "none".
+  absl::StatusOr<std::optional<float>> OptionalPositiveOrZero(std::string_view name);
   absl::StatusOr<std::optional<std::string_view>> OptionalText(std::string_view name);
   absl::StatusOr<std::optional<bool>> OptionalBool(std::string_view name);
   // A flag for each of `num_layers` layers: an array of them, or a number n that means all layers
@@ -39,11 +41,15 @@ class FactReader {
                                                                    int32_t num_layers);
 
   // A trait that Sluice has no code for: fine where the key is absent or says so, else
-  // UNIMPLEMENTED.
-  absl::Status OnlyNumber(std::string_view name, double neutral);
+  // UNIMPLEMENTED. `tolerance` is relative to `neutral`.
+  absl::Status OnlyNumber(std::string_view name, double neutral, double tolerance = 0.0);
   absl::Status OnlyBool(std::string_view name, bool neutral);
   // A key that changes nothing.
   void Ignore(std::string_view name) { asked_.insert(FullKey(name)); }
+
+  // All keys "ARCHITECTURE.NAME" whose NAME begins with `prefix`: facts about something else in the
+  // file. Returns whether there are any.
+  bool IgnoreAll(std::string_view prefix);
 
   // UNIMPLEMENTED naming the first key of the architecture that was never asked for.
   absl::Status CheckAllAsked() const;

@@ -147,6 +147,10 @@ absl::StatusOr<ModelConfig> ModelConfig::FromFile(const ModelFile& file, kernels
   RETURN_IF_ERROR(ReadRopes(file, architecture, facts, config, bug));
   RETURN_IF_ERROR(ReadTraits(architecture, facts, config));
   RETURN_IF_ERROR(ReadVocabulary(file, facts, config));
+  const bool has_vision = facts.IgnoreAll("vision."), has_projector = facts.IgnoreAll("mm.");
+  if (has_vision || has_projector) {
+    config.notes.push_back("the file also holds a vision model, which is not used");
+  }
   RETURN_IF_ERROR(facts.CheckAllAsked());
   RETURN_IF_ERROR(CheckTensors(file, config));
   RETURN_IF_ERROR(CheckNoStrangers(file, config));

@@ -43,7 +43,24 @@ double YarnMagnitude(double factor, double multiplier) {
   return factor <= 1.0 ? 1.0 : 0.1 * multiplier * std::log(factor) + 1.0;
 }
 
-absl::Status ReadYarn(FactReader& facts, Scaling& scaling) {
+// Hugging Face's attention_factor is the magnitude itself. Converters write attn_factor under the
+// same key, a number that Hugging Face ignores: 1 / (1 + 0.1 ln(factor)) in the models that have
+// it. No magnitude is below 1, so the two cannot be mistaken for each other.
+absl::StatusOr<std::optional<float>> ReadYarnMagnitude(FactReader& facts, const Scaling& scaling,
+                                                       ModelConfig& config) {
+  constexpr std::string_view kName = "rope.scaling.yarn_attn_factor";
+  ASSIGN_OR_RETURN(const std::optional<float> said, facts.OptionalPositive(kName));
+  const double inverse = 1.0 / YarnMagnitude(scaling.factor, 1.0);
+  if (!said.has_value() || inverse == 1.0 || std::fabs(*said - inverse) > 1e-4 * inverse) {
+    return said;
+  }
+  config.notes.push_back("'" + facts.FullKey(kName) + "' is " + NumberString(*said) +
+                         ", the inverse of yarn's own magnitude: not used, as Hugging Face does "
+                         "not use 'attn_factor'");
+  return std::nullopt;
+}
+
+absl::Status ReadYarn(FactReader& facts, Scaling& scaling, ModelConfig& config) {
   ASSIGN_OR_RETURN(scaling.original_context, facts.Count(kOriginalContext, 1, kMaxOriginalContext));
   if (scaling.factor < 1.0f) {
     return facts.Bad(kFactor, "expected at least 1 for yarn, got " + NumberString(scaling.factor));
@@ -64,9 +81,7 @@ absl::Status ReadYarn(FactReader& facts, Scaling& scaling) {
   // Hugging Face's mscale_all_dim, beside an mscale of 1.
   ASSIGN_OR_RETURN(const std::optional<float> log_multiplier,
                    facts.OptionalPositive("rope.scaling.yarn_log_multiplier"));
-  // Hugging Face's attention_factor: the magnitude itself.
-  ASSIGN_OR_RETURN(const std::optional<float> magnitude,
-                   facts.OptionalPositive("rope.scaling.yarn_attn_factor"));
+  ASSIGN_OR_RETURN(const std::optional<float> magnitude, ReadYarnMagnitude(facts, scaling, config));
   if (magnitude.has_value() && log_multiplier.has_value()) {
     return facts.Bad("rope.scaling.yarn_attn_factor",
                      "expected it or 'rope.scaling.yarn_log_multiplier', got both");
@@ -94,16 +109,21 @@ absl::StatusOr<Scaling> ReadLongrope(FactReader& facts) {
   return scaling;
 }
 
+// 0 is how converters write that nothing is scaled.
+absl::StatusOr<std::optional<float>> ReadFactor(std::string_view name, FactReader& facts) {
+  ASSIGN_OR_RETURN(const std::optional<float> factor, facts.OptionalPositiveOrZero(name));
+  return factor == 0.0f ? 1.0f : factor;
+}
+
 absl::StatusOr<Scaling> ReadScaling(const Architecture& architecture, FactReader& facts,
-                                    const ModelConfig& config) {
+                                    ModelConfig& config) {
   if (!architecture.finetuned_says_rotated) facts.Ignore("rope.scaling.finetuned");
   if (config.has_long_factors) return ReadLongrope(facts);
   // Where the model was scaled from: of no consequence but to yarn.
   facts.Ignore(kOriginalContext);
   ASSIGN_OR_RETURN(const std::optional<std::string_view> type, facts.OptionalText(kType));
-  ASSIGN_OR_RETURN(const std::optional<float> factor, facts.OptionalPositive(kFactor));
-  ASSIGN_OR_RETURN(const std::optional<float> old_factor,
-                   facts.OptionalPositive("rope.scale_linear"));
+  ASSIGN_OR_RETURN(const std::optional<float> factor, ReadFactor(kFactor, facts));
+  ASSIGN_OR_RETURN(const std::optional<float> old_factor, ReadFactor("rope.scale_linear", facts));
   Scaling scaling;
   scaling.factor = factor.value_or(1.0f);
   if (!type.has_value()) {
@@ -133,7 +153,7 @@ absl::StatusOr<Scaling> ReadScaling(const Architecture& architecture, FactReader
                                               NumberString(*old_factor));
   }
   if (scaling.kind == Scaling::Kind::kYarn) {
-    RETURN_IF_ERROR(ReadYarn(facts, scaling));
+    RETURN_IF_ERROR(ReadYarn(facts, scaling, config));
   } else {
     RETURN_IF_ERROR(facts.OnlyNumber(kAttnFactor, 1));
     for (const char* name : {"rope.scaling.yarn_ext_factor", "rope.scaling.yarn_attn_factor",
@@ -267,11 +287,34 @@ absl::Status AddWindowRope(const Architecture& architecture, FactReader& facts,
   table.style = architecture.rope_style;
   table.rotary_size = config.ropes.front().rotary_size;
   ASSIGN_OR_RETURN(const std::optional<float> base, facts.OptionalPositive("rope.freq_base_swa"));
-  table.base = base.value_or(architecture.window_rope_base);
+  ASSIGN_OR_RETURN(const std::optional<float> local,
+                   facts.OptionalPositive("rope.local.freq_base"));
+  table.base = base.value_or(local.value_or(architecture.window_rope_base));
   SetFrequencies({}, {}, table);
   RETURN_IF_ERROR(CheckFrequencies(facts, table));
   config.ropes.push_back(std::move(table));
   return absl::OkStatus();
+}
+
+absl::StatusOr<float> ReadBase(const Architecture& architecture, FactReader& facts,
+                               ModelConfig& config) {
+  constexpr std::string_view kBase = "rope.freq_base";
+  ASSIGN_OR_RETURN(const std::optional<float> base, facts.OptionalPositive(kBase));
+  if (base.has_value()) return *base;
+  // Files of Gemma 3 with their vision models name the two bases in their own way.
+  if (architecture.window_rope_base > 0.0f) {
+    ASSIGN_OR_RETURN(const std::optional<float> global,
+                     facts.OptionalPositive("rope.global.freq_base"));
+    if (global.has_value()) return *global;
+  }
+  if (architecture.default_rope_base == 0.0f) {
+    return Missing(facts, kBase, "a finite number above 0");
+  }
+  if (!architecture.never_says_rope_base) {
+    config.notes.push_back("the file does not say '" + facts.FullKey(kBase) + "': taken as " +
+                           NumberString(architecture.default_rope_base));
+  }
+  return architecture.default_rope_base;
 }
 
 }  // namespace
@@ -283,11 +326,7 @@ absl::Status ReadRopes(const ModelFile& file, const Architecture& architecture, 
                    facts.OptionalText("tensor_data_layout"));
   table.style =
       layout == kHuggingFaceLayout ? kernels::RopeStyle::kHalfSplit : architecture.rope_style;
-  ASSIGN_OR_RETURN(const std::optional<float> base, facts.OptionalPositive("rope.freq_base"));
-  if (!base.has_value() && architecture.default_rope_base == 0.0f) {
-    return Missing(facts, "rope.freq_base", "a finite number above 0");
-  }
-  table.base = base.value_or(architecture.default_rope_base);
+  ASSIGN_OR_RETURN(table.base, ReadBase(architecture, facts, config));
   if (kernels::IsPlanted(bug, kernels::PlantedBug::kRopeBaseTenThousand)) table.base = 10000.0f;
   ASSIGN_OR_RETURN(table.rotary_size, ReadRotarySize(architecture, facts, config));
   ASSIGN_OR_RETURN(const Scaling scaling, ReadScaling(architecture, facts, config));

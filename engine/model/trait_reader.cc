@@ -15,10 +15,26 @@ namespace {
 constexpr std::string_view kWindow = "attention.sliding_window";
 
 absl::Status ReadNorms(const Architecture& architecture, FactReader& facts, ModelConfig& config) {
-  ASSIGN_OR_RETURN(config.norm_epsilon,
-                   facts.Positive(architecture.norm_kind == kernels::NormKind::kLayer
-                                      ? "attention.layer_norm_epsilon"
-                                      : "attention.layer_norm_rms_epsilon"));
+  constexpr std::string_view kLayer = "attention.layer_norm_epsilon";
+  constexpr std::string_view kRms = "attention.layer_norm_rms_epsilon";
+  // Converters write either key, or both, after the name of the fact in the model's configuration.
+  if (architecture.norm_kind == kernels::NormKind::kLayer) {
+    facts.Ignore(kRms);
+    ASSIGN_OR_RETURN(config.norm_epsilon, facts.Positive(kLayer));
+    return absl::OkStatus();
+  }
+  if (facts.Has(kRms) || !facts.Has(kLayer)) {
+    facts.Ignore(kLayer);
+    if (!facts.Has(kRms) && architecture.default_norm_epsilon > 0.0f) {
+      config.norm_epsilon = architecture.default_norm_epsilon;
+      config.notes.push_back("the file does not say '" + facts.FullKey(kRms) + "': taken as " +
+                             NumberString(config.norm_epsilon));
+      return absl::OkStatus();
+    }
+    ASSIGN_OR_RETURN(config.norm_epsilon, facts.Positive(kRms));
+    return absl::OkStatus();
+  }
+  ASSIGN_OR_RETURN(config.norm_epsilon, facts.Positive(kLayer));
   return absl::OkStatus();
 }
 
@@ -32,7 +48,7 @@ absl::Status ReadScales(const Architecture& architecture, FactReader& facts, Mod
     config.embedding_scale = std::sqrt(static_cast<float>(config.width));
   }
   if (!architecture.needs_scales) {
-    RETURN_IF_ERROR(facts.OnlyNumber("attention.scale", config.attention_scale));
+    RETURN_IF_ERROR(facts.OnlyNumber("attention.scale", config.attention_scale, 1e-6));
     for (const char* name : {"logit_scale", "residual_scale", "embedding_scale"}) {
       RETURN_IF_ERROR(facts.OnlyNumber(name, 1));
     }
@@ -57,14 +73,25 @@ absl::Status ReadSoftcaps(const Architecture& architecture, FactReader& facts,
   }
   RETURN_IF_ERROR(facts.OnlyNumber(kAttention, 0));
   if (!architecture.may_have_logit_softcap) return facts.OnlyNumber(kFinal, 0);
-  ASSIGN_OR_RETURN(const std::optional<float> softcap, facts.OptionalPositive(kFinal));
+  ASSIGN_OR_RETURN(const std::optional<float> softcap, facts.OptionalPositiveOrZero(kFinal));
   config.logit_softcap = softcap.value_or(0.0f);
   return absl::OkStatus();
 }
 
+// The window of a Phi 3 whose file does not say it: that of its publisher's configurations.
+int32_t KnownWindow(const FactReader& facts, ModelConfig& config) {
+  // With long factors, 4096 positions are what is left of 131072.
+  const bool is_4k = config.context_length == 4096 && !config.has_long_factors &&
+                     (config.num_layers == 32 || config.num_layers == 40);
+  const int32_t window = is_4k ? 2047 : 0;
+  config.notes.push_back("the file does not say '" + facts.FullKey(kWindow) + "': taken as " +
+                         (is_4k ? std::to_string(window) : std::string("none")));
+  return window;
+}
+
 // Positions that layers with a window see; 0: the model has no windows.
 absl::StatusOr<int32_t> ReadWindow(const Architecture& architecture, FactReader& facts,
-                                   const ModelConfig& config) {
+                                   ModelConfig& config) {
   ASSIGN_OR_RETURN(const std::optional<int32_t> window, facts.OptionalCount(kWindow, 0, INT32_MAX));
   if (architecture.window_period > 0) {
     if (!window.has_value() && architecture.needs_window) {
@@ -72,6 +99,7 @@ absl::StatusOr<int32_t> ReadWindow(const Architecture& architecture, FactReader&
                        "expected the window's positions, got none: it is missing from the "
                        "file");
     }
+    if (!window.has_value() && architecture.knows_window) return KnownWindow(facts, config);
     return window.value_or(architecture.default_window);
   }
   if (window.value_or(0) != 0 && *window < config.context_length) {
@@ -130,7 +158,9 @@ absl::Status RefuseOtherTraits(const Architecture& architecture, FactReader& fac
     RETURN_IF_ERROR(facts.OnlyNumber(name, 0));
   }
   RETURN_IF_ERROR(facts.OnlyBool("attention.causal", true));
-  RETURN_IF_ERROR(facts.OnlyBool("use_parallel_residual", false));
+  // Converters write it as true for sequential models as well (StableLM 2, Qwen1.5). Models that
+  // are parallel have no ffn_norm, which CheckTensors misses.
+  facts.Ignore("use_parallel_residual");
   ASSIGN_OR_RETURN(const std::optional<std::string_view> layout,
                    facts.OptionalText("tensor_data_layout"));
   if (layout.has_value() && *layout != architecture.data_layout && *layout != kHuggingFaceLayout) {

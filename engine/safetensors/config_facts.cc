@@ -282,6 +282,8 @@ class FactMaker {
       ASSIGN_OR_RETURN(const std::optional<double> number, rope.OptionalNumber(option.key));
       if (number.has_value()) SetNumber(option.name, *number, option.key);
     }
+    // Which Hugging Face's loader does not use.
+    rope.Ignore({"attn_factor"});
     return rope.OnlyBool("truncate", true);
   }
 

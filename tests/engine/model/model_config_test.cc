@@ -209,6 +209,7 @@ TEST(ModelConfigTest, NeutralValuesOfOtherTraitsAreFine) {
   draft.Set("llama.attention.value_length", uint32_t{16});
   draft.Set("llama.logit_scale", 1.0f);
   draft.Set("llama.final_logit_softcapping", 0.0f);
+  draft.Set("llama.rope.scaling.factor", 0.0f);
   draft.Set("llama.vocab_size", uint32_t{320});
   draft.SetString("llama.rope.scaling.type", "none");
   draft.SetString("llama.tensor_data_layout", "Meta AI original pth");
@@ -479,11 +480,6 @@ INSTANTIATE_TEST_SUITE_P(
              {"no place"},
              kUnsupported,
              "gemma"},
-        Case{"phi3_window_missing",
-             Remove("phi3.attention.sliding_window"),
-             {"'phi3.attention.sliding_window'", "missing"},
-             kInvalid,
-             "phi3"},
         Case{"phi3_qkv_short",
              Reshape("blk.1.attn_qkv.weight", {64, 127}),
              {"'blk.1.attn_qkv.weight' (attention query, key and value, layer 1): expected [64, "
@@ -703,16 +699,18 @@ INSTANTIATE_TEST_SUITE_P(
              {"'gemma2.rope.freq_base_swa'", "not known"},
              kUnsupported,
              "gemma2"},
-        Case{"both_epsilons",
-             Set("starcoder2.attention.layer_norm_rms_epsilon", 1e-5f),
-             {"layer_norm_rms_epsilon'", "not known"},
-             kUnsupported,
-             "starcoder2"},
         Case{"parallel_residual",
-             Set("stablelm.use_parallel_residual", true),
-             {"'stablelm.use_parallel_residual': only false"},
-             kUnsupported,
+             [](GgufDraft& d) {
+               d.Set("stablelm.use_parallel_residual", true);
+               d.RemoveTensor("blk.1.ffn_norm.weight");
+             },
+             {"'blk.1.ffn_norm.weight' (FFN norm, layer 1): expected [64], got none"},
+             kInvalid,
              "stablelm"},
+        Case{"attention_scale_a_little_off",
+             Set("llama.attention.scale", 0.25001f),
+             {"only 0.25 is supported"},
+             kUnsupported},
         Case{"logit_softcap_of_gemma",
              Set("gemma.final_logit_softcapping", 30.0f),
              {"only 0 is supported, got 30"},
@@ -1003,6 +1001,155 @@ TEST(ModelConfigTest, Ministral3sContextEndsWhereItsQueriesWouldBeScaled) {
   EXPECT_EQ(config->ropes[0].magnitude, 1.0f);
   ASSERT_EQ(config->notes.size(), 1u);
   EXPECT_THAT(config->notes[0], HasSubstr("64 of 512 positions, where the model begins to scale"));
+}
+
+using ::testing::IsEmpty;
+
+TEST(ModelConfigTest, FactsThatTheFilesOfPhi3LeaveOut) {
+  const auto config_of = [](int layers, uint32_t context, bool long_factors = false) {
+    return ConfigOfSpec("phi3", layers, [=](GgufDraft& draft) {
+      draft.Remove("phi3.rope.freq_base");
+      draft.Remove("phi3.attention.sliding_window");
+      draft.Set("phi3.context_length", context);
+      if (!long_factors) return;
+      draft.Set("phi3.rope.scaling.original_context_length", uint32_t{4096});
+      draft.Set("phi3.rope.scaling.attn_factor", 1.19f);
+      for (const char* name : {"rope_factors_long.weight", "rope_factors_short.weight"}) {
+        draft.AddTensor(name, {4}, DType::kF32, EncodeTensor(DType::kF32, {1, 1, 1, 1}));
+      }
+    });
+  };
+  for (const int layers : {32, 40}) {
+    const auto config = config_of(layers, 4096);
+    ASSERT_TRUE(config.ok()) << Message(config.status());
+    EXPECT_EQ(config->ropes[0].base, 10000.0f);
+    EXPECT_THAT(WindowsOf(*config), Each(2047));
+    EXPECT_THAT(config->notes,
+                ElementsAre("the file does not say 'phi3.rope.freq_base': taken as 10000",
+                            "the file does not say 'phi3.attention.sliding_window': taken as "
+                            "2047"));
+  }
+  EXPECT_THAT(WindowsOf(*config_of(31, 4096)), Each(0));
+  EXPECT_THAT(WindowsOf(*config_of(32, 8192)), Each(0));
+  const auto long_context = config_of(32, 131072, true);
+  ASSERT_TRUE(long_context.ok()) << Message(long_context.status());
+  EXPECT_EQ(long_context->context_length, 4096);
+  EXPECT_THAT(WindowsOf(*long_context), Each(0));
+  EXPECT_THAT(long_context->notes.back(), HasSubstr("sliding_window': taken as none"));
+  EXPECT_THAT(ConfigOfSpec("phi3", 32, Set("phi3.context_length", uint32_t{4096}))->notes,
+              IsEmpty());
+}
+
+TEST(ModelConfigTest, BasesThatFilesLeaveOut) {
+  for (const char* architecture :
+       {"llama", "starcoder2", "granite", "stablelm", "exaone", "internlm2", "gemma", "gemma2"}) {
+    const std::string key = std::string(architecture) + ".rope.freq_base";
+    const auto config = ConfigOfSpec(architecture, 1, Remove(key));
+    ASSERT_TRUE(config.ok()) << Message(config.status());
+    EXPECT_EQ(config->ropes[0].base, 10000.0f) << architecture;
+    EXPECT_EQ(config->notes.empty(), std::string_view(architecture).starts_with("gemma"));
+  }
+  for (const char* architecture : {"qwen2", "qwen3", "mistral3", "smollm3"}) {
+    const std::string key = std::string(architecture) + ".rope.freq_base";
+    EXPECT_THAT(Message(ConfigOfSpec(architecture, 1, Remove(key)).status()), HasSubstr(key));
+  }
+}
+
+// attn_factor of DeepSeek-R1-0528-Qwen3-8B, which Hugging Face ignores.
+TEST(ModelConfigTest, TheInverseOfYarnsMagnitudeIsNotUsed) {
+  const auto with = [](float magnitude) {
+    return ConfigOfSpec("qwen3", 1, [=](GgufDraft& draft) {
+      draft.SetString("qwen3.rope.scaling.type", "yarn");
+      draft.Set("qwen3.rope.scaling.factor", 4.0f);
+      draft.Set("qwen3.rope.scaling.original_context_length", uint32_t{32768});
+      draft.Set("qwen3.rope.scaling.yarn_attn_factor", magnitude);
+    });
+  };
+  const auto ignored = with(0.8782488562869419f);
+  ASSERT_TRUE(ignored.ok()) << Message(ignored.status());
+  EXPECT_FLOAT_EQ(ignored->ropes[0].magnitude, 1.1386294f);
+  ASSERT_EQ(ignored->notes.size(), 1u);
+  EXPECT_THAT(ignored->notes[0], HasSubstr("yarn_attn_factor' is 0.87824"));
+  const auto used = with(0.8785f);
+  ASSERT_TRUE(used.ok()) << Message(used.status());
+  EXPECT_EQ(used->ropes[0].magnitude, 0.8785f);
+  EXPECT_THAT(used->notes, IsEmpty());
+}
+
+TEST(ModelConfigTest, EitherEpsilonIsThatOfRmsNorms) {
+  const std::string layer = "exaone.attention.layer_norm_epsilon";
+  const std::string rms = "exaone.attention.layer_norm_rms_epsilon";
+  auto config = ConfigOfSpec("exaone", 1, [&](GgufDraft& draft) {
+    draft.Remove(rms);
+    draft.Set(layer, 3e-5f);
+  });
+  ASSERT_TRUE(config.ok()) << Message(config.status());
+  EXPECT_EQ(config->norm_epsilon, 3e-5f);
+  config = ConfigOfSpec("exaone", 1, Set(layer, 3e-5f));
+  ASSERT_TRUE(config.ok()) << Message(config.status());
+  EXPECT_EQ(config->norm_epsilon, 1e-5f);
+  config = ConfigOfSpec("stablelm", 1, Set("stablelm.attention.layer_norm_rms_epsilon", 3e-5f));
+  ASSERT_TRUE(config.ok()) << Message(config.status());
+  EXPECT_EQ(config->norm_epsilon, 1e-5f);
+  EXPECT_THAT(Message(ConfigOfSpec("exaone", 1, Remove(rms)).status()), HasSubstr(rms));
+}
+
+TEST(ModelConfigTest, ZerosOfConvertersMeanNone) {
+  const auto capped = ConfigOfSpec("gemma3", 1, Set("gemma3.final_logit_softcapping", 0.0f));
+  ASSERT_TRUE(capped.ok()) << Message(capped.status());
+  EXPECT_EQ(capped->logit_softcap, 0.0f);
+  for (const char* type : {"none", "linear", ""}) {
+    const auto scaled = ConfigOfSpec("llama", 1, [&](GgufDraft& draft) {
+      if (*type != '\0') draft.SetString("llama.rope.scaling.type", type);
+      draft.Set("llama.rope.scaling.factor", 0.0f);
+    });
+    ASSERT_TRUE(scaled.ok()) << type << ": " << Message(scaled.status());
+    EXPECT_EQ(scaled->ropes[0].inverse_frequencies[0], 1.0f) << type;
+  }
+}
+
+TEST(ModelConfigTest, AttentionScaleMayBeRoundedOtherwise) {
+  const float scale = std::nextafter(1.0f / std::sqrt(8.0f), 1.0f);
+  const auto config = ConfigOfSpec("llama", 1, Set("llama.attention.scale", scale));
+  ASSERT_TRUE(config.ok()) << Message(config.status());
+  EXPECT_EQ(config->attention_scale, 1.0f / std::sqrt(8.0f));
+}
+
+TEST(ModelConfigTest, AGemma3WithItsVisionModelIsItsTextModel) {
+  const auto with_vision = [](GgufDraft& draft) {
+    draft.Set("gemma3.vision.block_count", uint32_t{27});
+    draft.Set("gemma3.vision.attention.layer_norm_epsilon", 1e-6f);
+    draft.Set("gemma3.mm.tokens_per_image", uint32_t{256});
+    draft.AddTensor("v.blk.0.attn_q.weight", {8}, DType::kF32, std::string(32, '\0'));
+    draft.AddTensor("mm.mm_input_projection.weight", {8}, DType::kF32, std::string(32, '\0'));
+    draft.Remove("gemma3.attention.layer_norm_rms_epsilon");
+    draft.Remove("gemma3.rope.freq_base");
+  };
+  auto config = ConfigOfSpec("gemma3", 2, with_vision);
+  ASSERT_TRUE(config.ok()) << Message(config.status());
+  EXPECT_EQ(config->norm_epsilon, 1e-6f);
+  EXPECT_EQ(config->ropes[0].base, 1000000.0f);
+  EXPECT_EQ(config->ropes[1].base, 10000.0f);
+  EXPECT_THAT(config->notes,
+              ElementsAre("the file does not say 'gemma3.rope.freq_base': taken as 1000000",
+                          "the file does not say 'gemma3.attention.layer_norm_rms_epsilon': taken "
+                          "as 1e-06",
+                          "the file also holds a vision model, which is not used"));
+  config = ConfigOfSpec("gemma3", 2, [&](GgufDraft& draft) {
+    with_vision(draft);
+    draft.Set("gemma3.rope.global.freq_base", 500000.0f);
+    draft.Set("gemma3.rope.local.freq_base", 20000.0f);
+  });
+  ASSERT_TRUE(config.ok()) << Message(config.status());
+  EXPECT_EQ(config->ropes[0].base, 500000.0f);
+  EXPECT_EQ(config->ropes[1].base, 20000.0f);
+  EXPECT_THAT(Message(ConfigOfSpec("gemma3", 2,
+                                   [&](GgufDraft& draft) {
+                                     with_vision(draft);
+                                     draft.RemoveTensor("blk.1.attn_q.weight");
+                                   })
+                          .status()),
+              HasSubstr("'blk.1.attn_q.weight'"));
 }
 
 TEST(ModelConfigTest, TensorsSayWhatIsFused) {
