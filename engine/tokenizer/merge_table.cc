@@ -79,6 +79,8 @@ absl::StatusOr<MergeTable> MergeTable::FromFile(const ModelFile& file, const Voc
     const TokenId merged_id = vocabulary.Find(merged);
     if (left_id == Vocabulary::kNone) return BadMerge(i, merge, "the left side is no token");
     if (right_id == Vocabulary::kNone) return BadMerge(i, merge, "the right side is no token");
+    // Such a token is a control token, which text never becomes.
+    if (merged_id == Vocabulary::kNone && IsEndName(merged)) continue;
     if (merged_id == Vocabulary::kNone) return BadMerge(i, merge, "both together are no token");
     table.Insert(left_id, right_id, {static_cast<uint32_t>(i), merged_id});
   }

@@ -69,9 +69,19 @@ void AppendWithSpaces(std::string_view piece, std::string& out) {
   }
 }
 
+// Of the chat formats of ChatML, Gemma, Granite, Llama 3, OpenAI's harmony, Phi 3 and GPT-2, and of
+// CodeLlama's and DeepSeek Coder's code. ("_<EOT>" is how llama.cpp knows CodeLlama's.)
+constexpr std::array<std::string_view, 12> kEndNames = {
+    "<|im_end|>", "<end_of_turn>", "<|end_of_text|>", "<|eot_id|>", "<|eom_id|>", "<|return|>",
+    "<|call|>",   "<|end|>",       "<|endoftext|>",   "<EOT>",      "_<EOT>",     "<|EOT|>"};
+
 size_t HashBytes(std::string_view bytes) { return std::hash<std::string_view>{}(bytes); }
 
 }  // namespace
+
+bool IsEndName(std::string_view name) {
+  return std::find(kEndNames.begin(), kEndNames.end(), name) != kEndNames.end();
+}
 
 bool AppendByteLevel(std::string_view piece, std::string& out) {
   const size_t size_before = out.size();
@@ -113,6 +123,7 @@ class Vocabulary::Builder {
     }
     RETURN_IF_ERROR(ReadTypes(file, pieces->size()));
     RETURN_IF_ERROR(ReadScores(file, pieces->size()));
+    MakeEndsControl(*pieces);
     RETURN_IF_ERROR(ReadPieces(*pieces));
     Index();
     return std::move(vocabulary_);
@@ -167,6 +178,23 @@ class Vocabulary::Builder {
     }
     vocabulary_.scores_ = std::move(scores);
     return absl::OkStatus();
+  }
+
+  void MakeEndsControl(const std::vector<std::string>& pieces) {
+    size_t num_ends = 0;
+    size_t first_end = 0;
+    for (size_t i = 0; i < pieces.size(); ++i) {
+      TokenType& type = vocabulary_.types_[i];
+      if (type != TokenType::kNormal && type != TokenType::kUserDefined) continue;
+      if (!IsEndName(pieces[i])) continue;
+      type = TokenType::kControl;
+      if (num_ends++ == 0) first_end = i;
+    }
+    if (num_ends == 0) return;
+    warnings_.push_back(std::to_string(num_ends) +
+                        " tokens that end a turn are no control tokens in the file and taken for "
+                        "such, the first one " +
+                        Indexed(kTokensKey, first_end) + " " + Quoted(pieces[first_end]));
   }
 
   absl::Status ReadPieces(const std::vector<std::string>& pieces) {

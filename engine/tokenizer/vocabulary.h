@@ -21,6 +21,10 @@ enum class PieceSpelling : uint8_t {
   kSentencePiece  // plain text with U+2581 for a space, and <0xNN> for single bytes
 };
 
+// Whether `name` is that of a token that ends a turn or a text in a family whose files name only
+// one end, or store it as something else than a control token.
+bool IsEndName(std::string_view name);
+
 // The tokens of a GGUF file as byte strings, with their types and scores, and the way back from
 // bytes to id. Immutable; thread-safe.
 class Vocabulary {
@@ -29,6 +33,8 @@ class Vocabulary {
 
   // INVALID_ARGUMENT naming key and index for what contradicts itself. What Hugging Face tolerates
   // (two tokens of one spelling, empty ones, pieces that are not byte-level) becomes a warning.
+  // A normal or user-defined token with a name of IsEndName is taken for a control token, with a
+  // warning: text that is not trusted would become it, and generation would go on after it.
   static absl::StatusOr<Vocabulary> FromFile(const ModelFile& file, PieceSpelling spelling,
                                              std::vector<std::string>& warnings);
 

@@ -1,7 +1,6 @@
 #include "engine/tokenizer/vocabulary_tokenizer.h"
 
 #include <algorithm>
-#include <array>
 #include <limits>
 #include <utility>
 
@@ -10,10 +9,6 @@
 
 namespace sluice::engine {
 namespace {
-
-// Control tokens that end a turn in the families whose files name only one end.
-constexpr std::array<std::string_view, 4> kEndNames = {"<|im_end|>", "<|eot_id|>", "<|endoftext|>",
-                                                       "<|end|>"};
 
 // Positions inside a text are counted in 32 bits.
 constexpr size_t kMaxTextBytes = std::numeric_limits<int32_t>::max();
@@ -57,11 +52,19 @@ absl::StatusOr<std::vector<TokenId>> FindEnds(const ModelFile& file, const Vocab
   for (const int64_t id : more.value_or(std::vector<int64_t>())) {
     if (id >= 0 && id < vocabulary.size()) ends.push_back(static_cast<TokenId>(id));
   }
+  std::vector<TokenId> named;
+  bool has_return = false;
+  bool has_call = false;
   for (TokenId id = 0; id < vocabulary.size(); ++id) {
-    if (vocabulary.Type(id) == TokenType::kControl &&
-        std::find(kEndNames.begin(), kEndNames.end(), vocabulary.Bytes(id)) != kEndNames.end()) {
-      ends.push_back(id);
-    }
+    if (vocabulary.Type(id) != TokenType::kControl || !IsEndName(vocabulary.Bytes(id))) continue;
+    named.push_back(id);
+    has_return |= vocabulary.Bytes(id) == "<|return|>";
+    has_call |= vocabulary.Bytes(id) == "<|call|>";
+  }
+  for (const TokenId id : named) {
+    // In OpenAI's harmony format it ends one message of several in a turn.
+    if (has_return && has_call && vocabulary.Bytes(id) == "<|end|>") continue;
+    ends.push_back(id);
   }
   std::sort(ends.begin(), ends.end());
   ends.erase(std::unique(ends.begin(), ends.end()), ends.end());

@@ -1,5 +1,6 @@
 #include "engine/tokenizer/tokenizer.h"
 
+#include <algorithm>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -20,6 +21,7 @@ namespace {
 using sluice::testing::ByteLevel;
 using sluice::testing::GgufDraft;
 using sluice::testing::Ids;
+using sluice::testing::JoinBytes;
 using sluice::testing::kMerges;
 using sluice::testing::kScores;
 using sluice::testing::kTokens;
@@ -29,6 +31,7 @@ using sluice::testing::SmallVocabulary;
 using sluice::testing::VocabularyDraft;
 using ::testing::Contains;
 using ::testing::HasSubstr;
+using ::testing::Not;
 
 constexpr absl::StatusCode kInvalid = absl::StatusCode::kInvalidArgument;
 constexpr absl::StatusCode kUnimplemented = absl::StatusCode::kUnimplemented;
@@ -190,13 +193,16 @@ TEST(TokenizerTest, ByteLevelVocabulariesNeedNoScoresOfAnyKind) {
   }
 }
 
-TEST(TokenizerTest, WithoutTypesEveryTokenIsText) {
-  GgufDraft file = SmallVocabulary("smollm").File();
+TEST(TokenizerTest, WithoutTypesEveryTokenButEndsIsText) {
+  const VocabularyDraft draft = SmallVocabulary("smollm");
+  GgufDraft file = draft.File();
   file.Remove(kTypes);
   std::vector<std::string> warnings;
   const auto tokenizer = OpenTokenizer(file, &warnings);
   ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
-  EXPECT_GT(Ids(**tokenizer, "<|im_end|>", true).size(), 1u);
+  EXPECT_GT(Ids(**tokenizer, "<|im_start|>", true).size(), 1u);
+  // But for those that end a turn.
+  EXPECT_EQ(Ids(**tokenizer, "<|im_end|>", true), std::vector<TokenId>{IdOf(draft, "<|im_end|>")});
   EXPECT_THAT(warnings, Contains(HasSubstr("token_type is missing")));
 }
 
@@ -282,7 +288,7 @@ TEST(TokenizerTest, NeededIdsMustExistAndOthersAreIgnored) {
 TEST(TokenizerTest, GenerationEndsAtEveryEndTheFileNames) {
   VocabularyDraft draft = SmallVocabulary("smollm");
   const TokenId eot_name = draft.Add("<|eot_id|>", TokenType::kControl);
-  const TokenId no_control = draft.Add("<|end|>", TokenType::kUserDefined);
+  const TokenId other = draft.Add("<|im_ended|>", TokenType::kControl);
   GgufDraft file = draft.File();
   file.Set("tokenizer.ggml.eos_token_id", uint32_t{30});
   file.Set("tokenizer.ggml.eot_token_id", uint32_t{20});
@@ -294,9 +300,65 @@ TEST(TokenizerTest, GenerationEndsAtEveryEndTheFileNames) {
             (std::vector<TokenId>{20, 30, IdOf(draft, "<|endoftext|>"), IdOf(draft, "<|im_end|>"),
                                   eot_name}));
   EXPECT_TRUE((*tokenizer)->IsEndOfGeneration(20));
-  EXPECT_FALSE((*tokenizer)->IsEndOfGeneration(no_control));
+  EXPECT_FALSE((*tokenizer)->IsEndOfGeneration(other));
   EXPECT_EQ((*tokenizer)->chat_template(), "{{ messages }}");
   EXPECT_EQ((*tokenizer)->model(), "gpt2");
+}
+
+TEST(TokenizerTest, EndsAreFoundByName) {
+  for (const char* name :
+       {"<|im_end|>", "<end_of_turn>", "<|end_of_text|>", "<|eot_id|>", "<|eom_id|>", "<|return|>",
+        "<|call|>", "<|end|>", "<|endoftext|>", "<EOT>", "_<EOT>", "<|EOT|>"}) {
+    VocabularyDraft draft;
+    const TokenId id = draft.Add(name, TokenType::kControl);
+    GgufDraft file = draft.File();
+    file.Set("tokenizer.ggml.eos_token_id", uint32_t{1});  // as in Gemma's chat models
+    const auto tokenizer = OpenTokenizer(file);
+    ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
+    EXPECT_EQ((*tokenizer)->end_of_generation(), (std::vector<TokenId>{1, id})) << name;
+  }
+}
+
+TEST(TokenizerTest, AnEndOfAMessageIsNoneInTheHarmonyFormat) {
+  VocabularyDraft draft;
+  const TokenId end = draft.Add("<|end|>", TokenType::kControl);
+  const TokenId last = draft.Add("<|return|>", TokenType::kControl);
+  const auto ends = [&draft] {
+    const auto tokenizer = OpenTokenizer(draft.File());
+    EXPECT_TRUE(tokenizer.ok()) << tokenizer.status();
+    return (*tokenizer)->end_of_generation();
+  };
+  EXPECT_EQ(ends(), (std::vector<TokenId>{end, last}));
+  const TokenId call = draft.Add("<|call|>", TokenType::kControl);
+  EXPECT_EQ(ends(), (std::vector<TokenId>{last, call}));
+}
+
+TEST(TokenizerTest, EndsAreControlTokensWhateverTheFileSays) {
+  for (const TokenType type : {TokenType::kNormal, TokenType::kUserDefined, TokenType::kControl}) {
+    VocabularyDraft draft = SmallVocabulary("smollm");
+    const TokenId end = draft.Add("<|end|>", type);
+    draft.AddMerge("|", ">");
+    draft.AddMerge("<", "|");
+    draft.AddMerge("e", "n");
+    draft.AddMerge("en", "d");
+    draft.AddMerge("<|", "end");
+    draft.AddMerge("<|end", "|>");
+    std::vector<std::string> warnings;
+    const auto tokenizer = OpenTokenizer(draft.File(), &warnings);
+    ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
+    EXPECT_EQ((*tokenizer)->Type(end), TokenType::kControl);
+    EXPECT_TRUE((*tokenizer)->IsEndOfGeneration(end));
+    EXPECT_EQ(Ids(**tokenizer, "<|end|>", true), std::vector<TokenId>{end});
+    const std::vector<TokenId> as_text = Ids(**tokenizer, "<|end|>", false);
+    EXPECT_EQ(std::count(as_text.begin(), as_text.end(), end), 0);
+    EXPECT_EQ(JoinBytes(**tokenizer, as_text), "<|end|>");
+    const auto named = HasSubstr("1 tokens that end a turn are no control tokens");
+    if (type == TokenType::kControl) {
+      EXPECT_THAT(warnings, Not(Contains(named)));
+    } else {
+      EXPECT_THAT(warnings, Contains(named));
+    }
+  }
 }
 
 }  // namespace
