@@ -1,14 +1,15 @@
 #!/usr/bin/env python3
 """Prints, for each weight type, architecture, tokenizer and file format: cases compared, equal, not equal, near-ties.
 
-    compatibility.py [--json] PATH...
+    compatibility.py [--json] [--allow-skips] PATH...
 
 PATH is the account of a test program or of pytest (XML), or a folder of such. Every number was counted by a test while
 it compared (tests/testing/tally.h, and record_property in tests/e2e): a property "compared/TABLE/ROW/KIND" with the
 value "CASES EQUAL NEAR_TIES". Near-ties are positions where the reference's two best tokens are closer than the
 documented error: set apart, not among the cases. A model counts for each type that one of its matrices has.
 A test may stop at its first difference: it has fewer cases then.
-Exit code 1 when anything is not equal, a test that compares failed, or one that should have run did not.
+Exit code 1 when anything is not equal, or a test that compares failed, was skipped or did not run. With --allow-skips
+a skipped test is named only: a machine may lack an instruction set, or the file of a model.
 """
 
 import argparse
@@ -65,6 +66,9 @@ class Report:
             self.problems.append(f"did not run to its end: {END_TO_END}.py")
         self.problems += [f"nothing was compared: {table}" for table, rows in self.tables.items() if not rows]
 
+    def skips_are_problems(self):
+        self.problems += [f"skipped: {name}" for name in self.skipped]
+
     def not_equal(self):
         return sum(cases - equal for rows in self.tables.values() for kinds in rows.values()
                    for cases, equal, _ in kinds.values())
@@ -85,7 +89,7 @@ def text(report):
                 parts += f"; models {len(report.models[row])}"
             yield f"  {row:{width - 2}} {cases:9} {equal:9} {cases - equal:9} {near_ties:9}  {parts}"
         yield ""
-    yield from (f"skipped: {name}" for name in report.skipped)
+    yield from (f"skipped: {name}" for name in report.skipped if f"skipped: {name}" not in report.problems)
     yield from report.problems
     bad = report.not_equal()
     yield f"not equal: {bad}" if bad or report.problems else "everything that was compared is equal"
@@ -103,6 +107,7 @@ def main(arguments):
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("paths", nargs="+", type=pathlib.Path)
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--allow-skips", action="store_true", help="tests that were skipped are no problems")
     options = parser.parse_args(arguments)
     report = Report()
     stems = set()
@@ -112,6 +117,8 @@ def main(arguments):
                 stems.add(file.stem)
                 report.add_file(file)
     report.finish(stems)
+    if not options.allow_skips:
+        report.skips_are_problems()
     if options.json:
         print(as_json(report))
     else:

@@ -100,8 +100,8 @@ step "End to end"
   --junitxml="$results/e2e.xml" || true
 
 step "Compared with the references"
-# What failed is in the totals below.
-python3 scripts/compatibility.py "$results/dev" "$results/e2e.xml" || true
+# What failed or was skipped is in the totals below; the table names it and fails nothing.
+python3 scripts/compatibility.py --allow-skips "$results/dev" "$results/e2e.xml" || true
 
 step "Result ($SECONDS s)"
 code=0

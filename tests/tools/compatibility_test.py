@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""scripts/compatibility.py adds what tests counted, and shows what is not equal, failed or did not run."""
+"""scripts/compatibility.py adds what tests counted, and shows what is not equal, failed, was skipped or did not run."""
 
 import contextlib
 import io
@@ -81,10 +81,24 @@ class CompatibilityTest(unittest.TestCase):
         self.assertIn("nothing was compared: file formats", lines)
         self.assertEqual(code, 1)
 
-    def test_a_skipped_test_is_named(self):
-        lines, code = report({"linear_bits_test": account([], "<skipped/>", "Avx2EqualsAvx512")})
-        self.assertIn("skipped: linear_bits_test: Suite.Avx2EqualsAvx512", lines)
-        self.assertEqual(code, 0)
+    def test_a_skipped_test_is_a_problem_unless_allowed(self):
+        skips = {"linear_bits_test": account([], "<skipped/>", "Avx2EqualsAvx512"),
+                 "golden_test": account(GOOD["golden_test"]).replace("<testsuite>", """<testsuite>
+                     <testcase name="smollm2" classname="Golden" status="notrun"/>""")}
+        named = ["skipped: golden_test: Golden.smollm2", "skipped: linear_bits_test: Suite.Avx2EqualsAvx512"]
+        lines, code = report(skips)
+        self.assertEqual((lines[-3:], code), ([*named, "not equal: 0"], 1))
+        lines, code = report(skips, ["--allow-skips"])
+        self.assertEqual((lines[-3:], code), ([*named, "everything that was compared is equal"], 0))
+        lines, code = report(skips, ["--json"])
+        self.assertEqual((json.loads("\n".join(lines))["problems"], code), (named, 1))
+        lines, code = report(skips, ["--json", "--allow-skips"])
+        account_of = json.loads("\n".join(lines))
+        self.assertEqual((account_of["problems"], len(account_of["skipped"]), code), ([], 2, 0))
+
+    def test_a_skip_of_a_test_that_compares_nothing_does_not_matter(self):
+        lines, code = report({"ops_test": account([], "<skipped/>", "PlantedBug")})
+        self.assertEqual((lines[-1], code), ("everything that was compared is equal", 0))
 
     def test_json(self):
         lines, code = report(flags=["--json"])
