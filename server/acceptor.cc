@@ -8,17 +8,32 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
+#include <cstdlib>
 #include <cstring>
+#include <iterator>
 #include <utility>
 
 #include "engine/base/status.h"
-#include "server/tcp_address.h"
 
 namespace sluice::server {
 namespace {
 
-constexpr int kRetryMs = 50;  // after an accept without a descriptor
+constexpr int kRetryMs = 50;        // after an accept that would fail again at once
+constexpr int kTakenPerRound = 64;  // of one listener, before the others have their turn
+constexpr int kPortAttempts = 16;   // to find a port that is free at every address
+
+bool IsStarvation(int error) {
+  return error == EMFILE || error == ENFILE || error == ENOBUFS || error == ENOMEM;
+}
+
+// Whether accept(2) passed on what happened to one connection, which is gone with it.
+bool IsOfNetwork(int error) {
+  static constexpr int kErrors[] = {ECONNABORTED, EHOSTDOWN,   EHOSTUNREACH, ENETDOWN, ENETUNREACH,
+                                    ENONET,       ENOPROTOOPT, EOPNOTSUPP,   EPERM,    EPROTO};
+  return std::find(std::begin(kErrors), std::end(kErrors), error) != std::end(kErrors);
+}
 
 // A socket that listens on `address`; -1 with `errno` set.
 int ListeningSocket(const TcpAddress& address) {
@@ -52,31 +67,51 @@ int PortOf(int fd) {
 
 absl::StatusOr<std::unique_ptr<Acceptor>> Acceptor::Listen(const std::string& address) {
   const int port = std::atoi(address.substr(address.rfind(':') + 1).c_str());
-  std::vector<TcpAddress> places = TcpAddress::ResolveAll(address, port);
+  return ListenAt(TcpAddress::ResolveAll(address, port), address);
+}
+
+absl::StatusOr<std::unique_ptr<Acceptor>> Acceptor::ListenAt(std::vector<TcpAddress> places,
+                                                             const std::string& name) {
   const auto failed = [&](const std::string& why) {
-    return engine::Unavailable("cannot listen on " + address + ": " + why);
+    return engine::Unavailable("cannot listen on " + name + ": " + why);
   };
   if (places.empty()) return failed("the host name has no address (a failure of DNS?)");
   std::unique_ptr<Acceptor> acceptor(new Acceptor());
   acceptor->wake_ = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
   if (acceptor->wake_ < 0) return failed(std::strerror(errno));
-  int error = 0;
-  for (TcpAddress& place : places) {
-    if (acceptor->port_ != 0) place.set_port(acceptor->port_);
-    const int fd = ListeningSocket(place);
-    if (fd < 0) {
-      error = errno;
-      // A name may have addresses that are not there, such as ::1 without IPv6; a port that is
-      // taken is never left out.
-      if (error == EADDRINUSE) return failed("the port is taken");
-      continue;
-    }
-    acceptor->listeners_.push_back(fd);
-    acceptor->port_ = PortOf(fd);
+  const bool any_port = places.front().port() == 0;
+  int error = acceptor->Bind(places);
+  // What is free at the first address may be taken at another.
+  for (int i = 1; i < kPortAttempts && any_port && error == EADDRINUSE; ++i) {
+    error = acceptor->Bind(places);
   }
-  if (!acceptor->listeners_.empty()) return acceptor;
+  if (error == 0) return acceptor;
+  if (error == EADDRINUSE) return failed("the port is taken");
   return failed(error == EADDRNOTAVAIL ? "the address is not one of this machine's"
                                        : std::strerror(error));
+}
+
+int Acceptor::Bind(std::vector<TcpAddress>& places) {
+  const int wanted = places.front().port();
+  int error = 0;
+  for (TcpAddress& place : places) {
+    place.set_port(listeners_.empty() ? wanted : port_);
+    const int fd = ListeningSocket(place);
+    if (fd >= 0) {
+      listeners_.push_back(fd);
+      port_ = PortOf(fd);
+      continue;
+    }
+    error = errno;
+    // A name may have addresses that are not there, such as ::1 without IPv6; a port that is
+    // taken is never left out.
+    if (error == EADDRINUSE) break;
+  }
+  if (error != EADDRINUSE) return listeners_.empty() ? error : 0;
+  for (const int fd : listeners_) close(fd);
+  listeners_.clear();
+  for (TcpAddress& place : places) place.set_port(wanted);
+  return error;
 }
 
 Acceptor::~Acceptor() {
@@ -84,8 +119,13 @@ Acceptor::~Acceptor() {
   if (wake_ >= 0) close(wake_);
 }
 
-void Acceptor::Start(Take take) {
+int Acceptor::AcceptFromKernel(int listener) {
+  return accept4(listener, nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC);
+}
+
+void Acceptor::Start(Take take, Accept accept) {
   take_ = std::move(take);
+  accept_ = std::move(accept);
   thread_ = std::thread([this] { Run(); });
 }
 
@@ -101,34 +141,38 @@ void Acceptor::Stop() {
 void Acceptor::Run() {
   std::vector<pollfd> sources = {{wake_, POLLIN, 0}};
   for (const int fd : listeners_) sources.push_back({fd, POLLIN, 0});
+  bool pause = false;
   while (true) {
-    // While starved only the wake is waited for: what waits to be taken would spin.
-    const bool starved = starved_.load(std::memory_order_relaxed);
-    poll(sources.data(), starved ? 1 : sources.size(), starved ? kRetryMs : -1);
+    // During a pause only the wake is waited for: what waits to be taken would spin.
+    poll(sources.data(), pause ? 1 : sources.size(), pause ? kRetryMs : -1);
     if (sources[0].revents != 0) return;
+    pause = false;
+    int starvation = 0;
     for (const int fd : listeners_) {
-      if (!TakeAll(fd)) break;
+      const int error = TakeWaiting(fd);
+      if (IsStarvation(error)) starvation = error;
+      pause = pause || (error != 0 && !IsOfNetwork(error));
     }
+    Report(starvation);
   }
 }
 
-bool Acceptor::TakeAll(int listener) {
-  while (true) {
-    const int fd = accept4(listener, nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC);
+int Acceptor::TakeWaiting(int listener) {
+  for (int i = 0; i < kTakenPerRound; ++i) {
+    const int fd = accept_(listener);
     if (fd >= 0) {
-      Report(false, 0);
       take_(listener, fd);
     } else if (errno == EAGAIN) {
-      Report(false, 0);
-      return true;
-    } else if (errno != EINTR && errno != ECONNABORTED && errno != EPROTO) {
-      Report(true, errno);
-      return false;
+      return 0;
+    } else if (errno != EINTR) {
+      return errno;
     }
   }
+  return 0;
 }
 
-void Acceptor::Report(bool starved, int error) {
+void Acceptor::Report(int error) {
+  const bool starved = error != 0;
   if (starved == starved_.load(std::memory_order_relaxed)) return;
   starved_.store(starved, std::memory_order_relaxed);
   if (starved) {

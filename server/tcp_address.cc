@@ -1,10 +1,10 @@
 #include "server/tcp_address.h"
 
 #include <arpa/inet.h>
-#include <netdb.h>
 #include <netinet/in.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 
@@ -19,14 +19,20 @@ std::vector<TcpAddress> TcpAddress::ResolveAll(const std::string& address, int p
   hints.ai_socktype = SOCK_STREAM;
   addrinfo* found = nullptr;
   if (getaddrinfo(host.c_str(), std::to_string(port).c_str(), &hints, &found) != 0) return {};
-  std::vector<TcpAddress> all;
-  for (const addrinfo* one = found; one != nullptr; one = one->ai_next) {
-    if (one->ai_family != AF_INET && one->ai_family != AF_INET6) continue;
-    TcpAddress& out = all.emplace_back();
-    std::memcpy(&out.address, one->ai_addr, one->ai_addrlen);
-    out.size = one->ai_addrlen;
-  }
+  std::vector<TcpAddress> all = AllOf(found);
   freeaddrinfo(found);
+  return all;
+}
+
+std::vector<TcpAddress> TcpAddress::AllOf(const addrinfo* list) {
+  std::vector<TcpAddress> all;
+  for (const addrinfo* one = list; one != nullptr; one = one->ai_next) {
+    if (one->ai_family != AF_INET && one->ai_family != AF_INET6) continue;
+    TcpAddress address;
+    std::memcpy(&address.address, one->ai_addr, one->ai_addrlen);
+    address.size = one->ai_addrlen;
+    if (std::find(all.begin(), all.end(), address) == all.end()) all.push_back(address);
+  }
   return all;
 }
 
@@ -34,6 +40,18 @@ std::optional<TcpAddress> TcpAddress::Resolve(const std::string& address, int po
   const std::vector<TcpAddress> all = ResolveAll(address, port);
   if (all.empty()) return std::nullopt;
   return all.front();
+}
+
+bool TcpAddress::operator==(const TcpAddress& other) const {
+  if (address.ss_family != other.address.ss_family || port() != other.port()) return false;
+  if (address.ss_family == AF_INET6) {
+    const auto* a = reinterpret_cast<const sockaddr_in6*>(&address);
+    const auto* b = reinterpret_cast<const sockaddr_in6*>(&other.address);
+    return std::memcmp(&a->sin6_addr, &b->sin6_addr, sizeof a->sin6_addr) == 0 &&
+           a->sin6_scope_id == b->sin6_scope_id;
+  }
+  return reinterpret_cast<const sockaddr_in*>(&address)->sin_addr.s_addr ==
+         reinterpret_cast<const sockaddr_in*>(&other.address)->sin_addr.s_addr;
 }
 
 int TcpAddress::port() const {
