@@ -3,7 +3,9 @@
 #include <cstdio>
 #include <limits>
 #include <map>
+#include <string>
 #include <thread>
+#include <unordered_set>
 #include <utility>
 #include <vector>
 
@@ -12,6 +14,7 @@
 #include "engine/device_choice.h"
 #include "engine/engine.h"
 #include "engine/model/sha256.h"
+#include "engine/model/tensor_places.h"
 #include "engine/model_file/model_file.h"
 #include "engine/model_file/open_file.h"
 #include "engine/model_runner.h"
@@ -77,9 +80,12 @@ absl::StatusOr<int64_t> NumPages(const EngineOptions& options, int64_t page_byte
 }
 
 // What the weights will take in memory, in the layout of `backend`.
-uint64_t WeightBytes(const ModelFile& file, kernels::Backend backend) {
+uint64_t WeightBytes(const ModelFile& file, const ModelConfig& config, kernels::Backend backend) {
+  std::unordered_set<std::string> placed;
+  for (TensorPlace& place : TensorPlaces(config)) placed.insert(std::move(place.name));
   uint64_t bytes = 0;
   for (const FileTensor& tensor : file.tensors()) {
+    if (!placed.contains(tensor.name)) continue;
     const bool is_matrix = tensor.rows() > 1;
     if (!is_matrix) {
       bytes += tensor.cols() * sizeof(float);
@@ -265,7 +271,7 @@ absl::StatusOr<LoadedModel> LoadModel(const std::string& path, const EngineOptio
   if (options.force_avx2) isa = kernels::CpuIsa::kAvx2;
   const int num_threads = ThreadsPerEngine(options);
   const kernels::DType kv_type = device.KvType(options);
-  const uint64_t weight_bytes = WeightBytes(*file, device.backend);
+  const uint64_t weight_bytes = WeightBytes(*file, *config, device.backend);
   ASSIGN_OR_RETURN(const PoolSize pool, SizePool(options, device, *config, kv_type, weight_bytes));
   ASSIGN_OR_RETURN(std::shared_ptr<const Weights> weights,
                    Weights::Load(*file, *config,

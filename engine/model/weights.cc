@@ -47,7 +47,7 @@ class WeightsLoader {
     int64_t num_rows = 0;
     PackedWeight* matrix = nullptr;  // filled by the job, or
     size_t memory_offset = 0;        // of the matrix in Weights::matrix_memory_
-    Buffer* vector = nullptr;        // f32; neither: only hashed
+    Buffer* vector = nullptr;        // f32; neither: rotary factors, only hashed
   };
   // One tensor of the file.
   struct Job {
@@ -111,26 +111,25 @@ absl::Status WeightsLoader::Plan() {
   size_t num_vectors = 0;
   for (const TensorPlace& place : places_) {
     // The factors are part of the config's frequencies already.
-    if (IsRopeFactors(place.part) || file_.FindTensor(place.name) == nullptr) continue;
+    const bool is_hashed_only = IsRopeFactors(place.part);
+    if (is_hashed_only && !options_.compute_digest) continue;
+    if (file_.FindTensor(place.name) == nullptr) continue;
     places_of[place.name].push_back(&place);
-    num_vectors += place.is_vector ? 1 : 0;
+    num_vectors += place.is_vector && !is_hashed_only ? 1 : 0;
   }
   weights_.vectors_.resize(num_vectors);
   size_t vector = 0;
   for (const FileTensor& tensor : file_.tensors()) {
     const auto found = places_of.find(tensor.name);
-    if (found == places_of.end() && !options_.compute_digest) continue;
+    if (found == places_of.end()) continue;
     Job& job = jobs_.emplace_back();
     job.tensor = &tensor;
     total_bytes_ += tensor.bytes;
-    if (found == places_of.end()) {
-      job.parts.push_back({.num_rows = static_cast<int64_t>(tensor.rows())});
-      continue;
-    }
     for (const TensorPlace* place : found->second) {
       Part& part = job.parts.emplace_back();
       part.first_row = place->first_row;
       part.num_rows = place->rows;
+      if (IsRopeFactors(place->part)) continue;
       Held& held = HeldAt(place->part, place->layer);
       if (place->is_vector) {
         held.vector = part.vector = &weights_.vectors_[vector++];

@@ -58,8 +58,9 @@ class Weights {
   const kernels::Linear& head() const { return head_; }  // [V, E]; the embedding when tied
 
   uint64_t resident_bytes() const { return resident_bytes_; }
-  // Hex sha256 over the sha256 of the metadata section and of every tensor's stored bytes, in file
-  // order: equal files, equal digests, computed while loading.
+  // Hex sha256 over the sha256 of the metadata section and of the stored bytes of every tensor that
+  // the model computes with, in file order: equal files, equal digests, computed while loading. Of
+  // tensors that are not used, only name, shape and place count: their bytes are never read.
   const std::string& digest() const { return digest_; }
 
  private:

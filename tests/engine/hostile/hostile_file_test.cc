@@ -125,6 +125,20 @@ TEST(HostilePrefixTest, M17EveryTruncationOfTheMetadataIsRefused) {
   good.ExpectSameAnswer();
 }
 
+TEST(HostileSizeTest, M76AStrangerOf2GibCostsNothing) {
+  const GoodFile good(GoodModel());
+  GgufDraft draft = GoodModel();
+  draft.AddTensor("community.tensor", {uint64_t{1} << 29}, kernels::DType::kF32, "");
+  const TempFile stored(draft.Bytes());
+  const auto data = static_cast<off_t>(draft.OffsetOf("bytes community.tensor"));
+  ASSERT_EQ(truncate(stored.path().c_str(), data + (off_t{1} << 31)), 0);
+  const LoadOutcome outcome = LoadAndServe(stored.path());
+  EXPECT_TRUE(outcome.status.ok()) << Message(outcome.status);
+  EXPECT_THAT(outcome.warnings, ::testing::Contains(HasSubstr("'community.tensor'")));
+  EXPECT_LE(outcome.cpu_seconds, MostSeconds());
+  EXPECT_LE(outcome.peak_bytes, MostBytes());
+}
+
 TEST(HostileSizeTest, M68JunkAfterTheDataCostsNothing) {
   const GoodFile good(GoodModel());
   const TempFile stored(GoodModel().Bytes());

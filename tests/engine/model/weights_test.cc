@@ -159,7 +159,9 @@ std::string DigestOf(const ModelFile& file) {
   };
   Sha256 all;
   all.Add(hash(0, file.metadata_bytes()));
-  for (const FileTensor& tensor : file.tensors()) all.Add(hash(tensor.offset, tensor.bytes));
+  for (const FileTensor& tensor : file.tensors()) {
+    if (tensor.name != "unused") all.Add(hash(tensor.offset, tensor.bytes));
+  }
   return Sha256::Hex(all.Finish());
 }
 
@@ -316,8 +318,10 @@ TEST(WeightsTest, TensorsOfManyPiecesKeepTheirRows) {
   EXPECT_GT(calls, 20);
 }
 
-TEST(WeightsTest, TheDigestIsOfTheWholeFileAndOfNothingElse) {
-  GgufDraft draft = testing::MakeTinyModelDraft({});
+TEST(WeightsTest, TheDigestIsOfAllThatTheModelComputesWith) {
+  TinyModelSpec spec;
+  spec.rope_factors = {1, 1, 2, 4, 8, 8, 8, 8};
+  GgufDraft draft = testing::MakeTinyModelDraft(spec);
   draft.AddTensor("unused", {8}, DType::kF32, std::string(32, 'u'));
   const Loaded one = LoadBytes(draft.Bytes());
   ASSERT_TRUE(one.status.ok()) << Message(one.status);
@@ -340,7 +344,13 @@ TEST(WeightsTest, TheDigestIsOfTheWholeFileAndOfNothingElse) {
   edited.TensorAt("blk.1.attn_v.weight").bytes[100] ^= 1;
   EXPECT_NE(changed(edited), one.weights->digest());
   edited = draft;
+  edited.TensorAt("rope_freqs.weight").bytes[0] ^= 1;
+  EXPECT_NE(changed(edited), one.weights->digest());
+  edited = draft;
   edited.TensorAt("unused").bytes[31] ^= 1;
+  EXPECT_EQ(changed(edited), one.weights->digest());
+  edited = draft;
+  edited.TensorAt("unused").name = "unuser";
   EXPECT_NE(changed(edited), one.weights->digest());
   edited = draft;
   edited.SetString("general.name", "tiny llamb");
