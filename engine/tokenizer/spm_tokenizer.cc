@@ -159,6 +159,7 @@ absl::StatusOr<std::shared_ptr<const Tokenizer>> SpmTokenizer::FromFile(
   std::vector<TokenMatcher::Token> user_defined;
   for (TokenId id = 0; id < vocabulary.size(); ++id) {
     if (vocabulary.Type(id) != TokenType::kUserDefined || vocabulary.Bytes(id).empty()) continue;
+    if (vocabulary.IsAddedToPieces(id)) continue;
     user_defined.push_back({vocabulary.Bytes(id), id});
   }
   ASSIGN_OR_RETURN(TokenMatcher matcher, TokenMatcher::Create(std::move(user_defined)));

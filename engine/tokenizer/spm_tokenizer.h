@@ -26,7 +26,9 @@ namespace sluice::engine {
 // a file that asks for another is refused. The file's add_space_prefix puts a space before the
 // text, and, as SentencePiece knows no control tokens in text, before the text after each of those.
 // User-defined tokens are parts of the text: they are found after that space has come, the longest
-// one first, and join with nothing. Immutable; thread-safe.
+// one first, and join with nothing. Those that were added to SentencePiece's model (score -1000)
+// are none of its business: they cut the text as control tokens do, as in Hugging Face. Immutable;
+// thread-safe.
 class SpmTokenizer final : public VocabularyTokenizer {
  public:
   static absl::StatusOr<std::shared_ptr<const Tokenizer>> FromFile(

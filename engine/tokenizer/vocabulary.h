@@ -45,6 +45,11 @@ class Vocabulary {
     return std::string_view(bytes_.data() + begins_[id], begins_[id + 1] - begins_[id]);
   }
   TokenType Type(TokenId id) const { return types_[id]; }
+  // User-defined, but not of SentencePiece's own model: converters mark what tokenizer_config.json
+  // or added_tokens.json adds to it with the score -1000.
+  bool IsAddedToPieces(TokenId id) const {
+    return types_[id] == TokenType::kUserDefined && !scores_.empty() && scores_[id] == -1000.0F;
+  }
   std::span<const float> scores() const { return scores_; }  // [size()], or none
 
   // The token that ordinary text spelled `bytes` may become: never a control token. Of several with

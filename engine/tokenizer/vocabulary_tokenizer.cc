@@ -108,7 +108,7 @@ absl::StatusOr<VocabularyTokenizer::Matchers> VocabularyTokenizer::Matchers::Fro
     if (token.text.empty()) continue;
     switch (vocabulary.Type(id)) {
       case TokenType::kUserDefined:
-        if (!has_user_defined) break;
+        if (!has_user_defined && !vocabulary.IsAddedToPieces(id)) break;
         special.push_back(token);
         plain.push_back(token);
         break;

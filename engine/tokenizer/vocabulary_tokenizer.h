@@ -54,7 +54,8 @@ class VocabularyTokenizer : public Tokenizer {
     TokenMatcher special;  // where control tokens in the text become their ids
     TokenMatcher plain;    // where they are text
 
-    // `has_user_defined`: both hold the user-defined tokens; otherwise they are left to EncodeText.
+    // `has_user_defined`: both hold the user-defined tokens; otherwise those of
+    // SentencePiece's own model are left to EncodeText.
     static absl::StatusOr<Matchers> FromVocabulary(const Vocabulary& vocabulary,
                                                    bool has_user_defined);
   };

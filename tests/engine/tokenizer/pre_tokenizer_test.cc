@@ -81,7 +81,7 @@ TEST(PreTokenizerTest, NamesTheUnknownAndTheKnown) {
     EXPECT_TRUE(PreTokenizer::Create(rules.name).ok()) << rules.name;
     EXPECT_TRUE(names.insert(rules.name).second) << rules.name;
   }
-  EXPECT_EQ(names.size(), 33u);
+  EXPECT_EQ(names.size(), 38u);
 }
 
 }  // namespace

@@ -242,6 +242,30 @@ TEST(SpmTokenizerTest, TheSpaceBeforeTheFirstWordComesAndGoes) {
   EXPECT_FALSE(MustOpen(file)->RemovesLeadingSpace());
 }
 
+TEST(SpmTokenizerTest, TokensAddedToThePiecesCutTheTextBeforeTheSpaceComes) {
+  SpmDraft draft(true);
+  const TokenId user = draft.Add("user", -3);
+  const TokenId space = draft.Add("\u2581", -4);
+  const TokenId space_user = draft.Add("\u2581user", -1);
+  for (const char* half : {"u", "s", "e", "r", "us", "er"}) draft.Add(half, -9);
+  const TokenId start = draft.Add("<|im_start|>", -1000, TokenType::kUserDefined);
+  const TokenId own = draft.Add("<own>", 0, TokenType::kUserDefined);
+  GgufDraft file = draft.File();
+  const auto tokenizer = MustOpen(file);
+  using V = std::vector<TokenId>;
+  for (const bool parse_special : {false, true}) {
+    EXPECT_EQ(Ids(*tokenizer, "<|im_start|>user", parse_special), (V{start, space_user}));
+    EXPECT_EQ(Ids(*tokenizer, "user<|im_start|>user", parse_special),
+              (V{space_user, start, space_user}));
+    EXPECT_EQ(Ids(*tokenizer, "<|im_start|><|im_start|>", parse_special), (V{start, start}));
+    EXPECT_EQ(Ids(*tokenizer, "<own>user", parse_special), (V{space, own, user}));
+    EXPECT_EQ(Ids(*tokenizer, "<|im_start|><own>", parse_special), (V{start, space, own}));
+  }
+  EXPECT_EQ(Ids(*tokenizer, "<|im_start|>user", true, true), (V{kBos, start, space_user}));
+  file.Set("tokenizer.ggml.add_space_prefix", false);
+  EXPECT_EQ(Ids(*MustOpen(file), "<|im_start|>user", true), (V{start, user}));
+}
+
 TEST(SpmTokenizerTest, ContradictoryVocabulariesAreRefused) {
   const auto expect_refused = [](const GgufDraft& file, const std::string& word) {
     const auto tokenizer = OpenTokenizer(file);

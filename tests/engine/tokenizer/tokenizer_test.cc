@@ -236,7 +236,8 @@ TEST(TokenizerTest, BosAndEosAreAddedAsTheFileAsks) {
 }
 
 TEST(TokenizerTest, SomeFamiliesAddBosUnasked) {
-  const std::set<std::string_view> adding = {"llama-bpe", "llama3", "llama-v3", "lfm2", "tekken"};
+  const std::set<std::string_view> adding = {"llama-bpe", "llama3",  "llama-v3", "lfm2",  "falcon3",
+                                             "falcon-h1", "pixtral", "midm-2.0", "tekken"};
   for (const PreTokenizerRules& rules : KnownPreTokenizerRules()) {
     GgufDraft file = SmallVocabulary(rules.name).File();
     file.Set("tokenizer.ggml.bos_token_id", uint32_t{5});
