@@ -474,6 +474,25 @@ TEST(SafetensorsModelTest, ReadsMistralsWindow) {
   for (const LayerTraits& layer : config->layers) EXPECT_EQ(layer.window, 32);
 }
 
+// As DeepSeek-R1-0528-Qwen3-8B has it: Hugging Face reads attention_factor alone.
+TEST(SafetensorsModelTest, IgnoresAttnFactorOfYarn) {
+  const ModelDirectory directory("qwen3");
+  json config = directory.ReadJson("config.json");
+  config["rope_scaling"] = {{"rope_type", "yarn"},
+                            {"factor", 4.0},
+                            {"original_max_position_embeddings", 32},
+                            {"attn_factor", 0.8782488562869419}};
+  directory.WriteJson("config.json", config);
+  auto read = OpenConfig(directory);
+  ASSERT_TRUE(read.ok()) << read.status();
+  EXPECT_FLOAT_EQ(read->ropes[0].magnitude, 1.1386294f);
+  config["rope_scaling"]["attention_factor"] = 1.25;
+  directory.WriteJson("config.json", config);
+  read = OpenConfig(directory);
+  ASSERT_TRUE(read.ok()) << read.status();
+  EXPECT_EQ(read->ropes[0].magnitude, 1.25f);
+}
+
 TEST(SafetensorsModelTest, IgnoresUnknownKeysThatSayNothing) {
   const ModelDirectory directory("llama3");
   json config = directory.ReadJson("config.json");
