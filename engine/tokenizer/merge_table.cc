@@ -31,8 +31,7 @@ MergeTable::MergeTable(size_t num_merges)
       shift_(64 - std::countr_zero(slots_.size())) {}
 
 size_t MergeTable::SlotOf(uint64_t pair) const {
-  // Multiplicative hashing: the high bits of the product depend on all bits of the pair.
-  size_t slot = static_cast<size_t>(pair * 0x9E3779B97F4A7C15 >> shift_);
+  size_t slot = static_cast<size_t>(hash_.OfPair(pair) >> shift_);
   while (slots_[slot].pair != kEmpty && slots_[slot].pair != pair) {
     slot = (slot + 1) & (slots_.size() - 1);
   }

@@ -8,6 +8,7 @@
 
 #include "engine/base/ids.h"
 #include "engine/model_file/model_file.h"
+#include "engine/tokenizer/keyed_hash.h"
 #include "engine/tokenizer/vocabulary.h"
 
 namespace sluice::engine {
@@ -42,6 +43,7 @@ class MergeTable {
   size_t SlotOf(uint64_t pair) const;
   void Insert(TokenId left, TokenId right, Merge merge);
 
+  KeyedHash hash_;
   std::vector<Slot> slots_;  // open addressing; a power of two, at most half full
   int shift_ = 0;
 };

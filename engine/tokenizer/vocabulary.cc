@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
-#include <functional>
 #include <limits>
 #include <optional>
 #include <utility>
@@ -74,8 +73,6 @@ void AppendWithSpaces(std::string_view piece, std::string& out) {
 constexpr std::array<std::string_view, 12> kEndNames = {
     "<|im_end|>", "<end_of_turn>", "<|end_of_text|>", "<|eot_id|>", "<|eom_id|>", "<|return|>",
     "<|call|>",   "<|end|>",       "<|endoftext|>",   "<EOT>",      "_<EOT>",     "<|EOT|>"};
-
-size_t HashBytes(std::string_view bytes) { return std::hash<std::string_view>{}(bytes); }
 
 }  // namespace
 
@@ -302,7 +299,7 @@ class Vocabulary::Builder {
     for (TokenId id = 0; id < vocabulary_.size(); ++id) {
       if (vocabulary_.types_[id] != type || vocabulary_.Bytes(id).empty()) continue;
       const std::string_view bytes = vocabulary_.Bytes(id);
-      size_t slot = HashBytes(bytes) & (slots.size() - 1);
+      size_t slot = vocabulary_.hash_.OfBytes(bytes) & (slots.size() - 1);
       while (slots[slot] != kNone && vocabulary_.Bytes(slots[slot]) != bytes) {
         slot = (slot + 1) & (slots.size() - 1);
       }
@@ -331,7 +328,7 @@ absl::StatusOr<Vocabulary> Vocabulary::FromFile(const ModelFile& file, PieceSpel
 }
 
 TokenId Vocabulary::Find(std::string_view bytes) const {
-  size_t slot = HashBytes(bytes) & (slots_.size() - 1);
+  size_t slot = hash_.OfBytes(bytes) & (slots_.size() - 1);
   while (slots_[slot] != kNone && Bytes(slots_[slot]) != bytes) {
     slot = (slot + 1) & (slots_.size() - 1);
   }

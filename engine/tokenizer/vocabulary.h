@@ -11,6 +11,7 @@
 
 #include "engine/base/ids.h"
 #include "engine/model_file/model_file.h"
+#include "engine/tokenizer/keyed_hash.h"
 #include "engine/tokenizer/tokenizer.h"
 
 namespace sluice::engine {
@@ -65,7 +66,8 @@ class Vocabulary {
   std::vector<uint32_t> begins_;  // [size() + 1] into bytes_
   std::vector<TokenType> types_;  // [size()]
   std::vector<float> scores_;     // [size()] or none
-  std::vector<TokenId> slots_;    // open addressing by hash of the bytes; a power of two, half full
+  KeyedHash hash_;
+  std::vector<TokenId> slots_;  // open addressing by hash of the bytes; a power of two, half full
   std::array<TokenId, 256> byte_tokens_;
 };
 

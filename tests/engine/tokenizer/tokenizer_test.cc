@@ -12,6 +12,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
+#include "engine/tokenizer/keyed_hash.h"
 #include "engine/tokenizer/pre_tokenizer_rules.h"
 #include "tests/engine/tokenizer/vocabulary_draft.h"
 
@@ -360,6 +361,26 @@ TEST(TokenizerTest, EndsAreControlTokensWhateverTheFileSays) {
       EXPECT_THAT(warnings, Contains(named));
     }
   }
+}
+
+TEST(KeyedHashTest, DependsOnTheKeyAndOnEveryByte) {
+  const KeyedHash hash({1, 2, 3});
+  std::set<uint64_t> seen;
+  for (size_t length = 0; length < 40; ++length) seen.insert(hash.OfBytes(std::string(length, 0)));
+  for (size_t at = 0; at < 39; ++at) {
+    std::string text(39, 0);
+    text[at] = 1;
+    EXPECT_EQ(hash.OfBytes(text), KeyedHash({1, 2, 3}).OfBytes(text));
+    seen.insert(hash.OfBytes(text));
+  }
+  EXPECT_EQ(seen.size(), 79u);
+  EXPECT_NE(hash.OfBytes("hello"), KeyedHash({2, 2, 3}).OfBytes("hello"));
+  EXPECT_NE(hash.OfBytes("hello"), KeyedHash({1, 3, 3}).OfBytes("hello"));
+  EXPECT_NE(hash.OfPair(5), hash.OfPair(uint64_t{5} << 32));
+  EXPECT_NE(hash.OfPair(5), KeyedHash({1, 2, 4}).OfPair(5));
+  // Two tables do not share a key.
+  EXPECT_NE(KeyedHash().OfBytes("hello"), KeyedHash().OfBytes("hello"));
+  EXPECT_NE(KeyedHash().OfPair(5), KeyedHash().OfPair(5));
 }
 
 }  // namespace
