@@ -306,10 +306,10 @@ void AddEngineFlags(CLI::App& app, engine::EngineOptions* options, const std::st
          [options](const std::string& type) {
            options->kv_dtype = type == "f32" ? engine::KvDType::kF32 : engine::KvDType::kF16;
          },
-         "KV cache elements: f32, or f16 (half the memory, less exact); by device")
+         "KV cache elements: f32; f16 takes half, less exact")
       ->type_name("TYPE")
       ->check(OneOf({"f16", "f32"}))
-      ->default_str("f32 on cpu, f16 on cuda")
+      ->default_str("cpu f32, cuda f16")
       ->group(group);
   app.add_option("--gpu-memory-fraction", options->gpu_memory_fraction,
                  "Of a GPU's free memory, for weights, KV cache and scratch together")

@@ -119,7 +119,7 @@ Command AddTokenize(CLI::App& program) {
   app->add_flag("--json", flags->json,
                 "An object with ids, pieces and decoded text instead of a line of ids");
   app->add_flag("--jsonl", flags->jsonl,
-                "Every line of the input is a text of its own, as a JSON string; a line for each");
+                "Each input line is a text, as a JSON string; a line out for each");
   app->footer(
       "All of the input is one text, a newline at its end included. The file needs a vocabulary "
       "only.\n"
