@@ -174,7 +174,7 @@ void AddListenFlags(CLI::App& app, ServeFlags& flags) {
   const char* const group = "Service";
   AddModelFlag(app, &flags.model)->group(group);
   app.add_option("--listen", server.listen,
-                 "gRPC service; port 0 takes a free one, [::] is IPv4 and IPv6, 0.0.0.0 IPv4 only")
+                 "gRPC service; port 0: a free one; [::]: IPv4 too")
       ->type_name("ADDRESS:PORT")
       ->capture_default_str()
       ->group(group);
