@@ -191,7 +191,8 @@ int64_t KvPageBytes(DType type, int64_t num_kv_heads, int64_t head_size);
 void ReadKv(const KvLayer& layer, std::span<const int32_t> pages,
             std::span<const int32_t> positions, bool value, float* out);
 
-// Copies whole pages from -> to, pairwise, in every layer given.
+// Copies whole pages from -> to, pairwise, in every layer given. Host backends only so far:
+// UNIMPLEMENTED on cuda.
 absl::Status CopyPages(Exec& exec, std::span<const KvLayer> layers, std::span<const int32_t> from,
                        std::span<const int32_t> to);
 

@@ -33,7 +33,7 @@ void ReadKv(const KvLayer& layer, std::span<const int32_t> pages,
 absl::Status CopyPages(Exec& exec, std::span<const KvLayer> layers, std::span<const int32_t> from,
                        std::span<const int32_t> to) {
   if (exec.backend() == Backend::kCuda) {
-    return absl::UnimplementedError("CopyPages: backend cuda is not built");
+    return absl::UnimplementedError("CopyPages: not on backend cuda yet");
   }
   if (from.size() != to.size()) {
     return absl::InvalidArgumentError("CopyPages: expected as many target pages as source pages (" +
