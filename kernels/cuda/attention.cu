@@ -415,12 +415,12 @@ __global__ void __launch_bounds__(kThreads) attend_few(const __grid_constant__ A
 __global__ void __launch_bounds__(kRowThreads)
     attention_rows(const __grid_constant__ AttentionArgs args) {
   extern __shared__ float values[];
-  __shared__ float shared[8];
+  __shared__ float shared[16];
   let_next_start();
   wait_for_previous();
   const int t = blockIdx.x;
   load_attention_row(args, t, values, args.values);
-  write_operand_row(values, t, args.out, shared);
+  write_operand_row(values, operand_shift(values, args.out.units, shared), t, args.out);
 }
 
 absl::Status LaunchBlocks(void (*kernel)(AttentionArgs), const AttentionArgs& args, int queries,

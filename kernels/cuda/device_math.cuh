@@ -62,6 +62,25 @@ __device__ __forceinline__ float block_sum(float x, float* shared) {
   for (int i = 1; i < 8; ++i) total = __fadd_rn(total, shared[i]);
   return total;
 }
+// Both at once: the sum of `x` and the maximum of `y`. `shared` holds 16 floats.
+__device__ __forceinline__ float2 block_sum_max(float x, float y, float* shared) {
+  x = warp_sum(x);
+  y = warp_max(y);
+  __syncthreads();
+  if (threadIdx.x % 32 == 0) {
+    shared[threadIdx.x / 32] = x;
+    shared[8 + threadIdx.x / 32] = y;
+  }
+  __syncthreads();
+  float total = shared[0];
+  float most = shared[8];
+#pragma unroll
+  for (int i = 1; i < 8; ++i) {
+    total = __fadd_rn(total, shared[i]);
+    most = fmaxf(most, shared[8 + i]);
+  }
+  return make_float2(total, most);
+}
 __device__ __forceinline__ float block_max(float x, float* shared) {
   x = warp_max(x);
   __syncthreads();

@@ -75,7 +75,7 @@ __global__ void __launch_bounds__(kThreads) linear_slices(const __grid_constant_
   const int tile = blockIdx.x - task.first_tile;
   const int warp = threadIdx.x / 32;
   const int lane = threadIdx.x % 32;
-  const int slice_units = (weight.units + kMaxSlices - 1) / kMaxSlices;
+  const int slice_units = SliceUnits(weight.tiles, weight.units);
   const int begin = min(weight.units, warp * slice_units);
   const int end = min(weight.units, begin + slice_units);
   const int64_t tile_stride = static_cast<int64_t>(weight.units) * 64;

@@ -27,8 +27,13 @@ int64_t OperandBytes(int64_t max_rows, int64_t cols);
 
 inline constexpr int kMaxSlices = 8;
 
-// Units of one K slice: a function of K alone, so that every kernel adds the same sums.
-inline int32_t SliceUnits(int32_t units) { return (units + kMaxSlices - 1) / kMaxSlices; }
+// Units of one K slice of a weight of `tiles` x `units`: a function of its shape alone, so that
+// every kernel adds the same sums. So few slices that products of many tokens lose nothing by them,
+// so many that one token's product, a warp each (tile, slice), fills a card of about 1,056 warps.
+__host__ __device__ inline int32_t SliceUnits(int32_t tiles, int32_t units) {
+  const int32_t slices = tiles >= 768 ? 1 : tiles >= 384 ? 2 : tiles >= 160 ? 4 : kMaxSlices;
+  return (units + slices - 1) / slices;
+}
 
 // One weight matrix of a launch and where its outcome goes.
 struct LinearTask {

@@ -19,7 +19,7 @@ constexpr int kAhead = 4;
 constexpr int kMaxBlocks = 264;
 
 struct SharedRow {
-  float reduce[8];
+  float reduce[16];
   float factor;
   float parts[2][kMaxSlices][kTileRows];
 };
@@ -71,14 +71,17 @@ __device__ void finish_tile(const LinearRowArgs& args, const LinearTask& task, i
 
 // Fills `row` with the token's operands; all threads.
 __device__ void make_row(const LinearRowArgs& args, float* values, uint4* row, SharedRow& shared) {
+  int shift = 0;
   if (args.source == RowSource::kNorm) {
-    load_norm_row(args.norm, 0, values, shared.reduce);
-  } else if (args.source == RowSource::kGate) {
-    load_gate_row(args.gate, 0, values, nullptr);
+    shift = load_norm_row(args.norm, 0, values, shared.reduce);
   } else {
-    load_attention_row(args.attention, 0, values, nullptr);
+    if (args.source == RowSource::kGate) {
+      load_gate_row(args.gate, 0, values, nullptr);
+    } else {
+      load_attention_row(args.attention, 0, values, nullptr);
+    }
+    shift = operand_shift(values, args.units, shared.reduce);
   }
-  const int shift = operand_shift(values, args.units, shared.reduce);
   if (threadIdx.x == 0) shared.factor = power_of_two(-shift);
   for (int i = threadIdx.x; i < args.units * 8; i += kRowThreads) {
     row[i] = operand_words(values + i / 4 * 32 + i % 4 * 2, power_of_two(shift));
@@ -113,7 +116,7 @@ __device__ __forceinline__ void run_tiles(const LinearRowArgs& args, const Linea
   Unit ring[kAhead];
 #pragma unroll
   for (int i = 0; i < kAhead; ++i) memcpy(&ring[i], raw[i].words, sizeof(Unit));
-  const int slice_units = (task.weight.units + kMaxSlices - 1) / kMaxSlices;
+  const int slice_units = SliceUnits(task.weight.tiles, task.weight.units);
   const int num_slices = (task.weight.units + slice_units - 1) / slice_units;
   int turn = 0;
   int step = 0;
@@ -150,7 +153,7 @@ __global__ void __launch_bounds__(32 * kMaxSlices)
     ++index;
   }
   const LinearTask& task = args.tasks[index];
-  const int slice_units = (task.weight.units + kMaxSlices - 1) / kMaxSlices;
+  const int slice_units = SliceUnits(task.weight.tiles, task.weight.units);
   WarpPath path;
   path.first = blockIdx.x - args.first_block[index];
   path.stride = args.first_block[index + 1] - args.first_block[index];

@@ -9,17 +9,20 @@ namespace sluice::kernels::cuda {
 
 inline constexpr int kRowThreads = 256;
 
-// The power of two of a row: its largest value times 2^shift lies in [2^11, 2^12); 0 for rows of
-// zeros and rows that are not finite. All threads know it.
+// The power of two of a row whose largest absolute value is `most`: most times 2^shift lies in
+// [2^11, 2^12); 0 for rows of zeros and rows that are not finite.
+__device__ __forceinline__ int shift_of(float most) {
+  int exponent = 12;
+  if (most > 0.0f && most <= 3.402823466e38f) frexpf(most, &exponent);
+  return max(-100, min(100, 12 - exponent));
+}
+// The same of a row in shared memory; all threads know it.
 __device__ inline int operand_shift(const float* values, int units, float* shared) {
   float most = 0.0f;
   for (int k = threadIdx.x; k < units * kUnitCols; k += kRowThreads) {
     most = fmaxf(most, fabsf(values[k]));
   }
-  most = block_max(most, shared);
-  int exponent = 12;
-  if (most > 0.0f && most <= 3.402823466e38f) frexpf(most, &exponent);
-  return max(-100, min(100, 12 - exponent));
+  return shift_of(block_max(most, shared));
 }
 __device__ __forceinline__ float power_of_two(int exponent) {
   return __int_as_float((exponent + 127) << 23);
@@ -37,11 +40,10 @@ __device__ __forceinline__ uint4 operand_words(const float* values, float scale)
   return make_uint4(words[0], words[1], words[2], words[3]);
 }
 
-// Writes values[0, units * 64) as operand row `row`; values beyond the columns are zeros. All 256
-// threads; `shared` holds 8 floats.
-__device__ inline void write_operand_row(const float* values, int row, const OperandRows& out,
-                                         float* shared) {
-  const int shift = operand_shift(values, out.units, shared);
+// Writes values[0, units * 64) times 2^shift as operand row `row`; values beyond the columns are
+// zeros. All 256 threads.
+__device__ inline void write_operand_row(const float* values, int shift, int row,
+                                         const OperandRows& out) {
   const float scale = power_of_two(shift);
   if (threadIdx.x == 0) out.factors[row] = power_of_two(-shift);
   for (int i = threadIdx.x; i < out.units * 8; i += kRowThreads) {

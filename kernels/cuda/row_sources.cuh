@@ -1,7 +1,7 @@
 #pragma once
 
 // Where operand rows come from: each function fills values[0, units * 64) in shared memory with one
-// row in f32, zeros behind its columns, and ends with a barrier. All 256 threads; `shared` holds 8
+// row in f32, zeros behind its columns, and ends with a barrier. All 256 threads; `shared` holds 16
 // floats. The same bits whether a kernel of rows or the prologue of a product calls it.
 
 #include "kernels/cuda/attention_merge.cuh"
@@ -10,8 +10,43 @@
 
 namespace sluice::kernels::cuda {
 
-// values[0, cols) becomes its norm; all 256 threads.
-__device__ inline void norm_values(float* values, int cols, const DeviceNorm& norm, float* shared) {
+// What an RMS norm multiplies values by, and how large its outcome gets.
+struct RmsFactors {
+  float inverse = 1.0f;
+  float most = 0.0f;  // of |values * weight| * inverse
+};
+// Of values[0, units * 64), zeros behind `cols`; a thread goes through quads of them ascending. All
+// 256 threads; `shared` holds 16 floats.
+__device__ __forceinline__ RmsFactors rms_factors(const float* values, int cols, int units,
+                                                  const DeviceNorm& norm, float* shared) {
+  float squares = 0.0f;
+  float most = 0.0f;
+  for (int k = 4 * threadIdx.x; k < units * kUnitCols; k += 4 * kRowThreads) {
+#pragma unroll
+    for (int i = k; i < k + 4; ++i) {
+      if (i >= cols) break;
+      squares = __fmaf_rn(values[i], values[i], squares);
+      most = fmaxf(most, fabsf(__fmul_rn(values[i], norm.weight[i])));
+    }
+  }
+  const float2 both = block_sum_max(squares, most, shared);
+  const float variance = __fadd_rn(__fdiv_rn(both.x, static_cast<float>(cols)), norm.epsilon);
+  const float inverse = rsqrtf(variance);
+  return {inverse, __fmul_rn(both.y, inverse)};
+}
+
+// values[0, cols) becomes its norm, zeros stay behind it; all 256 threads; `shared` holds 16 floats.
+// Returns the row's operand shift.
+__device__ inline int norm_values(float* values, int cols, int units, const DeviceNorm& norm,
+                                  float* shared) {
+  if (norm.kind == NormKind::kRms && norm.bias == nullptr) {
+    const RmsFactors factors = rms_factors(values, cols, units, norm, shared);
+    for (int k = threadIdx.x; k < cols; k += kRowThreads) {
+      values[k] = __fmul_rn(__fmul_rn(values[k], factors.inverse), norm.weight[k]);
+    }
+    __syncthreads();
+    return shift_of(factors.most);
+  }
   float mean = 0.0f;
   if (norm.kind == NormKind::kLayer) {
     float sum = 0.0f;
@@ -32,20 +67,23 @@ __device__ inline void norm_values(float* values, int cols, const DeviceNorm& no
     values[k] = x;
   }
   __syncthreads();
+  return operand_shift(values, units, shared);
 }
 
 __device__ inline void clear_padding(float* values, int cols, int units) {
   for (int k = cols + threadIdx.x; k < units * kUnitCols; k += kRowThreads) values[k] = 0.0f;
 }
 
-__device__ inline void load_norm_row(const NormRowsArgs& args, int row, float* values,
-                                     float* shared) {
+// Returns the row's operand shift.
+__device__ inline int load_norm_row(const NormRowsArgs& args, int row, float* values,
+                                    float* shared) {
   const int64_t from = args.indices != nullptr ? args.indices[row] : row;
   const float* source = args.source + from * args.cols;
   for (int k = threadIdx.x; k < args.cols; k += kRowThreads) values[k] = __ldcg(source + k);
   clear_padding(values, args.cols, args.out.units);
   __syncthreads();
-  if (args.norm.weight != nullptr) norm_values(values, args.cols, args.norm, shared);
+  if (args.norm.weight == nullptr) return operand_shift(values, args.out.units, shared);
+  return norm_values(values, args.cols, args.out.units, args.norm, shared);
 }
 
 // `copy` receives the row in f32 when it is not null.

@@ -140,36 +140,38 @@ __global__ void unpack_row(PackedView weight, int row, float* out) {
 __global__ void __launch_bounds__(kRowThreads)
     norm_rows(const __grid_constant__ NormRowsArgs args) {
   extern __shared__ float values[];
-  __shared__ float shared[8];
+  __shared__ float shared[16];
   let_next_start();
   wait_for_previous();
   const int row = blockIdx.x;
-  load_norm_row(args, row, values, shared);
-  write_operand_row(values, row, args.out, shared);
+  const int shift = load_norm_row(args, row, values, shared);
+  write_operand_row(values, shift, row, args.out);
 }
 
 __global__ void __launch_bounds__(kRowThreads)
     gate_rows(const __grid_constant__ GateRowsArgs args) {
   extern __shared__ float values[];
-  __shared__ float shared[8];
+  __shared__ float shared[16];
   let_next_start();
   wait_for_previous();
   const int row = blockIdx.x;
   load_gate_row(args, row, values, args.values);
-  write_operand_row(values, row, args.out, shared);
+  write_operand_row(values, operand_shift(values, args.out.units, shared), row, args.out);
 }
 
 __global__ void __launch_bounds__(kRowThreads) add_norm(const __grid_constant__ AddNormArgs args) {
   extern __shared__ float values[];
-  __shared__ float shared[8];
+  __shared__ float shared[16];
   let_next_start();
   wait_for_previous();
   const int64_t begin = static_cast<int64_t>(blockIdx.x) * args.cols;
   for (int k = threadIdx.x; k < args.cols; k += kRowThreads) {
     values[k] = __ldcg(args.source + begin + k);
   }
+  const int units = (args.cols + kUnitCols - 1) / kUnitCols;
+  clear_padding(values, args.cols, units);
   __syncthreads();
-  norm_values(values, args.cols, args.norm, shared);
+  norm_values(values, args.cols, units, args.norm, shared);
   for (int k = threadIdx.x; k < args.cols; k += kRowThreads) {
     float* to = args.residual + begin + k;
     *to = __fadd_rn(__ldcg(to), __fmul_rn(args.scale, values[k]));
