@@ -4,109 +4,13 @@
 #include <cuda_bf16.h>
 
 #include "kernels/cuda/device.h"
+#include "kernels/cuda/head_rows.cuh"
+#include "kernels/cuda/packed_value.cuh"
 #include "kernels/cuda/row_sources.cuh"
 #include "kernels/cuda/rows.h"
 
 namespace sluice::kernels::cuda {
 namespace {
-
-__device__ float low_half(uint32_t word) {
-  return __half2float(__ushort_as_half(static_cast<unsigned short>(word & 0xffff)));
-}
-__device__ float high_half(uint32_t word) { return low_half(word >> 16); }
-
-// ---- single values of a packed weight, by the formats' definitions
-
-__device__ int packed_quant(const PackedView& w, const uint32_t* chunk, int lane, int j, int p,
-                            int second) {
-  const int pair_bit = 16 * second;
-  int at = 0;
-  uint32_t quant = 0;
-  int bits = 0;
-  const bool nibbles = w.type != DType::kQ2_K && w.type != DType::kQ3_K;
-  if (w.type == DType::kQ8_0) {
-    const uint32_t word = chunk[(j / 2 * 32 + lane) * 4 + j % 2 * 2 + p / 2];
-    return static_cast<int>(word >> (16 * (p % 2) + 8 * second) & 0xff) - 128;
-  }
-  if (nibbles) {
-    quant = chunk[lane * 4 + j] >> (4 * p + pair_bit) & 15;
-    at = 128;
-    bits = 4;
-  }
-  if (w.type == DType::kQ2_K || w.type == DType::kQ3_K || w.type == DType::kQ6_K) {
-    const uint32_t word = chunk[at + lane * 2 + j / 2];
-    quant |= (word >> (2 * (4 * (j % 2) + p) + pair_bit) & 3) << bits;
-    at += 64;
-    bits += 2;
-  }
-  if (w.type == DType::kQ3_K || w.type == DType::kQ5_K || w.type == DType::kQ5_0 ||
-      w.type == DType::kQ5_1) {
-    quant |= (chunk[at + lane] >> (4 * j + p + pair_bit) & 1) << bits;
-  }
-  return static_cast<int>(quant);
-}
-
-__device__ float packed_value(const PackedView& w, int row, int k) {
-  const int tile = row / kTileRows;
-  const int unit = k / kUnitCols;
-  const int j = k % kUnitCols / 16;
-  const int p = row % 16 / 8 + k % 16 / 8 * 2;
-  const int lane = row % 8 * 4 + k % 8 / 2;
-  const int second = k % 2;
-  const int64_t index = static_cast<int64_t>(tile) * w.units + unit;
-  if (w.type == DType::kF32 || w.type == DType::kF16 || w.type == DType::kBF16) {
-    const auto* chunk = reinterpret_cast<const __half*>(w.quants + index * 2048);
-    const float value = __half2float(chunk[(j * 32 + lane) * 8 + p * 2 + second]);
-    return w.row_factors == nullptr ? value : __fmul_rn(value, w.row_factors[row]);
-  }
-  const bool fifth = w.type == DType::kQ5_0 || w.type == DType::kQ5_1 || w.type == DType::kQ5_K;
-  const int bytes = w.type == DType::kQ8_0   ? 1024
-                    : w.type == DType::kQ6_K ? 768
-                    : w.type == DType::kQ3_K ? 384
-                    : w.type == DType::kQ2_K ? 256
-                    : fifth                  ? 640
-                                             : 512;
-  const auto* chunk = reinterpret_cast<const uint32_t*>(w.quants + index * bytes);
-  const int quant = packed_quant(w, chunk, lane, j, p, second);
-  const float q = static_cast<float>(quant);
-  const int64_t scale_row = index * kTileRows + row % kTileRows;
-  const uint32_t word = w.scales[scale_row];
-  switch (w.type) {
-    case DType::kQ4_1:
-    case DType::kQ5_1: {
-      const uint32_t dm = w.scales[scale_row * 2 + j / 2];
-      return __fadd_rn(__fmul_rn(low_half(dm), q), high_half(dm));
-    }
-    case DType::kQ4_0:
-      return __fmul_rn(low_half(word >> (j / 2 * 16)), q - 8.0f);
-    case DType::kQ5_0:
-      return __fmul_rn(low_half(word >> (j / 2 * 16)), q - 16.0f);
-    case DType::kQ8_0:
-      return __fmul_rn(low_half(word >> (j / 2 * 16)), q);
-    case DType::kIQ4_NL: {
-      constexpr int8_t kLevels[16] = {-127, -104, -83, -65, -49, -35, -22, -10,
-                                      1,    13,   25,  38,  53,  69,  89,  113};
-      return __fmul_rn(low_half(word >> (j / 2 * 16)), static_cast<float>(kLevels[quant]));
-    }
-    default:
-      break;
-  }
-  const uint32_t super =
-      w.supers[(static_cast<int64_t>(tile) * (w.units / 4) + unit / 4) * kTileRows +
-               row % kTileRows];
-  if (w.type == DType::kQ4_K || w.type == DType::kQ5_K || w.type == DType::kQ2_K) {
-    const bool two = w.type == DType::kQ2_K;
-    const uint32_t scale = two ? word >> (8 * j) & 15 : word >> (j / 2 * 16) & 0xff;
-    const uint32_t minimum = two ? word >> (8 * j + 4) & 15 : word >> (j / 2 * 16 + 8) & 0xff;
-    const float s = __fmul_rn(low_half(super), static_cast<float>(scale));
-    const float m = __fmul_rn(high_half(super), static_cast<float>(minimum));
-    return __fsub_rn(__fmul_rn(s, q), m);
-  }
-  const float offset = w.type == DType::kQ6_K ? 32.0f : 4.0f;
-  const float s =
-      __fmul_rn(low_half(super), static_cast<float>(static_cast<int8_t>(word >> (8 * j) & 0xff)));
-  return __fmul_rn(s, q - offset);
-}
 
 __global__ void __launch_bounds__(kRowThreads)
     embed_tokens(const __grid_constant__ EmbedArgs args) {
@@ -178,19 +82,6 @@ __global__ void __launch_bounds__(kRowThreads) add_norm(const __grid_constant__ 
   }
 }
 
-// One warp: the RMS norm of head [D] in shared memory.
-__device__ void norm_head(float* head, int head_size, const DeviceNorm& norm, int lane) {
-  float squares = 0.0f;
-  for (int i = lane; i < head_size; i += 32) squares = __fmaf_rn(head[i], head[i], squares);
-  squares = warp_sum(squares);
-  const float variance = __fadd_rn(__fdiv_rn(squares, static_cast<float>(head_size)), norm.epsilon);
-  const float inverse = rsqrtf(variance);
-  for (int i = lane; i < head_size; i += 32) {
-    head[i] = __fmul_rn(__fmul_rn(head[i], inverse), norm.weight[i]);
-  }
-  __syncwarp();
-}
-
 __device__ void store_kv(const KvLayer& kv, std::byte* base, int64_t at, float value) {
   if (kv.type == DType::kF32) {
     reinterpret_cast<float*>(base)[at] = value;
@@ -223,15 +114,9 @@ __global__ void __launch_bounds__(kRowThreads)
     __syncwarp();
     const DeviceNorm& norm = is_query ? args.q_norm : args.k_norm;
     if ((is_query || is_key) && norm.weight != nullptr) norm_head(head, head_size, norm, lane);
-    for (int i = lane; (is_query || is_key) && i < args.half; i += 32) {
-      const float2 rotation = __ldcg(args.rotations + static_cast<int64_t>(t) * args.half + i);
-      const bool interleaved = args.style == RopeStyle::kInterleaved;
-      float& first = head[interleaved ? 2 * i : i];
-      float& second = head[interleaved ? 2 * i + 1 : i + args.half];
-      const float a = first;
-      const float b = second;
-      first = __fmaf_rn(a, rotation.x, -__fmul_rn(b, rotation.y));
-      second = __fmaf_rn(b, rotation.x, __fmul_rn(a, rotation.y));
+    if (is_query || is_key) {
+      rotate_head(head, args.style, args.half,
+                  args.rotations + static_cast<int64_t>(t) * args.half, lane);
     }
     __syncwarp();
     if (is_query) {
