@@ -22,9 +22,12 @@ void ReadKv(const KvLayer& layer, std::span<const int32_t> pages,
       for (int64_t d = 0; d < head_size; ++d) {
         // K pages are [D, 16], V pages [16, D].
         const int64_t at = begin + (value ? slot * head_size + d : d * kPageTokens + slot);
-        *out++ = layer.type == DType::kF32
-                     ? reinterpret_cast<const float*>(array)[at]
-                     : HalfToFloat(reinterpret_cast<const uint16_t*>(array)[at]);
+        if (layer.type == DType::kF32) {
+          *out++ = reinterpret_cast<const float*>(array)[at];
+          continue;
+        }
+        const uint16_t bits = reinterpret_cast<const uint16_t*>(array)[at];
+        *out++ = layer.type == DType::kBF16 ? BFloat16ToFloat(bits) : HalfToFloat(bits);
       }
     }
   }

@@ -398,19 +398,13 @@ __device__ __forceinline__ void weigh_values(const TileWeights& weights, uint32_
   }
 }
 
-// One warp: the part of 16 queries of the tile at first_key, whose keys and values lie in shared
-// memory: parts [16][2 + D] (maximum, sum, outcome), `stride` floats apart, even, in shared or
-// device memory; only the first num_queries are written.
-template <int kHead, typename Queries>
-__device__ __forceinline__ void attend_tile(const Queries& queries, const LaneQueries& lane_queries,
-                                            uint32_t keys, uint32_t values, int first_key,
-                                            const PagedAttentionArgs& op, int head_size,
-                                            float* parts, int stride, int num_queries) {
+// One warp: parts [16][2 + D] (maximum, sum, outcome) of a tile, `stride` floats apart, even; only
+// the first num_queries are written.
+template <int kHead>
+__device__ __forceinline__ void store_part(const TileWeights& weights, uint32_t values,
+                                           int head_size, float* parts, int stride,
+                                           int num_queries) {
   constexpr int kCount = kColumnsAtOnce<kHead>;
-  float scores[8][4];
-  score_tile<kHead>(queries, keys, scores);
-  TileWeights weights;
-  weigh_tile(scores, lane_queries, first_key, op, weights);
   const int row = threadIdx.x % 32 / 4;
   const int t = threadIdx.x % 4;
 #pragma unroll
@@ -434,6 +428,20 @@ __device__ __forceinline__ void attend_tile(const Queries& queries, const LaneQu
       }
     }
   }
+}
+
+// One warp: the part of 16 queries of the tile at first_key, whose keys and values lie in shared
+// memory.
+template <int kHead, typename Queries>
+__device__ __forceinline__ void attend_tile(const Queries& queries, const LaneQueries& lane_queries,
+                                            uint32_t keys, uint32_t values, int first_key,
+                                            const PagedAttentionArgs& op, int head_size,
+                                            float* parts, int stride, int num_queries) {
+  float scores[8][4];
+  score_tile<kHead>(queries, keys, scores);
+  TileWeights weights;
+  weigh_tile(scores, lane_queries, first_key, op, weights);
+  store_part<kHead>(weights, values, head_size, parts, stride, num_queries);
 }
 
 // ---- the eight warps of a block

@@ -1,6 +1,7 @@
 #include "kernels/cuda/cuda_ops.h"
 
 #include <algorithm>
+#include <string>
 
 #include "kernels/core/check.h"
 #include "kernels/cuda/attention.h"
@@ -137,20 +138,29 @@ absl::Status NormQkvRopeStore(Exec& exec, const NormQkvRopeStoreArgs& args, Cons
 
 absl::Status PagedAttention(Exec& exec, const PagedAttentionArgs& args, ConstMatrixF32 q,
                             const BatchView& batch, const KvLayer& kv, Activation& out) {
+  if (kv.head_size > kMaxHeadSize) {
+    return absl::UnimplementedError("attention: expected heads of at most " +
+                                    std::to_string(kMaxHeadSize) + " values, got " +
+                                    std::to_string(kv.head_size));
+  }
   CudaWorkspace& workspace = WorkspaceOf(exec);
   AttentionArgs attention;
   attention.q = q.values;
   attention.num_heads = static_cast<int32_t>(q.cols / kv.head_size);
   attention.op = args;
   attention.kv = kv;
+  attention.items = workspace.device.items;
+  attention.num_items = workspace.device.num_items;
+  attention.max_parts = workspace.max_parts;
+  attention.num_multiprocessors =
+      static_cast<int32_t>(workspace.attention_shape.num_multiprocessors);
   attention.blocks = workspace.device.blocks;
-  attention.num_blocks = workspace.num_blocks;
+  attention.num_blocks = workspace.plan.num_blocks;
+  attention.block_queries = workspace.plan.block_queries;
   attention.num_tokens = static_cast<int32_t>(batch.num_tokens);
   attention.positions = batch.positions;
-  attention.page_begins = batch.page_begins;
   attention.pages = batch.pages;
-  attention.queries = workspace.queries;
-  attention.num_splits = workspace.num_splits;
+  attention.slots = workspace.device.slots;
   attention.partials = workspace.partials;
   attention.values = out.values;
   attention.out = RowsOf(out);

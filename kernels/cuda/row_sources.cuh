@@ -35,8 +35,8 @@ __device__ __forceinline__ RmsFactors rms_factors(const float* values, int cols,
   return {inverse, __fmul_rn(both.y, inverse)};
 }
 
-// values[0, cols) becomes its norm, zeros stay behind it; all 256 threads; `shared` holds 16 floats.
-// Returns the row's operand shift.
+// values[0, cols) becomes its norm, zeros stay behind it; all 256 threads; `shared` holds 16
+// floats. Returns the row's operand shift.
 __device__ inline int norm_values(float* values, int cols, int units, const DeviceNorm& norm,
                                   float* shared) {
   if (norm.kind == NormKind::kRms && norm.bias == nullptr) {
@@ -103,29 +103,76 @@ __device__ inline void load_gate_row(const GateRowsArgs& args, int row, float* v
   __syncthreads();
 }
 
-// The merged splits of a token's heads. `copy` receives them when it is not null.
+// The outcome of one head of a token from its splits [first, last], `stride` floats apart: out [D].
+// One warp. Every lane makes the factors of one of 32 splits, then they go through the splits
+// ascending, each with columns of its own.
+__device__ inline void merge_splits(const float* partials, int64_t stride, int first, int last,
+                                    int head_size, float* out) {
+  constexpr int kColumns = 8;  // of a lane: D is at most 256
+  const int lane = threadIdx.x % 32;
+  float most = kNoKeys;
+  float sum = 0.0f;
+  float value[kColumns] = {};
+  for (int base = first; base <= last; base += 32) {
+    const float* partial = partials + base * stride;
+    float part_most = kNoKeys;
+    float part_sum = 0.0f;
+    if (base + lane <= last) {
+      part_most = __ldcg(partial + lane * stride);
+      part_sum = __ldcg(partial + lane * stride + 1);
+    }
+    float most_so_far = fmaxf(most, part_most);
+#pragma unroll
+    for (int offset = 1; offset < 32; offset *= 2) {
+      const float other = __shfl_up_sync(~0u, most_so_far, offset);
+      if (lane >= offset) most_so_far = fmaxf(most_so_far, other);
+    }
+    const float before = __shfl_up_sync(~0u, most_so_far, 1);
+    const float2 own_factors = merge_factors(lane == 0 ? most : before, part_most);
+    const int count = min(32, last - base + 1);
+    for (int i = 0; i < count; ++i) {
+      const float2 factors =
+          make_float2(__shfl_sync(~0u, own_factors.x, i), __shfl_sync(~0u, own_factors.y, i));
+      sum = merge_value(sum, __shfl_sync(~0u, part_sum, i), factors);
+#pragma unroll
+      for (int c = 0; c < kColumns; ++c) {
+        const int d = lane + 32 * c;
+        if (d >= head_size) break;
+        value[c] = merge_value(value[c], __ldcg(partial + i * stride + 2 + d), factors);
+      }
+    }
+    most = __shfl_sync(~0u, most_so_far, 31);
+  }
+#pragma unroll
+  for (int c = 0; c < kColumns; ++c) {
+    const int d = lane + 32 * c;
+    if (d < head_size) out[d] = __fdiv_rn(value[c], sum);
+  }
+}
+
+// A token's heads, merged where they lie in splits. `copy` receives those when it is not null.
 __device__ inline void load_attention_row(const AttentionArgs& args, int row, float* values,
                                           float* copy) {
-  const int head_size = args.kv.head_size;
+  const int head_size = static_cast<int>(args.kv.head_size);
   const int cols = args.num_heads * head_size;
-  const int position = args.positions[row];
-  const int first = args.op.window > 0 ? max(0, position - args.op.window + 1) : 0;
-  for (int i = threadIdx.x; i < cols; i += kRowThreads) {
-    const int64_t at = static_cast<int64_t>(row) * cols + i;
-    if (args.num_splits == 1) {
-      values[i] = __ldcg(args.values + at);
-      continue;
+  const int64_t begin = static_cast<int64_t>(row) * cols;
+  const int slot = args.slots[row];
+  if (slot < 0) {
+    for (int i = threadIdx.x; i < cols; i += kRowThreads)
+      values[i] = __ldcg(args.values + begin + i);
+  } else {
+    const int position = args.positions[row];
+    const int first = args.op.window > 0 ? max(0, position - args.op.window + 1) : 0;
+    const int64_t head_stride = head_size + 2;
+    for (int head = threadIdx.x / 32; head < args.num_heads; head += kRowThreads / 32) {
+      const float* partials = args.partials + (int64_t{slot} * args.num_heads + head) * head_stride;
+      merge_splits(partials, args.num_heads * head_stride, first / kSplitKeys,
+                   position / kSplitKeys, head_size, values + head * head_size);
     }
-    const float* partials =
-        args.partials + (static_cast<int64_t>(row) * args.num_heads + i / head_size) *
-                            args.num_splits * (head_size + 2);
-    Merged merged;
-    for (int split = first / kSplitKeys; split <= position / kSplitKeys; ++split) {
-      const float* partial = partials + static_cast<int64_t>(split) * (head_size + 2);
-      merged.add(__ldcg(partial), __ldcg(partial + 1), __ldcg(partial + 2 + i % head_size));
+    __syncthreads();
+    for (int i = threadIdx.x; copy != nullptr && i < cols; i += kRowThreads) {
+      copy[begin + i] = values[i];
     }
-    values[i] = __fdiv_rn(merged.value, merged.sum);
-    if (copy != nullptr) copy[at] = values[i];
   }
   clear_padding(values, cols, args.out.units);
   __syncthreads();

@@ -1,10 +1,7 @@
-// One block of 256 threads a token (embedding, norms, gates, rotation): reads and writes a few rows
+// One block of 256 threads a token (embedding, norms, gates): reads and writes a few rows
 // of f32, all of them in L2. Figures: docs/performance.md.
 
-#include <cuda_bf16.h>
-
 #include "kernels/cuda/device.h"
-#include "kernels/cuda/head_rows.cuh"
 #include "kernels/cuda/packed_value.cuh"
 #include "kernels/cuda/row_sources.cuh"
 #include "kernels/cuda/rows.h"
@@ -82,59 +79,6 @@ __global__ void __launch_bounds__(kRowThreads) add_norm(const __grid_constant__ 
   }
 }
 
-__device__ void store_kv(const KvLayer& kv, std::byte* base, int64_t at, float value) {
-  if (kv.type == DType::kF32) {
-    reinterpret_cast<float*>(base)[at] = value;
-  } else if (kv.type == DType::kBF16) {
-    reinterpret_cast<__nv_bfloat16*>(base)[at] = __float2bfloat16_rn(value);
-  } else {
-    reinterpret_cast<__half*>(base)[at] = __float2half_rn(value);
-  }
-}
-
-// A block has one token, a warp one head at a time.
-__global__ void __launch_bounds__(kRowThreads)
-    rope_store(const __grid_constant__ RopeStoreArgs args) {
-  extern __shared__ float heads[];  // [8 warps][D]
-  let_next_start();
-  wait_for_previous();
-  const int t = blockIdx.x;
-  const int lane = threadIdx.x % 32;
-  const int head_size = args.head_size;
-  float* head = heads + threadIdx.x / 32 * head_size;
-  const int num_heads = args.num_heads + 2 * args.num_kv_heads;
-  const int position = args.positions[t];
-  const int page = args.pages[args.page_begins[args.token_rows[t]] + position / kPageTokens];
-  const int slot = position % kPageTokens;
-  for (int h = blockIdx.y * 8 + threadIdx.x / 32; h < num_heads; h += gridDim.y * 8) {
-    const bool is_query = h < args.num_heads;
-    const bool is_key = !is_query && h < args.num_heads + args.num_kv_heads;
-    const float* from = args.qkv + (static_cast<int64_t>(t) * num_heads + h) * head_size;
-    for (int i = lane; i < head_size; i += 32) head[i] = __ldcg(from + i);
-    __syncwarp();
-    const DeviceNorm& norm = is_query ? args.q_norm : args.k_norm;
-    if ((is_query || is_key) && norm.weight != nullptr) norm_head(head, head_size, norm, lane);
-    if (is_query || is_key) {
-      rotate_head(head, args.style, args.half,
-                  args.rotations + static_cast<int64_t>(t) * args.half, lane);
-    }
-    __syncwarp();
-    if (is_query) {
-      float* to = args.q_out + (static_cast<int64_t>(t) * args.num_heads + h) * head_size;
-      for (int i = lane; i < head_size; i += 32) to[i] = head[i];
-    } else {
-      const int g = h - args.num_heads - (is_key ? 0 : args.num_kv_heads);
-      const int64_t begin =
-          (static_cast<int64_t>(page) * args.num_kv_heads + g) * head_size * kPageTokens;
-      for (int i = lane; i < head_size; i += 32) {
-        const int64_t at = begin + (is_key ? i * kPageTokens + slot : slot * head_size + i);
-        store_kv(args.kv, is_key ? args.kv.k : args.kv.v, at, head[i]);
-      }
-    }
-    __syncwarp();
-  }
-}
-
 __global__ void cap_logits(float* logits, int64_t n, float scale, float softcap) {
   let_next_start();
   wait_for_previous();
@@ -189,17 +133,6 @@ absl::Status LaunchGateRows(const GateRowsArgs& args, cudaStream_t stream) {
 
 absl::Status LaunchAddNorm(const AddNormArgs& args, cudaStream_t stream) {
   return LaunchRows(add_norm, args, args.num_rows, args.cols, "add_norm", stream);
-}
-
-absl::Status LaunchRopeStore(const RopeStoreArgs& args, cudaStream_t stream) {
-  // A lone token spreads its heads over blocks.
-  const unsigned groups =
-      args.num_tokens <= 16 ? static_cast<unsigned>(args.num_heads + 2 * args.num_kv_heads + 7) / 8
-                            : 1;
-  const LaunchShape shape = {.grid = dim3(static_cast<unsigned>(args.num_tokens), groups),
-                             .block = dim3(kRowThreads),
-                             .shared_bytes = size_t{8} * static_cast<size_t>(args.head_size) * 4};
-  return ToStatus(Launch(stream, shape, rope_store, args), "rope_store");
 }
 
 absl::Status LaunchCapLogits(float* logits, int64_t n, float scale, float softcap,

@@ -33,7 +33,7 @@ absl::StatusOr<cudaGraphExec_t> Record(cudaStream_t stream,
 absl::Status RunStep(Exec& exec, const BatchView& batch, const std::function<absl::Status()>& ops) {
   CudaWorkspace& workspace = WorkspaceOf(exec);
   if (workspace.graph_rows == 0) return ops();
-  StepGraph& graph = workspace.graphs[{workspace.graph_rows, workspace.num_splits}];
+  StepGraph& graph = workspace.graphs[workspace.graph_rows];
   // The first time sets what launches need once: attributes of kernels, tables of frequencies.
   if (!graph.ran) {
     graph.ran = true;

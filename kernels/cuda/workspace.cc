@@ -1,7 +1,6 @@
 #include "kernels/cuda/workspace.h"
 
 #include <algorithm>
-#include <bit>
 #include <cstring>
 #include <string>
 #include <vector>
@@ -19,8 +18,6 @@ namespace {
   } while (false)
 
 constexpr int64_t kAlignment = 256;
-// Steps of at most so many tokens give each split of attention a block of its own.
-constexpr int64_t kSplitTokens = 512;
 constexpr int64_t kMaxPartialBytes = int64_t{512} << 20;
 
 // Lays arrays out one after the other; with a base of null it only counts.
@@ -41,7 +38,8 @@ class Layout {
   int64_t bytes_ = 0;
 };
 
-BatchArrays TakeBatch(Layout& layout, const WorkspaceShape& shape) {
+BatchArrays TakeBatch(Layout& layout, const WorkspaceShape& shape,
+                      const AttentionShape& attention) {
   BatchArrays arrays;
   arrays.tokens = layout.Take<int32_t>(shape.max_tokens);
   arrays.positions = layout.Take<int32_t>(shape.max_tokens);
@@ -50,13 +48,30 @@ BatchArrays TakeBatch(Layout& layout, const WorkspaceShape& shape) {
   arrays.page_begins = layout.Take<int32_t>(shape.max_rows + 1);
   arrays.logit_tokens = layout.Take<int32_t>(std::max(shape.max_logit_rows, shape.max_rows));
   arrays.adapters = layout.Take<int32_t>(shape.max_rows);
-  arrays.blocks = layout.Take<AttentionBlock>(shape.max_tokens);
+  arrays.slots = layout.Take<int32_t>(shape.max_tokens);
+  arrays.num_items = layout.Take<int32_t>(1);
+  arrays.blocks = layout.Take<AttentionBlock>(MaxBlocks(attention));
+  arrays.items = layout.Take<AttentionItem>(MaxItems(attention));
   arrays.pages = layout.Take<int32_t>(shape.max_rows * (shape.max_pages + 1));
   return arrays;
 }
 
-int64_t MaxSplits(const WorkspaceShape& shape) {
-  return (shape.max_pages * kPageTokens + kSplitKeys - 1) / kSplitKeys;
+// Room for the partial outcomes of all splits of as many tokens as steps of few tokens a row have,
+// where that is not too much.
+AttentionShape AttentionShapeOf(const WorkspaceShape& shape, int num_multiprocessors) {
+  const int64_t splits = (shape.max_pages * kPageTokens + kSplitKeys - 1) / kSplitKeys;
+  const int64_t slot_bytes =
+      shape.num_heads * (shape.head_size + 2) * static_cast<int64_t>(sizeof(float));
+  AttentionShape attention;
+  attention.num_heads = shape.num_heads;
+  attention.num_kv_heads = shape.num_kv_heads;
+  attention.head_size = shape.head_size;
+  attention.num_multiprocessors = num_multiprocessors;
+  attention.max_tokens = shape.max_tokens;
+  attention.max_rows = shape.max_rows;
+  attention.max_slots = std::min(std::min(shape.max_tokens, 2 * shape.max_rows) * splits,
+                                 kMaxPartialBytes / slot_bytes);
+  return attention;
 }
 
 void TakeScratch(Layout& layout, const WorkspaceShape& shape, CudaWorkspace& workspace) {
@@ -69,10 +84,8 @@ void TakeScratch(Layout& layout, const WorkspaceShape& shape, CudaWorkspace& wor
   workspace.gate = layout.Take<float>(shape.max_tokens * shape.ffn_width);
   workspace.up = layout.Take<float>(shape.max_tokens * shape.ffn_width);
   workspace.product = layout.Take<float>(shape.max_tokens * shape.width);
-  workspace.partial_floats = std::min(std::min(shape.max_tokens, kSplitTokens) * shape.num_heads *
-                                          MaxSplits(shape) * (shape.head_size + 2),
-                                      kMaxPartialBytes / 4);
-  workspace.partials = layout.Take<float>(workspace.partial_floats);
+  workspace.partials = layout.Take<float>(workspace.attention_shape.max_slots * shape.num_heads *
+                                          (shape.head_size + 2));
   workspace.previous_tokens = layout.Take<int32_t>(shape.max_logit_rows);
   for (CudaWorkspace::RopeTable& rope : workspace.ropes) {
     rope.frequencies = layout.Take<float>(shape.head_size / 2 + 1);
@@ -117,34 +130,26 @@ BatchView PadToBucket(const WorkspaceShape& shape, const BatchView& host,
   return view;
 }
 
-// Cuts the rows into the blocks of attention and decides whether splits are blocks of their own.
-void PlanAttention(const WorkspaceShape& shape, const BatchView& host, CudaWorkspace& workspace) {
-  const int ratio = static_cast<int>(shape.num_heads / shape.num_kv_heads);
-  const bool prompts = host.num_tokens > 2 * host.num_rows;
-  workspace.queries = prompts ? kManyQueries : kFewQueries;
-  const int tokens = TokensABlock(ratio, workspace.queries);
-  workspace.num_blocks = 0;
-  int32_t last_position = 0;
+// Cuts the step into the work of attention. A step that needs blocks cannot be a graph's: their
+// number is not the rows'.
+void PlanStep(const BatchView& host, CudaWorkspace& workspace) {
+  BatchArrays& to = workspace.host;
   for (int64_t row = 0; row < host.num_rows; ++row) {
-    const int32_t end = host.row_begins[row + 1];
-    for (int32_t t = host.row_begins[row]; t < end; ++t) {
-      workspace.host.token_rows[t] = static_cast<int32_t>(row);
-      last_position = std::max(last_position, host.positions[t]);
-    }
-    for (int32_t t = host.row_begins[row]; t < end; t += tokens) {
-      workspace.host.blocks[workspace.num_blocks++] = {static_cast<int32_t>(row), t,
-                                                       std::min(tokens, end - t)};
-    }
+    std::fill(to.token_rows + host.row_begins[row], to.token_rows + host.row_begins[row + 1],
+              static_cast<int32_t>(row));
   }
-  int64_t splits = last_position / kSplitKeys + 1;
-  // A graph's grid is fixed: it serves all contexts up to the next power of two.
-  if (workspace.graph_rows > 0) {
-    splits = std::min(static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(splits))),
-                      MaxSplits(shape));
-  }
-  const int64_t floats = host.num_tokens * shape.num_heads * splits * (shape.head_size + 2);
-  const bool spread = host.num_tokens <= kSplitTokens && floats <= workspace.partial_floats;
-  workspace.num_splits = spread ? static_cast<int32_t>(splits) : 1;
+  AttentionPlan& plan = workspace.plan;
+  plan.items = to.items;
+  plan.blocks = to.blocks;
+  plan.slots = to.slots;
+  const AttentionShape& shape = workspace.attention_shape;
+  PlanAttention(shape, {host.row_begins, static_cast<size_t>(host.num_rows) + 1}, host.positions,
+                host.page_begins, plan);
+  *to.num_items = plan.num_items;
+  if (plan.num_blocks > 0) workspace.graph_rows = 0;
+  // A graph's launches serve contexts of any length.
+  const int64_t items = workspace.graph_rows > 0 ? MaxItems(shape) : plan.num_items;
+  workspace.max_parts = static_cast<int32_t>(items * shape.item_parts());
 }
 
 }  // namespace
@@ -165,8 +170,14 @@ absl::StatusOr<std::unique_ptr<Exec::Workspace>> MakeWorkspace(const WorkspaceSh
   RETURN_IF_ERROR(ToStatus(cudaGetDevice(&workspace->device_index), "the current device"));
   RETURN_IF_ERROR(
       ToStatus(cudaStreamCreateWithFlags(&workspace->stream, cudaStreamNonBlocking), "stream"));
+  int num_multiprocessors = 0;
+  RETURN_IF_ERROR(
+      ToStatus(cudaDeviceGetAttribute(&num_multiprocessors, cudaDevAttrMultiProcessorCount,
+                                      workspace->device_index),
+               "multiprocessors"));
+  workspace->attention_shape = AttentionShapeOf(shape, num_multiprocessors);
   Layout count(nullptr);
-  TakeBatch(count, shape);
+  TakeBatch(count, shape, workspace->attention_shape);
   workspace->batch_bytes = count.bytes();
   TakeScratch(count, shape, *workspace);
   auto memory = AllocateMemory(static_cast<size_t>(count.bytes()));
@@ -177,12 +188,12 @@ absl::StatusOr<std::unique_ptr<Exec::Workspace>> MakeWorkspace(const WorkspaceSh
     if (!pinned.ok()) return pinned.status();
     workspace->pinned[i] = std::move(*pinned);
     Layout host(workspace->pinned[i].bytes());
-    workspace->hosts[i] = TakeBatch(host, shape);
+    workspace->hosts[i] = TakeBatch(host, shape, workspace->attention_shape);
     RETURN_IF_ERROR(ToStatus(
         cudaEventCreateWithFlags(&workspace->uploaded[i], cudaEventDisableTiming), "event"));
   }
   Layout device(workspace->memory.bytes());
-  workspace->device = TakeBatch(device, shape);
+  workspace->device = TakeBatch(device, shape, workspace->attention_shape);
   TakeScratch(device, shape, *workspace);
   return std::unique_ptr<Exec::Workspace>(std::move(workspace));
 }
@@ -206,7 +217,7 @@ absl::StatusOr<BatchView> UploadBatch(Exec& exec, const BatchView& host) {
   copy(to.pages, host.pages, host.page_begins[host.num_rows]);
   BatchView view = PadToBucket(shape, host, workspace);
   const int64_t num_pages = to.page_begins[view.num_rows];
-  PlanAttention(shape, view, workspace);
+  PlanStep(view, workspace);
   const std::byte* begin = workspace.pinned[turn].bytes();
   const auto bytes =
       static_cast<size_t>(reinterpret_cast<std::byte*>(to.pages + num_pages) - begin);

@@ -6,7 +6,6 @@
 #include <cstdint>
 #include <map>
 #include <optional>
-#include <utility>
 
 #include "kernels/core/buffer.h"
 #include "kernels/core/exec.h"
@@ -27,11 +26,14 @@ struct BatchArrays {
   int32_t* page_begins = nullptr;    // [S + 1]
   int32_t* logit_tokens = nullptr;   // [R]
   int32_t* adapters = nullptr;       // [S]
-  AttentionBlock* blocks = nullptr;  // [T]
+  int32_t* slots = nullptr;          // [T]
+  int32_t* num_items = nullptr;      // [1]
+  AttentionBlock* blocks = nullptr;  // [MaxBlocks]
+  AttentionItem* items = nullptr;    // [MaxItems]
   int32_t* pages = nullptr;          // last, so that a copy ends with what is used
 };
 
-// A step's launches, recorded once for each number of rows and splits of attention.
+// A step's launches, recorded once for each number of rows.
 struct StepGraph {
   bool ran = false;  // once, without a graph
   cudaGraphExec_t exec = nullptr;
@@ -42,13 +44,12 @@ struct CudaWorkspace : Exec::Workspace {
   ~CudaWorkspace() override;
 
   cudaStream_t stream = nullptr;
-  OperandRows normed;         // outcome of a norm in front of a product, [max(T, R), E]
-  float* qkv = nullptr;       // [T, (H + 2 G) D]
-  float* gate = nullptr;      // [T, F]
-  float* up = nullptr;        // [T, F]
-  float* product = nullptr;   // [T, E], where a norm follows
-  float* partials = nullptr;  // of attention, see AttentionArgs
-  int64_t partial_floats = 0;
+  OperandRows normed;                  // outcome of a norm in front of a product, [max(T, R), E]
+  float* qkv = nullptr;                // [T, (H + 2 G) D]
+  float* gate = nullptr;               // [T, F]
+  float* up = nullptr;                 // [T, F]
+  float* product = nullptr;            // [T, E], where a norm follows
+  float* partials = nullptr;           // of attention, see AttentionArgs
   int32_t* previous_tokens = nullptr;  // [R]
 
   // Set when the next MatMulAddResidual is to make its operand row itself, and from what.
@@ -69,11 +70,11 @@ struct CudaWorkspace : Exec::Workspace {
   std::array<BatchArrays, 2> hosts;
   BatchArrays device;
   int64_t batch_bytes = 0;
-  int32_t num_blocks = 0;  // of attention
-  int32_t queries = 0;     // a block
-  int32_t num_splits = 1;
+  AttentionShape attention_shape;
+  AttentionPlan plan;      // of the latest step
+  int32_t max_parts = 0;   // see AttentionArgs
   int32_t graph_rows = 0;  // rows, padding included, of a step that a graph may replay; else 0
-  std::map<std::pair<int32_t, int32_t>, StepGraph> graphs;  // by (rows, splits)
+  std::map<int32_t, StepGraph> graphs;  // by rows
 
   // Two page-locked copies take turns: one may still be on its way when the next step comes.
   cudaEvent_t uploaded[2] = {};

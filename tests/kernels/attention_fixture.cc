@@ -1,6 +1,7 @@
 #include "tests/kernels/attention_fixture.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -24,19 +25,25 @@ float Noise(uint32_t kind, int sequence, int position, int64_t index) {
   return static_cast<float>(static_cast<int64_t>(x >> 40)) * 0x1p-23f - 1.0f;
 }
 
+namespace {
+
+// Round to nearest even; for finite values and NaN.
+uint16_t FloatToBFloat16(float value) {
+  if (std::isnan(value)) return 0x7fc0;
+  const uint32_t bits = std::bit_cast<uint32_t>(value);
+  return static_cast<uint16_t>((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);
+}
+
+}  // namespace
+
 Cache::Cache(Heads heads, DType type, const std::vector<int>& lengths, uint32_t page_seed)
     : heads_(heads) {
   int64_t num_pages = 1;
   for (const int length : lengths) num_pages += (length + kPageTokens - 1) / kPageTokens;
-  layer_.type = type;
   layer_.num_pages = num_pages + 3;
   layer_.num_kv_heads = heads.num_kv_heads;
   layer_.head_size = heads.head_size;
-  const int64_t bytes = KvPageBytes(type, heads.num_kv_heads, heads.head_size) / 2;
-  k_.resize(static_cast<size_t>(bytes * layer_.num_pages));
-  v_.resize(k_.size());
-  layer_.k = k_.data();
-  layer_.v = v_.data();
+  Allocate(type);
   const int64_t values = layer_.num_pages * kPageTokens * heads.num_kv_heads * heads.head_size;
   for (int64_t i = 0; i < values; ++i) {
     Set(layer_.k, i, std::numeric_limits<float>::quiet_NaN());
@@ -54,6 +61,26 @@ Cache::Cache(Heads heads, DType type, const std::vector<int>& lengths, uint32_t 
   }
 }
 
+void Cache::Allocate(DType type) {
+  layer_.type = type;
+  const int64_t bytes = KvPageBytes(type, heads_.num_kv_heads, heads_.head_size) / 2;
+  k_ = std::vector<std::byte>(static_cast<size_t>(bytes * layer_.num_pages));
+  v_ = k_;
+  layer_.k = k_.data();
+  layer_.v = v_.data();
+}
+
+Cache Cache::As(DType type) const {
+  Cache other = *this;
+  other.Allocate(type);
+  const int64_t values = layer_.num_pages * kPageTokens * heads_.num_kv_heads * heads_.head_size;
+  for (int64_t i = 0; i < values; ++i) {
+    other.Set(other.layer_.k, i, Get(layer_.k, i));
+    other.Set(other.layer_.v, i, Get(layer_.v, i));
+  }
+  return other;
+}
+
 void Cache::Put(int sequence, int position, int64_t kv_head, int64_t d, bool value, float x) {
   const int64_t page = pages(sequence)[static_cast<size_t>(position / kPageTokens)];
   const int64_t begin = (page * heads_.num_kv_heads + kv_head) * heads_.head_size * kPageTokens;
@@ -62,9 +89,17 @@ void Cache::Put(int sequence, int position, int64_t kv_head, int64_t d, bool val
   Set(value ? layer_.v : layer_.k, begin + at, x);
 }
 
+float Cache::Get(const std::byte* array, int64_t index) const {
+  if (layer_.type == DType::kF32) return reinterpret_cast<const float*>(array)[index];
+  const uint16_t bits = reinterpret_cast<const uint16_t*>(array)[index];
+  return layer_.type == DType::kBF16 ? BFloat16ToFloat(bits) : HalfToFloat(bits);
+}
+
 void Cache::Set(std::byte* array, int64_t index, float x) {
   if (layer_.type == DType::kF32) {
     reinterpret_cast<float*>(array)[index] = x;
+  } else if (layer_.type == DType::kBF16) {
+    reinterpret_cast<uint16_t*>(array)[index] = FloatToBFloat16(x);
   } else {
     reinterpret_cast<uint16_t*>(array)[index] = FloatToHalf(x);
   }
@@ -84,7 +119,7 @@ namespace {
 
 // A step's arrays.
 struct Step {
-  std::vector<int32_t> positions, row_begins = {0}, page_begins = {0}, pages;
+  std::vector<int32_t> tokens, positions, row_begins = {0}, page_begins = {0}, pages, logit_tokens;
   std::vector<float> q;  // [T, cols]
   size_t max_pages = 0;
 
@@ -92,6 +127,9 @@ struct Step {
     BatchView batch;
     batch.num_tokens = static_cast<int64_t>(positions.size());
     batch.num_rows = static_cast<int64_t>(row_begins.size()) - 1;
+    batch.num_logit_rows = static_cast<int64_t>(logit_tokens.size());
+    batch.tokens = tokens.data();
+    batch.logit_tokens = logit_tokens.data();
     batch.positions = positions.data();
     batch.row_begins = row_begins.data();
     batch.page_begins = page_begins.data();
@@ -120,7 +158,33 @@ Step MakeStep(int64_t cols, const Cache& cache, const std::vector<Piece>& pieces
     step.row_begins.push_back(static_cast<int32_t>(step.positions.size()));
     step.page_begins.push_back(static_cast<int32_t>(step.pages.size()));
   }
+  step.tokens.resize(step.positions.size());
+  if (step.positions.size() + 1 == step.row_begins.size()) {
+    step.logit_tokens.resize(step.positions.size());
+    std::iota(step.logit_tokens.begin(), step.logit_tokens.end(), 0);
+  }
   return step;
+}
+
+// Keeps what came out last.
+class Watcher : public OpObserver {
+ public:
+  void OnOp(std::string_view, int, std::span<const float> values, int64_t, int64_t) override {
+    values_.assign(values.begin(), values.end());
+  }
+  const std::vector<float>& values() const { return values_; }
+
+ private:
+  std::vector<float> values_;
+};
+
+// A copy of an array in the memory of `backend`.
+Buffer Uploaded(Backend backend, const void* from, size_t bytes, size_t room) {
+  auto buffer = AllocateMemory(backend, room);
+  EXPECT_TRUE(buffer.ok()) << buffer.status();
+  const absl::Status status = CopyToBackend(backend, buffer->bytes(), from, bytes);
+  EXPECT_TRUE(status.ok()) << status;
+  return std::move(*buffer);
 }
 
 }  // namespace
@@ -136,10 +200,11 @@ Outcome Attend(const Machine& machine, Heads heads, const Cache& cache,
   options.isa = machine.isa;
   options.num_threads = machine.num_threads;
   Exec exec(options);
+  constexpr int64_t kPadding = 64;  // rows that a bucket may add
   WorkspaceShape shape;
-  shape.max_tokens = batch.num_tokens;
-  shape.max_logit_rows = 1;
-  shape.max_rows = batch.num_rows;
+  shape.max_tokens = batch.num_tokens + kPadding;
+  shape.max_logit_rows = batch.num_logit_rows + kPadding;
+  shape.max_rows = batch.num_rows + kPadding;
   shape.max_pages = static_cast<int64_t>(step.max_pages);
   shape.width = cols;
   shape.num_heads = heads.num_heads;
@@ -149,19 +214,37 @@ Outcome Attend(const Machine& machine, Heads heads, const Cache& cache,
   shape.vocab_size = 32;
   absl::Status status = ReserveWorkspace(exec, shape);
   EXPECT_TRUE(status.ok()) << status;
-  auto out = Activation::Allocate(machine.backend, batch.num_tokens, cols);
+  auto out = AllocateActivation(machine.backend, shape.max_tokens, cols);
   EXPECT_TRUE(out.ok()) << out.status();
+  const size_t q_row = static_cast<size_t>(cols) * sizeof(float);
+  const Buffer q = Uploaded(machine.backend, step.q.data(), step.q.size() * sizeof(float),
+                            static_cast<size_t>(shape.max_tokens) * q_row);
+  KvLayer layer = cache.layer();
+  Buffer k, v;
+  if (machine.backend == Backend::kCuda) {
+    const auto bytes = static_cast<size_t>(
+        layer.num_pages * KvPageBytes(layer.type, layer.num_kv_heads, layer.head_size) / 2);
+    k = Uploaded(machine.backend, layer.k, bytes, bytes);
+    v = Uploaded(machine.backend, layer.v, bytes, bytes);
+    layer.k = k.bytes();
+    layer.v = v.bytes();
+  }
+  const auto uploaded = UploadBatch(exec, batch);
+  EXPECT_TRUE(uploaded.ok()) << uploaded.status();
+  Watcher watcher;
+  exec.set_observer(&watcher);
   const PagedAttentionArgs args = {.scale = 1.0f / std::sqrt(static_cast<float>(heads.head_size)),
                                    .softcap = variant.softcap,
                                    .window = variant.window};
-  status = PagedAttention(exec, args, {step.q.data(), batch.num_tokens, cols}, batch, cache.layer(),
+  status = PagedAttention(exec, args, {q.as<float>(), uploaded->num_tokens, cols}, *uploaded, layer,
                           *out);
   EXPECT_TRUE(status.ok()) << status;
 
   Outcome outcome;
   outcome.cols = cols;
   const int64_t count = batch.num_tokens * cols;
-  outcome.values.assign(out->values, out->values + count);
+  outcome.values = watcher.values();
+  outcome.values.resize(static_cast<size_t>(count));
   if (out->quants != nullptr) {
     outcome.quants.assign(out->quants, out->quants + count);
     outcome.scales.assign(out->scales, out->scales + count / 32);

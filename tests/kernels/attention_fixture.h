@@ -38,12 +38,17 @@ class Cache {
 
   void Put(int sequence, int position, int64_t kv_head, int64_t d, bool value, float x);
 
+  // The same values in pages of another type, rounded to nearest even.
+  Cache As(DType type) const;
+
   const KvLayer& layer() const { return layer_; }
   const std::vector<int32_t>& pages(int sequence) const {
     return tables_[static_cast<size_t>(sequence)];
   }
 
  private:
+  void Allocate(DType type);
+  float Get(const std::byte* array, int64_t index) const;
   void Set(std::byte* array, int64_t index, float x);
   void Fill(int sequence, int position);
 
@@ -86,7 +91,8 @@ struct Variant {
   int32_t window = 0;
 };
 
-// One step of attention over `pieces` on a machine of its own, with scale 1 / sqrt(D).
+// One step of attention over `pieces` on a machine of its own, with scale 1 / sqrt(D). A step of
+// single tokens asks for the logits of all of them, which on CUDA pads it to a bucket's rows.
 Outcome Attend(const Machine& machine, Heads heads, const Cache& cache,
                const std::vector<Piece>& pieces, const std::vector<Poke>& pokes = {},
                Variant variant = {});
