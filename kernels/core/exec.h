@@ -58,6 +58,8 @@ class Exec {
     int num_threads = 1;         // CPU backends
     CpuIsa isa = CpuIsa::kAvx2;  // CPU backend; take it from DetectCpuIsa()
     PlantedBug planted_bug = PlantedBug::kNone;
+    // CUDA: steps of one token run as one persistent kernel where device and model allow it.
+    bool persistent_decode = true;
   };
   // Scratch memory of one backend; each backend derives its own.
   struct Workspace {
@@ -69,6 +71,7 @@ class Exec {
   Exec(const Exec&) = delete;
   Exec& operator=(const Exec&) = delete;
 
+  const Options& options() const { return options_; }
   Backend backend() const { return options_.backend; }
   CpuIsa isa() const { return options_.isa; }
   bool planted(PlantedBug bug) const { return IsPlanted(options_.planted_bug, bug); }

@@ -124,6 +124,17 @@ __device__ __forceinline__ void load_values_async(uint32_t to, const PagedHead& 
       });
 }
 
+// Where the value d of a tile's key lies in its keys and in its values, in bytes.
+template <int kHead>
+__device__ __forceinline__ int tile_key_offset(int key, int d) {
+  const int chunk = d * 2 + key % kPageTokens / 8;
+  return (key / kPageTokens * 2 * kHead + (chunk ^ (chunk >> 3 & 1))) * 16 + key % 8 * 2;
+}
+template <int kHead>
+__device__ __forceinline__ int tile_value_offset(int key, int d) {
+  return key * TileShape<kHead>::kRowBytes + d * 2;
+}
+
 // ---- queries
 
 // 16 queries in shared memory, each filled by fill_query or fill_no_query.

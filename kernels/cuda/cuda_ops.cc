@@ -95,12 +95,14 @@ absl::Status EmbedTokens(Exec& exec, const PackedWeight& table, float scale,
     }
     args.ropes[i] = {kept.frequencies, static_cast<int32_t>(half), rope.magnitude, kept.rotations};
   }
+  if (workspace.recorder != nullptr) return workspace.recorder->Embed(args);
   return LaunchEmbed(args, workspace.stream);
 }
 
 absl::Status NormQkvRopeStore(Exec& exec, const NormQkvRopeStoreArgs& args, ConstMatrixF32 residual,
                               const BatchView& batch, const KvLayer& kv, MatrixF32 q_out) {
   CudaWorkspace& workspace = WorkspaceOf(exec);
+  if (workspace.recorder != nullptr) return workspace.recorder->Qkv(args, batch, kv);
   const auto num_tokens = static_cast<int32_t>(batch.num_tokens);
   const NormRowsArgs norm = {.source = residual.values,
                              .num_rows = num_tokens,
@@ -144,6 +146,7 @@ absl::Status PagedAttention(Exec& exec, const PagedAttentionArgs& args, ConstMat
                                     std::to_string(kv.head_size));
   }
   CudaWorkspace& workspace = WorkspaceOf(exec);
+  if (workspace.recorder != nullptr) return workspace.recorder->Attention(args);
   AttentionArgs attention;
   attention.q = q.values;
   attention.num_heads = static_cast<int32_t>(q.cols / kv.head_size);
@@ -178,6 +181,7 @@ absl::Status MatMulAddResidual(Exec& exec, const MatMulAddResidualArgs& args,
                                const Activation& input, const BatchView& batch,
                                MatrixF32 residual) {
   CudaWorkspace& workspace = WorkspaceOf(exec);
+  if (workspace.recorder != nullptr) return workspace.recorder->AddResidual(args);
   const bool normed = args.post_norm.weight != nullptr;
   LinearArgs product;
   product.tasks[0] =
@@ -209,6 +213,7 @@ absl::Status MatMulAddResidual(Exec& exec, const MatMulAddResidualArgs& args,
 absl::Status NormGateUpSwiglu(Exec& exec, const NormGateUpArgs& args, ConstMatrixF32 residual,
                               const BatchView& batch, Activation& out) {
   CudaWorkspace& workspace = WorkspaceOf(exec);
+  if (workspace.recorder != nullptr) return workspace.recorder->GateUp(args);
   const auto num_tokens = static_cast<int32_t>(batch.num_tokens);
   const NormRowsArgs norm = {.source = residual.values,
                              .num_rows = num_tokens,
@@ -240,6 +245,7 @@ absl::Status NormGateUpSwiglu(Exec& exec, const NormGateUpArgs& args, ConstMatri
 absl::Status NormLmHead(Exec& exec, const NormLmHeadArgs& args, ConstMatrixF32 residual,
                         const BatchView& batch, int64_t first, MatrixF32 logits) {
   CudaWorkspace& workspace = WorkspaceOf(exec);
+  if (workspace.recorder != nullptr) return workspace.recorder->Head(args, logits);
   const auto num_rows = static_cast<int32_t>(logits.rows);
   const NormRowsArgs norm = {.source = residual.values,
                              .indices = batch.logit_tokens + first,

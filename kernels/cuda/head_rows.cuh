@@ -21,11 +21,21 @@ __device__ inline void norm_head(float* head, int head_size, const DeviceNorm& n
   __syncwarp();
 }
 
-// The rotary embedding of its first 2 * half values; rotations [half] (cos, sin).
-__device__ inline void rotate_head(float* head, RopeStyle style, int half,
-                                   const float2* rotations, int lane) {
+// (cos, sin) of a pair's angle at `position`.
+__device__ __forceinline__ float2 rotation_of(float position, float inverse_frequency,
+                                              float magnitude) {
+  const double angle = __fmul_rn(position, inverse_frequency);
+  double sine, cosine;
+  sincos(angle, &sine, &cosine);
+  return make_float2(static_cast<float>(cosine * magnitude), static_cast<float>(sine * magnitude));
+}
+
+// The rotary embedding of its first 2 * half values; rotation_at(i) is the pair's (cos, sin).
+template <typename Rotation>
+__device__ __forceinline__ void rotate_head(float* head, RopeStyle style, int half, int lane,
+                                            const Rotation& rotation_at) {
   for (int i = lane; i < half; i += 32) {
-    const float2 rotation = __ldcg(rotations + i);
+    const float2 rotation = rotation_at(i);
     const bool interleaved = style == RopeStyle::kInterleaved;
     float& first = head[interleaved ? 2 * i : i];
     float& second = head[interleaved ? 2 * i + 1 : i + half];

@@ -30,8 +30,11 @@ inline constexpr int kMaxSlices = 8;
 // Units of one K slice of a weight of `tiles` x `units`: a function of its shape alone, so that
 // every kernel adds the same sums. So few slices that products of many tokens lose nothing by them,
 // so many that one token's product, a warp each (tile, slice), fills a card of about 1,056 warps.
+__host__ __device__ inline int32_t NumSlicesLog2(int32_t tiles) {
+  return tiles >= 768 ? 0 : tiles >= 384 ? 1 : tiles >= 160 ? 2 : 3;
+}
 __host__ __device__ inline int32_t SliceUnits(int32_t tiles, int32_t units) {
-  const int32_t slices = tiles >= 768 ? 1 : tiles >= 384 ? 2 : tiles >= 160 ? 4 : kMaxSlices;
+  const int32_t slices = 1 << NumSlicesLog2(tiles);
   return (units + slices - 1) / slices;
 }
 

@@ -93,7 +93,8 @@ __global__ void __launch_bounds__(kRowThreads)
     if (is_query || is_key) {
       const DeviceNorm& norm = is_query ? args.q_norm : args.k_norm;
       if (norm.weight != nullptr) norm_head(head, head_size, norm, lane);
-      rotate_head(head, args.style, args.half, args.rotations + t * args.half, lane);
+      rotate_head(head, args.style, args.half, lane,
+                  [&](int i) { return __ldcg(args.rotations + t * args.half + i); });
       __syncwarp();
     }
     if (is_query) {

@@ -25,11 +25,8 @@ __global__ void __launch_bounds__(kRowThreads)
   for (int r = 0; r < args.num_ropes; ++r) {
     const EmbedArgs::RopeTable& rope = args.ropes[r];
     for (int i = threadIdx.x; i < rope.half; i += kRowThreads) {
-      const double angle = __fmul_rn(position, rope.inverse_frequencies[i]);
-      double sine, cosine;
-      sincos(angle, &sine, &cosine);
-      rope.rotations[static_cast<int64_t>(t) * rope.half + i] = make_float2(
-          static_cast<float>(cosine * rope.magnitude), static_cast<float>(sine * rope.magnitude));
+      rope.rotations[static_cast<int64_t>(t) * rope.half + i] =
+          rotation_of(position, rope.inverse_frequencies[i], rope.magnitude);
     }
   }
 }

@@ -28,6 +28,25 @@ absl::StatusOr<cudaGraphExec_t> Record(cudaStream_t stream,
   return exec;
 }
 
+// Makes the persistent kernel's program of `ops`, once; models that it cannot do go on with graphs.
+absl::Status TryRecordLone(const Exec& exec, CudaWorkspace& workspace,
+                           const std::function<absl::Status()>& ops) {
+  if (workspace.lone.tried) return absl::OkStatus();
+  workspace.lone.tried = true;
+  DecodeRecorder recorder(exec.workspace_shape());
+  workspace.recorder = &recorder;
+  const absl::Status recorded = ops();
+  workspace.recorder = nullptr;
+  RETURN_IF_ERROR(recorded);
+  auto program = recorder.Finish();
+  if (program.ok()) {
+    workspace.lone.program = *std::move(program);
+  } else if (!absl::IsUnimplemented(program.status())) {
+    return program.status();
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 absl::Status RunStep(Exec& exec, const BatchView& batch, const std::function<absl::Status()>& ops) {
@@ -38,6 +57,13 @@ absl::Status RunStep(Exec& exec, const BatchView& batch, const std::function<abs
   if (!graph.ran) {
     graph.ran = true;
     return ops();
+  }
+  if (workspace.graph_rows == 1 && workspace.lone.possible) {
+    RETURN_IF_ERROR(TryRecordLone(exec, workspace, ops));
+    LoneDecode& lone = workspace.lone;
+    if (lone.program != nullptr && lone.program->Takes(lone.position)) {
+      return lone.program->Launch(lone.position, workspace.stream);
+    }
   }
   if (graph.exec == nullptr) {
     auto recorded = Record(workspace.stream, ops);

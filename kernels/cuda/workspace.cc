@@ -176,6 +176,11 @@ absl::StatusOr<std::unique_ptr<Exec::Workspace>> MakeWorkspace(const WorkspaceSh
                                       workspace->device_index),
                "multiprocessors"));
   workspace->attention_shape = AttentionShapeOf(shape, num_multiprocessors);
+  int major = 0;
+  RETURN_IF_ERROR(ToStatus(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor,
+                                                  workspace->device_index),
+                           "compute capability"));
+  workspace->lone.possible = major == 9 && exec.options().persistent_decode;
   Layout count(nullptr);
   TakeBatch(count, shape, workspace->attention_shape);
   workspace->batch_bytes = count.bytes();
@@ -216,6 +221,7 @@ absl::StatusOr<BatchView> UploadBatch(Exec& exec, const BatchView& host) {
   copy(to.logit_tokens, host.logit_tokens, host.num_logit_rows);
   copy(to.pages, host.pages, host.page_begins[host.num_rows]);
   BatchView view = PadToBucket(shape, host, workspace);
+  workspace.lone.position = to.positions[0];
   const int64_t num_pages = to.page_begins[view.num_rows];
   PlanStep(view, workspace);
   const std::byte* begin = workspace.pinned[turn].bytes();

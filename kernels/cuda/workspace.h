@@ -5,11 +5,13 @@
 #include <array>
 #include <cstdint>
 #include <map>
+#include <memory>
 #include <optional>
 
 #include "kernels/core/buffer.h"
 #include "kernels/core/exec.h"
 #include "kernels/cuda/attention.h"
+#include "kernels/cuda/decode_recorder.h"
 #include "kernels/cuda/linear.h"
 #include "kernels/cuda/linear_row.h"
 #include "kernels/ops.h"
@@ -37,6 +39,14 @@ struct BatchArrays {
 struct StepGraph {
   bool ran = false;  // once, without a graph
   cudaGraphExec_t exec = nullptr;
+};
+
+// The persistent kernel for steps of one token: tried once, when such a step comes a second time.
+struct LoneDecode {
+  bool possible = false;  // compute capability 9.0 and the only engine on its device
+  bool tried = false;
+  std::unique_ptr<DecodeProgram> program;
+  int32_t position = 0;  // of the step last uploaded
 };
 
 // Device scratch of the ops, reserved once. Owned by the Exec; engine thread only.
@@ -75,6 +85,10 @@ struct CudaWorkspace : Exec::Workspace {
   int32_t max_parts = 0;   // see AttentionArgs
   int32_t graph_rows = 0;  // rows, padding included, of a step that a graph may replay; else 0
   std::map<int32_t, StepGraph> graphs;  // by rows
+
+  // Steps of one token that the device's persistent kernel takes.
+  LoneDecode lone;
+  DecodeRecorder* recorder = nullptr;  // while set, ops go there instead of to the device
 
   // Two page-locked copies take turns: one may still be on its way when the next step comes.
   cudaEvent_t uploaded[2] = {};

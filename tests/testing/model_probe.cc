@@ -35,7 +35,10 @@ std::unique_ptr<engine::DeviceRunner> OpenProbe(const std::string& path,
   const kernels::CpuIsa isa =
       options.force_avx2 ? kernels::CpuIsa::kAvx2 : ValueOrAbort(kernels::DetectCpuIsa());
   return ValueOrAbort(engine::DeviceRunner::Create(
-      {.exec = {.backend = options.backend, .num_threads = options.num_threads, .isa = isa},
+      {.exec = {.backend = options.backend,
+                .num_threads = options.num_threads,
+                .isa = isa,
+                .persistent_decode = options.persistent_decode},
        .kv_type = options.kv_type,
        .num_pages = options.max_positions / kernels::kPageTokens + 2,
        .max_tokens = options.max_tokens,

@@ -1,0 +1,212 @@
+#pragma once
+
+// Attention inside the persistent decode kernel: a block takes one part of one KV head's keys at a
+// time, for all of that head's queries. The block with the last part also rotates and stores the
+// token's own K and V.
+
+#include "kernels/cuda/attention_tile.cuh"
+#include "kernels/cuda/decode_shared.cuh"
+#include "kernels/cuda/handoff.cuh"
+#include "kernels/cuda/head_rows.cuh"
+
+namespace sluice::kernels::cuda {
+
+// Lies in DecodeShared::values.
+template <int kHead>
+struct DecodeAttention {
+  QueryRows<kHead> rows;
+  alignas(16) std::byte keys[TileShape<kHead>::kKeyBytes];
+  alignas(16) std::byte values[TileShape<kHead>::kValueBytes];
+  BlockTile tile;
+  alignas(16) float heads[(kTileQueries + 2) * kHead];  // queries, then K and V of the token
+  alignas(16) float part[kTileQueries * (kHead + 2)];
+  alignas(16) float merged[kTileQueries * (kHead + 2)];
+};
+
+static_assert(sizeof(DecodeAttention<64>) <= DecodeAttentionBytes(64) &&
+              sizeof(DecodeAttention<128>) <= DecodeAttentionBytes(128) &&
+              sizeof(DecodeAttention<256>) <= DecodeAttentionBytes(256));
+
+// One part of one KV head.
+struct DecodePart {
+  int kv_head;
+  int index;
+  int first_key;
+  int end;         // of keys in the cache: the token's own is not there yet
+  bool holds_own;  // the token's own key belongs to it
+};
+
+// Brings the token's queries, and its own K and V, to shared memory.
+template <int kHead>
+__device__ __forceinline__ void take_heads(const DecodeArgs& args, const DecodeStage& stage,
+                           const DecodePart& part, DecodeAttention<kHead>& scratch) {
+  const int head_size = args.head_size;
+  const int ratio = args.num_heads / args.num_kv_heads;
+  const float* queries = args.handoff + stage.in + part.kv_head * ratio * head_size;
+  const float* own =
+      args.handoff + stage.in + (args.num_heads + part.kv_head) * head_size;
+  const int query_values = ratio * head_size;
+  const int values = query_values + (part.holds_own ? 2 * head_size : 0);
+  for (int i = 4 * threadIdx.x; i < values; i += 4 * kRowThreads) {
+    const int beyond = i - query_values;
+    const float* from = beyond < 0           ? queries + i
+                        : beyond < head_size ? own + beyond
+                                             : own + args.num_kv_heads * head_size + beyond -
+                                                   head_size;
+    *reinterpret_cast<float4*>(scratch.heads + i) = take_quad(from);
+  }
+}
+
+__device__ __forceinline__ void finish_head(const DecodeArgs& args, const DecodeStage& stage,
+                                            const DecodeShared& s, const DeviceNorm& norm,
+                                            float* head) {
+  const int lane = threadIdx.x % 32;
+  if (norm.weight != nullptr) norm_head(head, args.head_size, norm, lane);
+  rotate_head(head, args.style, stage.cols, lane, [&](int i) { return s.rotations[i]; });
+  __syncwarp();
+}
+
+// The token's own K and V, to its page and into the tile. All threads, after the tile's copies.
+template <int kHead>
+__device__ __forceinline__ void store_own(const DecodeArgs& args, const DecodeStage& stage, const DecodeShared& s,
+                          int kv_head, DecodeAttention<kHead>& scratch) {
+  const int head_size = args.head_size;
+  const int slot = s.position % kPageTokens;
+  const int key = s.position % kTileKeys;
+  const int64_t begin = (static_cast<int64_t>(s.own_page) * args.num_kv_heads + kv_head) * head_size * kPageTokens;
+  const float* own = scratch.heads + args.num_heads / args.num_kv_heads * head_size;
+  auto* keys = reinterpret_cast<__half*>(const_cast<std::byte*>(stage.keys)) + begin;
+  auto* values = reinterpret_cast<__half*>(const_cast<std::byte*>(stage.values)) + begin;
+  for (int d = threadIdx.x; d < head_size; d += kRowThreads) {
+    const __half k = __float2half_rn(own[d]);
+    const __half v = __float2half_rn(own[head_size + d]);
+    keys[d * kPageTokens + slot] = k;
+    values[slot * head_size + d] = v;
+    *reinterpret_cast<__half*>(scratch.keys + tile_key_offset<kHead>(key, d)) = k;
+    *reinterpret_cast<__half*>(scratch.values + tile_value_offset<kHead>(key, d)) = v;
+  }
+}
+
+// merged [16][2 + D] = part, or merged + part: tiles of a split ascending.
+__device__ inline void merge_tile(float* merged, const float* part, int head_size, int num_queries,
+                                  bool first) {
+  const int stride = head_size + 2;
+  for (int i = threadIdx.x; i < num_queries * stride; i += kRowThreads) {
+    const int row = i / stride * stride;
+    if (first) {
+      merged[i] = part[i];
+      continue;
+    }
+    if (i - row < 2) continue;  // below, once the columns have read them
+    Merged state = {merged[row], merged[row + 1], merged[i]};
+    state.add(part[row], part[row + 1], part[i]);
+    merged[i] = state.value;
+  }
+  __syncthreads();
+  if (!first && threadIdx.x < num_queries) {
+    const int row = threadIdx.x * stride;
+    Merged state = {merged[row], merged[row + 1], 0.0f};
+    state.add(part[row], part[row + 1], 0.0f);
+    merged[row] = state.most;
+    merged[row + 1] = state.sum;
+  }
+  __syncthreads();
+}
+
+template <int kHead>
+__device__ __forceinline__ void request_tile(const DecodeArgs& args, const PagedHead& head, int first_key, int end,
+                             DecodeAttention<kHead>& scratch) {
+  const int thread = static_cast<int>(threadIdx.x);
+  load_keys_async<kHead, kRowThreads>(shared_address(scratch.keys), head, first_key, end, thread);
+  load_values_async<kHead, kRowThreads>(shared_address(scratch.values), head, first_key, 0, end,
+                                        thread);
+  commit_copies();
+}
+
+template <int kHead>
+__device__ __forceinline__ void attend_part(const DecodeArgs& args, const DecodeStage& stage, DecodeShared& s,
+                            const DecodePart& part) {
+  auto& scratch = *reinterpret_cast<DecodeAttention<kHead>*>(s.values);
+  const int head_size = args.head_size;
+  const int ratio = args.num_heads / args.num_kv_heads;
+  KvLayer kv;
+  kv.num_kv_heads = args.num_kv_heads;
+  kv.head_size = head_size;
+  kv.k = const_cast<std::byte*>(stage.keys);
+  kv.v = const_cast<std::byte*>(stage.values);
+  const PagedHead head(kv, args.pages, part.kv_head);
+  request_tile<kHead>(args, head, part.first_key, part.end, scratch);
+  const int warp = threadIdx.x / 32;
+  for (int row = ratio + warp; row < kTileQueries; row += 8) fill_no_query(scratch.rows, row);
+  take_heads<kHead>(args, stage, part, scratch);
+  __syncthreads();
+  const int first_seen = stage.window > 0 ? max(0, s.position - stage.window + 1) : 0;
+  for (int row = warp; row < ratio; row += 8) {
+    float* query = scratch.heads + row * head_size;
+    finish_head(args, stage, s, stage.q_norm, query);
+    fill_query<kHead>(scratch.rows, row, head_size, first_seen, s.position, [&](int d) {
+      return *reinterpret_cast<const float2*>(query + d);
+    });
+  }
+  if (part.holds_own && warp == 7) {
+    finish_head(args, stage, s, stage.k_norm, scratch.heads + ratio * head_size);
+  }
+  const PagedAttentionArgs op = {args.attention_scale, args.softcap, stage.window};
+  const int stride = head_size + 2;
+  for (int tile = 0; tile < args.part_tiles; ++tile) {
+    const int first_key = part.first_key + tile * kTileKeys;
+    if (first_key > s.position) break;
+    if (first_key + kTileKeys <= first_seen) continue;
+    if (first_key > part.first_key) request_tile<kHead>(args, head, first_key, part.end, scratch);
+    wait_for_copies<0>();
+    __syncthreads();
+    if (s.position / kTileKeys == first_key / kTileKeys) {
+      store_own<kHead>(args, stage, s, part.kv_head, scratch);
+      __syncthreads();
+    }
+    attend_tile_by_block<kHead>(scratch.rows, shared_address(scratch.keys),
+                                shared_address(scratch.values), first_key, op, head_size,
+                                scratch.tile, scratch.part, stride, ratio);
+    __syncthreads();
+    if (args.part_tiles > 1) {
+      const bool first = first_key <= max(part.first_key, first_seen);
+      merge_tile(scratch.merged, scratch.part, head_size, ratio, first);
+    }
+  }
+  const float* outcome = args.part_tiles > 1 ? scratch.merged : scratch.part;
+  const int quads = 1 + head_size / 4;
+  for (int i = threadIdx.x; i < ratio * quads; i += kRowThreads) {
+    const float* row = outcome + i / quads * stride;
+    const int quad = i % quads;
+    float* to = args.handoff + stage.out +
+                ((part.kv_head * ratio + i / quads) * args.num_parts + part.index) *
+                    (head_size + kPartHeader);
+    if (quad == 0) {
+      hand_over_quad(to, make_float4(row[0], row[1], 0.0f, 0.0f));
+    } else {
+      const float* from = row + 2 + 4 * (quad - 1);
+      hand_over_quad(to + 4 * quad, make_float4(from[0], from[1], from[2], from[3]));
+    }
+  }
+  __syncthreads();
+}
+
+template <int kHead>
+__device__ __forceinline__ void attend_stage(const DecodeArgs& args, const DecodeStage& stage, DecodeShared& s) {
+  const int part_keys = args.part_tiles * kTileKeys;
+  const int first_seen = stage.window > 0 ? max(0, s.position - stage.window + 1) : 0;
+  const int first_part = first_seen / part_keys;
+  const int num_parts = args.num_parts - first_part;
+  for (int i = s.work.first_group(stage); i < num_parts * args.num_kv_heads;
+       i += static_cast<int>(gridDim.x)) {
+    DecodePart part;
+    part.kv_head = i / num_parts;
+    part.index = first_part + i % num_parts;
+    part.first_key = part.index * part_keys;
+    part.end = s.position;
+    part.holds_own = part.index == args.num_parts - 1;
+    attend_part<kHead>(args, stage, s, part);
+  }
+}
+
+}  // namespace sluice::kernels::cuda

@@ -1,0 +1,179 @@
+#pragma once
+
+// The forward pass of one token as one kernel: a program of stages that every block of a persistent
+// grid runs through, recorded from the ops like a CUDA graph. A step of one token is a chain of
+// dependent products so small that starting kernels and meeting at barriers takes longer than
+// reading the weights; here blocks meet through the values they hand over (handoff.cuh), and the
+// weights of later stages are on their way all the while (weight_ring.cuh).
+//
+// Stages of a layer, with what a block waits for and hands over:
+//   qkv        residual [E]            -> q, k, v [(H + 2 G) D]
+//   attention  q, k, v of one KV head  -> parts [H][parts][4 + D]; stores K and V
+//   output     parts                   -> residual [E]
+//   gate, up   residual [E]            -> act(gate) * up [F]
+//   down       [F]                     -> residual [E]
+// and at the end the head, logits [V]. The arithmetic is that of the ops' own kernels, bit by bit.
+
+#include <cuda_runtime.h>
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "absl/status/statusor.h"
+
+#include "kernels/core/buffer.h"
+#include "kernels/cuda/linear.h"
+#include "kernels/cuda/packed_weight.h"
+#include "kernels/cuda/rows.h"
+#include "kernels/ops.h"
+
+namespace sluice::kernels::cuda {
+
+// One matrix of a stage.
+struct DecodeTask {
+  const std::byte* quants = nullptr;
+  const uint32_t* scales = nullptr;
+  const uint32_t* supers = nullptr;
+  const float* row_factors = nullptr;
+  const float* bias = nullptr;
+  int32_t rows = 0;
+  int32_t tiles = 0;
+  int32_t units = 0;
+  int32_t slice_units = 0;
+  int32_t first_group = 0;  // of the stage's groups of work
+  int32_t out = 0;          // where its outcome begins, floats into the handoff set or the logits
+  DType type = DType::kF32;
+  uint8_t slices_log2 = 0;
+  uint16_t quant_bytes = 0;  // of one tile and unit
+  uint16_t scale_bytes = 0;
+};
+
+enum class DecodeStageKind : uint8_t { kQkv, kAttention, kOutput, kGateUp, kDown, kHead };
+
+// Work of products comes in groups: what the eight warps of a block do between two barriers, a
+// warp a (tile, slice). A group has 8 / slices tiles of one matrix, or 4 / slices (at least one) of
+// both gate and up.
+struct DecodeStage {
+  DecodeStageKind kind = DecodeStageKind::kQkv;
+  uint8_t num_tasks = 0;
+  GateActivation activation = GateActivation::kSilu;
+  int32_t first_task = 0;
+  int32_t num_groups = 0;
+  int32_t first_block = 0;  // that group 0 falls to, the others in turn
+  int32_t in = 0;           // floats into the handoff set; -1: the embedding's residual
+  int32_t residual = 0;     // what the outcome is added to, as `in`
+  int32_t cols = 0;
+  float scale = 1.0f;                  // of what is added to the residual
+  float epsilon = 0.0f;                // of the norm in front
+  const float* norm_weight = nullptr;  // [cols]
+  // Attention.
+  const std::byte* keys = nullptr;  // pages
+  const std::byte* values = nullptr;
+  DeviceNorm q_norm;
+  DeviceNorm k_norm;
+  int32_t out = 0;  // of parts
+  int32_t window = 0;
+};
+
+// In front of a part's weighted values: their maximum, their sum, two zeros.
+inline constexpr int kPartHeader = 4;
+// Beyond so many parts the merging of attention would be what a step waits for.
+inline constexpr int kMaxDecodeParts = 32;
+inline constexpr int kMaxDecodeHeadSize = 256;
+
+struct DecodeArgs {
+  const DecodeStage* stages = nullptr;
+  const DecodeTask* tasks = nullptr;
+  int32_t num_stages = 0;
+  int32_t num_tasks = 0;
+  EmbedArgs embed;
+  // The model.
+  int32_t width = 0;      // E
+  int32_t max_cols = 0;   // longest row that a product reads
+  int32_t num_heads = 0;  // H
+  int32_t num_kv_heads = 0;
+  int32_t head_size = 0;
+  RopeStyle style = RopeStyle::kHalfSplit;
+  float attention_scale = 1.0f;
+  float softcap = 0.0f;
+  // The step.
+  const int32_t* positions = nullptr;
+  const int32_t* pages = nullptr;  // of the one row
+  float* logits = nullptr;       // [V]
+  float* handoff = nullptr;      // of this step, kAbsent throughout
+  float* next_handoff = nullptr;  // of the next, made kAbsent
+  int32_t handoff_floats = 0;
+  int32_t num_parts = 0;    // of attention, at this step's position
+  int32_t part_tiles = 1;   // tiles of 64 keys in one part: 1, or a split's 4
+  // The launch.
+  int32_t ring_slots = 0;  // of each warp
+};
+
+// Byte offsets of a block's arrays in shared memory (decode_shared.cuh). A pure function.
+struct DecodeLayout {
+  int32_t stages = 0, tasks = 0, residual = 0, row = 0, values = 0, rotations = 0, parts = 0,
+          reduce = 0, barriers = 0, slots = 0, bytes = 0;
+  __host__ __device__ static DecodeLayout Of(const DecodeArgs& args);
+};
+
+// One of the rings' slots, a chunk of weights (weight_ring.cuh).
+inline constexpr int kSlotBytes = 4608;
+inline constexpr int kMaxRingSlots = 8;  // of a warp
+inline constexpr int kRingWarps = 8;
+
+// Scratch of attention, for heads padded to 64, 128 or 256 values: DecodeAttention of
+// decode_attention.cuh, which asserts it.
+__host__ __device__ constexpr int32_t DecodeAttentionBytes(int32_t head_size) {
+  const int32_t head = head_size <= 64 ? 64 : head_size <= 128 ? 128 : 256;
+  return head * (64 + 128 + 128 + 72 + 128) + 512 + 192 + 1024 + 6656 + 256;
+}
+
+__host__ __device__ inline DecodeLayout DecodeLayout::Of(const DecodeArgs& args) {
+  DecodeLayout layout;
+  const auto take = [&](int32_t bytes) {
+    const int32_t at = layout.bytes;
+    layout.bytes += (bytes + 127) / 128 * 128;
+    return at;
+  };
+  const auto padded = [](int32_t cols) { return (cols + kUnitCols - 1) / kUnitCols * kUnitCols; };
+  layout.stages = take(args.num_stages * static_cast<int32_t>(sizeof(DecodeStage)));
+  layout.tasks = take(args.num_tasks * static_cast<int32_t>(sizeof(DecodeTask)));
+  layout.residual = take(padded(args.width) * 4);
+  layout.row = take(padded(args.max_cols) * 2);
+  const int32_t values = padded(args.max_cols) * 4;
+  const int32_t attention = DecodeAttentionBytes(args.head_size);
+  layout.values = take(values > attention ? values : attention);
+  layout.rotations = take(args.head_size / 2 * 8);
+  layout.parts = take(2 * 16 * kTileRows * 4);
+  layout.reduce = take(2 * 16 * 4);
+  layout.barriers = take(kRingWarps * kMaxRingSlots * 8);
+  layout.slots = take(kRingWarps * args.ring_slots * kSlotBytes);
+  return layout;
+}
+
+absl::Status PreparePersistentDecode(int head_size, size_t shared_bytes);
+absl::Status LaunchPersistentDecode(const DecodeArgs& args, int blocks, size_t shared_bytes,
+                                    cudaStream_t stream);
+
+// A recorded program on a device, made by DecodeRecorder. Engine thread only.
+class DecodeProgram {
+ public:
+  // False when the context up to `position` is too long for it.
+  bool Takes(int32_t position) const;
+  // Runs the step last uploaded, whose token stands at `position`. Asynchronous.
+  absl::Status Launch(int32_t position, cudaStream_t stream);
+
+ private:
+  friend class DecodeRecorder;
+  DecodeProgram() = default;
+
+  DecodeArgs args_;
+  Buffer memory_;  // stages, tasks, two handoff sets
+  float* handoffs_[2] = {};
+  uint64_t steps_ = 0;
+  int32_t blocks_ = 0;
+  size_t shared_bytes_ = 0;
+};
+
+}  // namespace sluice::kernels::cuda

@@ -1,0 +1,252 @@
+#include "kernels/cuda/decode_recorder.h"
+
+#include <algorithm>
+#include <bit>
+
+#include "kernels/cuda/attention.h"
+#include "kernels/cuda/cuda_ops.h"
+#include "kernels/cuda/device.h"
+
+namespace sluice::kernels::cuda {
+namespace {
+
+#define RETURN_IF_ERROR(expr)                                         \
+  do {                                                                \
+    if (absl::Status status_ = (expr); !status_.ok()) return status_; \
+  } while (false)
+
+DecodeTask TaskOf(const Linear& linear) {
+  const PackedWeight& weight = *linear.weight;
+  const PackedLayout layout = PackedLayout::Of(weight.type, weight.rows, weight.cols);
+  const PackedView view = ViewOf(layout, weight.storage.bytes());
+  DecodeTask task;
+  task.quants = view.quants;
+  task.scales = view.scales;
+  task.supers = layout.supers_at != layout.rows_at ? view.supers : nullptr;
+  task.row_factors = view.row_factors;
+  task.bias = linear.bias;
+  task.rows = view.rows;
+  task.tiles = view.tiles;
+  task.units = view.units;
+  task.slice_units = SliceUnits(view.tiles, view.units);
+  task.slices_log2 = static_cast<uint8_t>(NumSlicesLog2(view.tiles));
+  task.type = view.type;
+  task.quant_bytes = static_cast<uint16_t>(layout.quant_bytes);
+  task.scale_bytes = static_cast<uint16_t>(layout.scale_words * kTileRows * 4);
+  return task;
+}
+
+DeviceNorm ToDevice(const Norm& norm) { return {norm.weight, norm.bias, norm.epsilon, norm.kind}; }
+
+bool IsPlainRms(const Norm& norm) {
+  return norm.weight != nullptr && norm.bias == nullptr && norm.kind == NormKind::kRms;
+}
+
+}  // namespace
+
+int32_t DecodeRecorder::TakeHandoff(int64_t floats) {
+  const int64_t at = args_.handoff_floats;
+  const int64_t end = at + (floats + 31) / 32 * 32;
+  Require(end < int64_t{1} << 28, "the vectors that blocks hand over take more than 1 GB");
+  if (end < int64_t{1} << 28) args_.handoff_floats = static_cast<int32_t>(end);
+  return static_cast<int32_t>(at);
+}
+
+void DecodeRecorder::TakeBlocks(DecodeStage& stage, int32_t groups) {
+  stage.first_block = next_block_;
+  next_block_ = (next_block_ + groups) % blocks_;
+}
+
+DecodeStage& DecodeRecorder::AddProducts(DecodeStageKind kind, const Norm* norm,
+                                         std::initializer_list<const Linear*> linears) {
+  DecodeStage stage;
+  stage.kind = kind;
+  stage.num_tasks = static_cast<uint8_t>(linears.size());
+  stage.first_task = static_cast<int32_t>(tasks_.size());
+  stage.cols = static_cast<int32_t>((*linears.begin())->inputs());
+  stage.residual = residual_;
+  Require(stage.cols % 4 == 0, "rows are no multiple of four values");
+  args_.max_cols = std::max(args_.max_cols, stage.cols);
+  if (norm != nullptr) {
+    Require(IsPlainRms(*norm), "a norm other than RMS without bias");
+    stage.in = residual_;
+    stage.norm_weight = norm->weight;
+    stage.epsilon = norm->epsilon;
+  }
+  for (const Linear* linear : linears) {
+    DecodeTask task = TaskOf(*linear);
+    if (kind == DecodeStageKind::kGateUp) {
+      const int32_t tiles = std::max(1, 4 >> task.slices_log2);
+      stage.num_groups = (task.tiles + tiles - 1) / tiles;
+    } else {
+      const int32_t tiles = 8 >> task.slices_log2;
+      task.first_group = stage.num_groups;
+      stage.num_groups += (task.tiles + tiles - 1) / tiles;
+    }
+    tasks_.push_back(task);
+  }
+  TakeBlocks(stage, stage.num_groups);
+  stages_.push_back(stage);
+  return stages_.back();
+}
+
+absl::Status DecodeRecorder::Embed(const EmbedArgs& args) {
+  int device = 0;
+  RETURN_IF_ERROR(ToStatus(cudaGetDevice(&device), "the current device"));
+  RETURN_IF_ERROR(ToStatus(
+      cudaDeviceGetAttribute(&blocks_, cudaDevAttrMultiProcessorCount, device), "its size"));
+  Require(args.num_ropes <= 1, "several tables of rotations");
+  args_.embed = args;
+  args_.width = args.table.cols;
+  args_.positions = args.positions;
+  args_.num_heads = static_cast<int32_t>(shape_.num_heads);
+  args_.num_kv_heads = static_cast<int32_t>(shape_.num_kv_heads);
+  args_.head_size = static_cast<int32_t>(shape_.head_size);
+  return absl::OkStatus();
+}
+
+absl::Status DecodeRecorder::Qkv(const NormQkvRopeStoreArgs& args, const BatchView& batch,
+                                 const KvLayer& kv) {
+  AddProducts(DecodeStageKind::kQkv, &args.norm, {args.q, args.k, args.v});
+  const int64_t widths[] = {args.q->outputs(), args.k->outputs(), args.v->outputs()};
+  qkv_ = TakeHandoff(widths[0] + widths[1] + widths[2]);
+  DecodeTask* task = &tasks_[tasks_.size() - 3];
+  task[0].out = qkv_;
+  task[1].out = qkv_ + static_cast<int32_t>(widths[0]);
+  task[2].out = task[1].out + static_cast<int32_t>(widths[1]);
+  const auto head_norm = [&](const Norm& norm) {
+    Require(norm.weight == nullptr || IsPlainRms(norm), "a head norm other than RMS");
+    return ToDevice(norm);
+  };
+  Require(kv.type == DType::kF16, "a KV cache other than f16");
+  Require(args.head_size % 16 == 0 && args.head_size <= kMaxDecodeHeadSize,
+          "a head size other than a multiple of 16 up to 256");
+  Require(shape_.num_heads / shape_.num_kv_heads <= 16, "more than 16 heads a KV head");
+  args_.pages = batch.pages;
+  args_.style = args.rope.style;
+  DecodeStage attention;
+  attention.kind = DecodeStageKind::kAttention;
+  attention.in = qkv_;
+  attention.cols = static_cast<int32_t>(args.rope.rotary_size / 2);
+  attention.keys = kv.k;
+  attention.values = kv.v;
+  attention.q_norm = head_norm(args.q_head_norm);
+  attention.k_norm = head_norm(args.k_head_norm);
+  stages_.push_back(attention);
+  return absl::OkStatus();
+}
+
+absl::Status DecodeRecorder::Attention(const PagedAttentionArgs& args) {
+  DecodeStage& stage = stages_.back();
+  stage.window = args.window;
+  args_.attention_scale = args.scale;
+  args_.softcap = args.softcap;
+  // As many items as short contexts have; more go to the blocks behind.
+  TakeBlocks(stage, args_.num_kv_heads * 4);
+  stage.out =
+      TakeHandoff(int64_t{args_.num_heads} * kMaxDecodeParts * (args_.head_size + kPartHeader));
+  return absl::OkStatus();
+}
+
+absl::Status DecodeRecorder::AddResidual(const MatMulAddResidualArgs& args) {
+  Require(args.post_norm.weight == nullptr, "a norm behind a product");
+  const bool attention = stages_.back().kind == DecodeStageKind::kAttention;
+  const int32_t in = attention ? stages_.back().out : tasks_.back().out;
+  DecodeStage& stage =
+      AddProducts(attention ? DecodeStageKind::kOutput : DecodeStageKind::kDown, nullptr,
+                  {args.linear});
+  stage.in = in;
+  stage.scale = args.scale;
+  residual_ = TakeHandoff(args.linear->outputs());
+  tasks_.back().out = residual_;
+  return absl::OkStatus();
+}
+
+absl::Status DecodeRecorder::GateUp(const NormGateUpArgs& args) {
+  if (args.gate == nullptr) {
+    Require(false, "a feed-forward layer without a gate");
+    return absl::OkStatus();
+  }
+  DecodeStage& stage =
+      AddProducts(DecodeStageKind::kGateUp, &args.norm, {args.up, args.gate});
+  stage.activation = args.activation;
+  const int32_t out = TakeHandoff(args.up->outputs());
+  tasks_[tasks_.size() - 2].out = out;
+  tasks_.back().out = out;
+  return absl::OkStatus();
+}
+
+absl::Status DecodeRecorder::Head(const NormLmHeadArgs& args, MatrixF32 logits) {
+  Require(args.scale == 1.0f && args.softcap == 0.0f, "scaled or capped logits");
+  AddProducts(DecodeStageKind::kHead, &args.norm, {args.head});
+  args_.logits = logits.values;
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::unique_ptr<DecodeProgram>> DecodeRecorder::Finish() {
+  Require(!stages_.empty() && stages_.back().kind == DecodeStageKind::kHead, "no logits");
+  if (!obstacle_.empty()) {
+    return absl::UnimplementedError("no persistent decode kernel for this model: " + obstacle_);
+  }
+  std::unique_ptr<DecodeProgram> program(new DecodeProgram());
+  args_.num_stages = static_cast<int32_t>(stages_.size());
+  args_.num_tasks = static_cast<int32_t>(tasks_.size());
+  int device = 0, most_shared = 0;
+  RETURN_IF_ERROR(ToStatus(cudaGetDevice(&device), "the current device"));
+  RETURN_IF_ERROR(ToStatus(
+      cudaDeviceGetAttribute(&most_shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
+      "its shared memory"));
+  args_.ring_slots = kMaxRingSlots;
+  while (args_.ring_slots > 0 && DecodeLayout::Of(args_).bytes > most_shared) --args_.ring_slots;
+  if (args_.ring_slots < 2) {
+    return absl::UnimplementedError(
+        "no persistent decode kernel for this model: its rows leave too little shared memory");
+  }
+  const size_t stage_bytes = (stages_.size() * sizeof(DecodeStage) + 255) / 256 * 256;
+  const size_t task_bytes = (tasks_.size() * sizeof(DecodeTask) + 255) / 256 * 256;
+  const size_t set_bytes = static_cast<size_t>(args_.handoff_floats) * sizeof(float);
+  auto memory = AllocateMemory(stage_bytes + task_bytes + 2 * set_bytes);
+  if (!memory.ok()) return memory.status();
+  std::byte* bytes = memory->bytes();
+  RETURN_IF_ERROR(CopyToDevice(bytes, stages_.data(), stages_.size() * sizeof(DecodeStage)));
+  RETURN_IF_ERROR(
+      CopyToDevice(bytes + stage_bytes, tasks_.data(), tasks_.size() * sizeof(DecodeTask)));
+  std::byte* sets = bytes + stage_bytes + task_bytes;
+  RETURN_IF_ERROR(ToStatus(cudaMemset(sets, 0xff, 2 * set_bytes), "clearing handoff sets"));
+  RETURN_IF_ERROR(ToStatus(cudaDeviceSynchronize(), "clearing handoff sets"));
+  args_.stages = reinterpret_cast<const DecodeStage*>(bytes);
+  args_.tasks = reinterpret_cast<const DecodeTask*>(bytes + stage_bytes);
+  program->handoffs_[0] = reinterpret_cast<float*>(sets);
+  program->handoffs_[1] = reinterpret_cast<float*>(sets + set_bytes);
+  program->args_ = args_;
+  program->memory_ = *std::move(memory);
+  program->blocks_ = blocks_;
+  program->shared_bytes_ = static_cast<size_t>(DecodeLayout::Of(args_).bytes);
+  RETURN_IF_ERROR(PreparePersistentDecode(args_.head_size, program->shared_bytes_));
+  return program;
+}
+
+namespace {
+
+int NumParts(int32_t position, int part_tiles) {
+  return position / (part_tiles * kTileKeys) + 1;
+}
+constexpr int kSplitTiles = kSplitKeys / kTileKeys;
+
+}  // namespace
+
+bool DecodeProgram::Takes(int32_t position) const {
+  return NumParts(position, kSplitTiles) <= kMaxDecodeParts;
+}
+
+absl::Status DecodeProgram::Launch(int32_t position, cudaStream_t stream) {
+  DecodeArgs args = args_;
+  args.part_tiles = NumParts(position, 1) <= kMaxDecodeParts ? 1 : kSplitTiles;
+  args.num_parts = NumParts(position, args.part_tiles);
+  args.handoff = handoffs_[steps_ % 2];
+  args.next_handoff = handoffs_[(steps_ + 1) % 2];
+  ++steps_;
+  return LaunchPersistentDecode(args, blocks_, shared_bytes_, stream);
+}
+
+}  // namespace sluice::kernels::cuda
