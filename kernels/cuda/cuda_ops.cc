@@ -102,7 +102,7 @@ absl::Status EmbedTokens(Exec& exec, const PackedWeight& table, float scale,
 absl::Status NormQkvRopeStore(Exec& exec, const NormQkvRopeStoreArgs& args, ConstMatrixF32 residual,
                               const BatchView& batch, const KvLayer& kv, MatrixF32 q_out) {
   CudaWorkspace& workspace = WorkspaceOf(exec);
-  if (workspace.recorder != nullptr) return workspace.recorder->Qkv(args, batch, kv);
+  if (workspace.recorder != nullptr) return workspace.recorder->Qkv(args, kv);
   const auto num_tokens = static_cast<int32_t>(batch.num_tokens);
   const NormRowsArgs norm = {.source = residual.values,
                              .num_rows = num_tokens,

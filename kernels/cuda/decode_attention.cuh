@@ -73,7 +73,7 @@ __device__ __forceinline__ void store_own(const DecodeArgs& args, const DecodeSt
   const int head_size = args.head_size;
   const int slot = s.position % kPageTokens;
   const int key = s.position % kTileKeys;
-  const int64_t begin = (static_cast<int64_t>(s.own_page) * args.num_kv_heads + kv_head) * head_size * kPageTokens;
+  const int64_t begin = (static_cast<int64_t>(s.pages[s.position / kPageTokens]) * args.num_kv_heads + kv_head) * head_size * kPageTokens;
   const float* own = scratch.heads + args.num_heads / args.num_kv_heads * head_size;
   auto* keys = reinterpret_cast<__half*>(const_cast<std::byte*>(stage.keys)) + begin;
   auto* values = reinterpret_cast<__half*>(const_cast<std::byte*>(stage.values)) + begin;
@@ -134,7 +134,7 @@ __device__ __forceinline__ void attend_part(const DecodeArgs& args, const Decode
   kv.head_size = head_size;
   kv.k = const_cast<std::byte*>(stage.keys);
   kv.v = const_cast<std::byte*>(stage.values);
-  const PagedHead head(kv, args.pages, part.kv_head);
+  const PagedHead head(kv, s.pages, part.kv_head);
   request_tile<kHead>(args, head, part.first_key, part.end, scratch);
   const int warp = threadIdx.x / 32;
   for (int row = ratio + warp; row < kTileQueries; row += 8) fill_no_query(scratch.rows, row);

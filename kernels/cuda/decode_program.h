@@ -23,6 +23,7 @@
 #include "absl/status/statusor.h"
 
 #include "kernels/core/buffer.h"
+#include "kernels/cuda/attention.h"
 #include "kernels/cuda/linear.h"
 #include "kernels/cuda/packed_weight.h"
 #include "kernels/cuda/rows.h"
@@ -81,6 +82,14 @@ inline constexpr int kPartHeader = 4;
 // Beyond so many parts the merging of attention would be what a step waits for.
 inline constexpr int kMaxDecodeParts = 32;
 inline constexpr int kMaxDecodeHeadSize = 256;
+inline constexpr int kMaxDecodePages = kMaxDecodeParts * kSplitKeys / kPageTokens;
+
+// The one token of a step; travels as an argument of the kernel, so that a step copies nothing.
+struct DecodeStep {
+  int32_t token = 0;  // negative: ~token indexes the previous step's tokens
+  int32_t position = 0;
+  int32_t pages[kMaxDecodePages];  // of positions up to its own
+};
 
 struct DecodeArgs {
   const DecodeStage* stages = nullptr;
@@ -98,8 +107,6 @@ struct DecodeArgs {
   float attention_scale = 1.0f;
   float softcap = 0.0f;
   // The step.
-  const int32_t* positions = nullptr;
-  const int32_t* pages = nullptr;  // of the one row
   float* logits = nullptr;       // [V]
   float* handoff = nullptr;      // of this step, kAbsent throughout
   float* next_handoff = nullptr;  // of the next, made kAbsent
@@ -113,7 +120,7 @@ struct DecodeArgs {
 // Byte offsets of a block's arrays in shared memory (decode_shared.cuh). A pure function.
 struct DecodeLayout {
   int32_t stages = 0, tasks = 0, residual = 0, row = 0, values = 0, rotations = 0, parts = 0,
-          reduce = 0, barriers = 0, slots = 0, bytes = 0;
+          reduce = 0, barriers = 0, pages = 0, slots = 0, bytes = 0;
   __host__ __device__ static DecodeLayout Of(const DecodeArgs& args);
 };
 
@@ -148,21 +155,22 @@ __host__ __device__ inline DecodeLayout DecodeLayout::Of(const DecodeArgs& args)
   layout.parts = take(2 * 16 * kTileRows * 4);
   layout.reduce = take(2 * 16 * 4);
   layout.barriers = take(kRingWarps * kMaxRingSlots * 8);
+  layout.pages = take(kMaxDecodePages * 4);
   layout.slots = take(kRingWarps * args.ring_slots * kSlotBytes);
   return layout;
 }
 
 absl::Status PreparePersistentDecode(int head_size, size_t shared_bytes);
-absl::Status LaunchPersistentDecode(const DecodeArgs& args, int blocks, size_t shared_bytes,
-                                    cudaStream_t stream);
+absl::Status LaunchPersistentDecode(const DecodeArgs& args, const DecodeStep& step, int blocks,
+                                    size_t shared_bytes, cudaStream_t stream);
 
 // A recorded program on a device, made by DecodeRecorder. Engine thread only.
 class DecodeProgram {
  public:
   // False when the context up to `position` is too long for it.
   bool Takes(int32_t position) const;
-  // Runs the step last uploaded, whose token stands at `position`. Asynchronous.
-  absl::Status Launch(int32_t position, cudaStream_t stream);
+  // Runs one step. Asynchronous.
+  absl::Status Launch(const DecodeStep& step, cudaStream_t stream);
 
  private:
   friend class DecodeRecorder;

@@ -98,15 +98,13 @@ absl::Status DecodeRecorder::Embed(const EmbedArgs& args) {
   Require(args.num_ropes <= 1, "several tables of rotations");
   args_.embed = args;
   args_.width = args.table.cols;
-  args_.positions = args.positions;
   args_.num_heads = static_cast<int32_t>(shape_.num_heads);
   args_.num_kv_heads = static_cast<int32_t>(shape_.num_kv_heads);
   args_.head_size = static_cast<int32_t>(shape_.head_size);
   return absl::OkStatus();
 }
 
-absl::Status DecodeRecorder::Qkv(const NormQkvRopeStoreArgs& args, const BatchView& batch,
-                                 const KvLayer& kv) {
+absl::Status DecodeRecorder::Qkv(const NormQkvRopeStoreArgs& args, const KvLayer& kv) {
   AddProducts(DecodeStageKind::kQkv, &args.norm, {args.q, args.k, args.v});
   const int64_t widths[] = {args.q->outputs(), args.k->outputs(), args.v->outputs()};
   qkv_ = TakeHandoff(widths[0] + widths[1] + widths[2]);
@@ -122,7 +120,6 @@ absl::Status DecodeRecorder::Qkv(const NormQkvRopeStoreArgs& args, const BatchVi
   Require(args.head_size % 16 == 0 && args.head_size <= kMaxDecodeHeadSize,
           "a head size other than a multiple of 16 up to 256");
   Require(shape_.num_heads / shape_.num_kv_heads <= 16, "more than 16 heads a KV head");
-  args_.pages = batch.pages;
   args_.style = args.rope.style;
   DecodeStage attention;
   attention.kind = DecodeStageKind::kAttention;
@@ -152,10 +149,12 @@ absl::Status DecodeRecorder::AddResidual(const MatMulAddResidualArgs& args) {
   Require(args.post_norm.weight == nullptr, "a norm behind a product");
   const bool attention = stages_.back().kind == DecodeStageKind::kAttention;
   const int32_t in = attention ? stages_.back().out : tasks_.back().out;
+  const int32_t window = attention ? stages_.back().window : 0;
   DecodeStage& stage =
       AddProducts(attention ? DecodeStageKind::kOutput : DecodeStageKind::kDown, nullptr,
                   {args.linear});
   stage.in = in;
+  stage.window = window;
   stage.scale = args.scale;
   residual_ = TakeHandoff(args.linear->outputs());
   tasks_.back().out = residual_;
@@ -239,14 +238,14 @@ bool DecodeProgram::Takes(int32_t position) const {
   return NumParts(position, kSplitTiles) <= kMaxDecodeParts;
 }
 
-absl::Status DecodeProgram::Launch(int32_t position, cudaStream_t stream) {
+absl::Status DecodeProgram::Launch(const DecodeStep& step, cudaStream_t stream) {
   DecodeArgs args = args_;
-  args.part_tiles = NumParts(position, 1) <= kMaxDecodeParts ? 1 : kSplitTiles;
-  args.num_parts = NumParts(position, args.part_tiles);
+  args.part_tiles = NumParts(step.position, 1) <= kMaxDecodeParts ? 1 : kSplitTiles;
+  args.num_parts = NumParts(step.position, args.part_tiles);
   args.handoff = handoffs_[steps_ % 2];
   args.next_handoff = handoffs_[(steps_ + 1) % 2];
   ++steps_;
-  return LaunchPersistentDecode(args, blocks_, shared_bytes_, stream);
+  return LaunchPersistentDecode(args, step, blocks_, shared_bytes_, stream);
 }
 
 }  // namespace sluice::kernels::cuda

@@ -19,7 +19,7 @@ class DecodeRecorder {
 
   // The ops, with their arguments. OK also for what a program cannot do: Finish then says so.
   absl::Status Embed(const EmbedArgs& args);
-  absl::Status Qkv(const NormQkvRopeStoreArgs& args, const BatchView& batch, const KvLayer& kv);
+  absl::Status Qkv(const NormQkvRopeStoreArgs& args, const KvLayer& kv);
   absl::Status Attention(const PagedAttentionArgs& args);
   absl::Status AddResidual(const MatMulAddResidualArgs& args);
   absl::Status GateUp(const NormGateUpArgs& args);

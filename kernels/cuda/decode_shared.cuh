@@ -16,13 +16,13 @@ struct DecodeShared {
   float2* rotations;    // [D / 2] (cos, sin) of the position
   float* parts;         // [2][16][16]: sums of a group's items, two groups in turn
   float* reduce;        // [2][16]
+  int32_t* pages;       // of the row
   uint64_t* barriers;   // [8][kMaxRingSlots]
   std::byte* slots;     // [8][ring_slots]
   DecodeWork work;
   int turn = 0;        // of `reduce`
   int parts_turn = 0;  // of `parts`
   int position = 0;
-  int own_page = 0;  // of the position
 
   __device__ static DecodeShared In(std::byte* memory, const DecodeArgs& args) {
     const DecodeLayout layout = DecodeLayout::Of(args);
@@ -36,13 +36,14 @@ struct DecodeShared {
     s.parts = reinterpret_cast<float*>(memory + layout.parts);
     s.reduce = reinterpret_cast<float*>(memory + layout.reduce);
     s.barriers = reinterpret_cast<uint64_t*>(memory + layout.barriers);
+    s.pages = reinterpret_cast<int32_t*>(memory + layout.pages);
     s.slots = memory + layout.slots;
     s.work = {s.stages, s.tasks, args.num_stages};
     return s;
   }
 
-  // Brings the program; a barrier has to follow.
-  __device__ void copy_tables(const DecodeArgs& args) const {
+  // Brings the program and the step's pages; a barrier has to follow.
+  __device__ void copy_tables(const DecodeArgs& args, const DecodeStep& step) const {
     static_assert(sizeof(DecodeStage) % 8 == 0 && sizeof(DecodeTask) % 8 == 0);
     const auto copy = [](void* to, const void* from, int bytes) {
       for (int i = threadIdx.x; i < bytes / 8; i += blockDim.x) {
@@ -50,6 +51,9 @@ struct DecodeShared {
       }
     };
     copy(stages, args.stages, args.num_stages * static_cast<int>(sizeof(DecodeStage)));
+    for (int i = threadIdx.x; i <= step.position / kPageTokens; i += blockDim.x) {
+      pages[i] = step.pages[i];
+    }
     copy(tasks, args.tasks, args.num_tasks * static_cast<int>(sizeof(DecodeTask)));
   }
 };

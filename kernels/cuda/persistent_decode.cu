@@ -259,10 +259,11 @@ struct Fragments {
   int units = 0;
 };
 
-template <typename Unit>
+// From unit `kAt` of the fragments on.
+template <typename Unit, int kAt>
 __device__ __forceinline__ void take_fragments(const DecodeItem& item, int begin, WeightRing& ring,
                                                Fragments& fragments) {
-  constexpr int kMost = kChunkUnits<Unit>;
+  constexpr int kMost = kAt == 0 ? kChunkUnits<Unit> : 4 - kAt;
   const int lane = threadIdx.x % 32;
   const std::byte* slot = ring.chunk();
   fragments.units = min(kMost, item.end - begin);
@@ -271,39 +272,49 @@ __device__ __forceinline__ void take_fragments(const DecodeItem& item, int begin
     if (i >= fragments.units) break;
     Unit unit;
     take_unit(unit, slot, begin, i, lane);
-    unit.template fragment<0>(lane, fragments.a[i][0]);
-    unit.template fragment<1>(lane, fragments.a[i][1]);
-    unit.template fragment<2>(lane, fragments.a[i][2]);
-    unit.template fragment<3>(lane, fragments.a[i][3]);
+    unit.template fragment<0>(lane, fragments.a[kAt + i][0]);
+    unit.template fragment<1>(lane, fragments.a[kAt + i][1]);
+    unit.template fragment<2>(lane, fragments.a[kAt + i][2]);
+    unit.template fragment<3>(lane, fragments.a[kAt + i][3]);
   }
   ring.release();
 }
 
+template <int kAt>
 __device__ __forceinline__ void take_chunk(const DecodeItem& item, int begin, WeightRing& ring,
                                            Fragments& fragments) {
   fragments.units = 0;
   if (begin >= item.end) return;
   with_unit(item.task->type,
-            [&]<typename Unit>() { take_fragments<Unit>(item, begin, ring, fragments); });
+            [&]<typename Unit>() { take_fragments<Unit, kAt>(item, begin, ring, fragments); });
 }
 
-// acc += the product of a chunk, whose first unit is `begin`, with the row.
-__device__ __forceinline__ void multiply(const Fragments& fragments, const uint4* row, int begin,
-                                         float (&acc)[4]) {
+// acc += the product of `units` units, from kAt of the fragments and from `begin` of the tile on,
+// with the row.
+template <int kAt>
+__device__ __forceinline__ void multiply(const Fragments& fragments, int units, const uint4* row,
+                                         int begin, float (&acc)[4]) {
   const int lane = threadIdx.x % 32;
   const uint4 zero = make_uint4(0, 0, 0, 0);
 #pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    if (i >= fragments.units) break;
+  for (int i = 0; i < 4 - kAt; ++i) {
+    if (i >= units) break;
     // Only column 0 of the eight is a token: the four lanes that hold it.
     const uint4* operands = row + (begin + i) * 8;
     const uint4 low = lane < 4 ? operands[lane] : zero;
     const uint4 high = lane < 4 ? operands[4 + lane] : zero;
-    mma_step(acc, fragments.a[i][0], low.x, low.y);
-    mma_step(acc, fragments.a[i][1], low.z, low.w);
-    mma_step(acc, fragments.a[i][2], high.x, high.y);
-    mma_step(acc, fragments.a[i][3], high.z, high.w);
+    mma_step(acc, fragments.a[kAt + i][0], low.x, low.y);
+    mma_step(acc, fragments.a[kAt + i][1], low.z, low.w);
+    mma_step(acc, fragments.a[kAt + i][2], high.x, high.y);
+    mma_step(acc, fragments.a[kAt + i][3], high.z, high.w);
   }
+}
+
+__device__ __forceinline__ void write_part(float* parts, int item, const float (&acc)[4]) {
+  const int lane = threadIdx.x % 32;
+  if (lane % 4 != 0) return;
+  parts[item * kTileRows + lane / 4] = acc[0];
+  parts[item * kTileRows + lane / 4 + 8] = acc[2];
 }
 
 // What the thread that finishes a row of a group needs besides its sum, asked for ahead.
@@ -394,7 +405,6 @@ __device__ __forceinline__ void run_product(const DecodeArgs& args, const Decode
   if (group >= stage.num_groups) return;
   const int rounds = s.work.num_rounds(stage);
   const int warp = threadIdx.x / 32;
-  const int lane = threadIdx.x % 32;
   DecodeItem item = s.work.item(stage, group, 0);
   RowEnd end = row_end(args, stage, s, group);
   int round = 0;
@@ -402,33 +412,43 @@ __device__ __forceinline__ void run_product(const DecodeArgs& args, const Decode
   int complete = -1;  // group whose items are done and not yet handed over
   int shift = 0;
   bool has_row = false;
-  float* parts = s.parts;
   float acc[4] = {};
   for (;;) {
     Fragments fragments;
-    take_chunk(item, begin, ring, fragments);
+    take_chunk<0>(item, begin, ring, fragments);
+    const int units = fragments.units;
+    // Short slices of up leave room for those of gate.
+    const bool both = rounds == 2 && round == 0 && group < stage.num_groups &&
+                      item.task->slice_units <= 2;
+    DecodeItem second;
+    if (both) {
+      second = s.work.item(stage, group, 1);
+      take_chunk<2>(second, second.begin, ring, fragments);
+    }
     if (!has_row) {
       shift = make_row(args, stage, s);
       has_row = true;
     }
     if (complete >= 0) {
       __syncthreads();
-      finish_group(args, stage, s, complete, parts + s.parts_turn * kGroupParts, shift, end);
+      finish_group(args, stage, s, complete, s.parts + s.parts_turn * kGroupParts, shift, end);
       s.parts_turn ^= 1;
       if (group >= stage.num_groups) break;
       end = row_end(args, stage, s, group);
       complete = -1;
     }
-    multiply(fragments, s.row, begin, acc);
-    begin += fragments.units;
+    multiply<0>(fragments, units, s.row, begin, acc);
+    begin += units;
     if (begin < item.end) continue;
-    if (lane % 4 == 0) {
-      float* part =
-          parts + s.parts_turn * kGroupParts + (round * kRingWarps + warp) * kTileRows + lane / 4;
-      part[0] = acc[0];
-      part[8] = acc[2];
-    }
+    float* parts = s.parts + s.parts_turn * kGroupParts;
+    write_part(parts, round * kRingWarps + warp, acc);
     clear(acc);
+    if (both) {
+      multiply<2>(fragments, fragments.units, s.row, second.begin, acc);
+      write_part(parts, kRingWarps + warp, acc);
+      clear(acc);
+      round = 1;
+    }
     if (++round == rounds) {
       round = 0;
       complete = group;
@@ -441,8 +461,7 @@ __device__ __forceinline__ void run_product(const DecodeArgs& args, const Decode
 }
 
 // The token's row of the embedding and the rotations of its position, each block for itself.
-__device__ __forceinline__ void embed(const DecodeArgs& args, DecodeShared& s) {
-  int token = args.embed.tokens[0];
+__device__ __forceinline__ void embed(const DecodeArgs& args, int token, DecodeShared& s) {
   if (token < 0) token = __ldcg(args.embed.previous_tokens + ~token);
   token = max(0, min(args.embed.table.rows - 1, token));
   for (int k = threadIdx.x; k < args.width; k += kThreads) {
@@ -461,10 +480,11 @@ __device__ __forceinline__ void embed(const DecodeArgs& args, DecodeShared& s) {
 // kHead: the head size padded to 64, 128 or 256.
 template <int kHead>
 __global__ void __launch_bounds__(kThreads, 1)
-    persistent_decode(const __grid_constant__ DecodeArgs args) {
+    persistent_decode(const __grid_constant__ DecodeArgs args,
+                      const __grid_constant__ DecodeStep step) {
   extern __shared__ __align__(128) std::byte memory[];
   DecodeShared s = DecodeShared::In(memory, args);
-  s.copy_tables(args);
+  s.copy_tables(args, step);
   const int warp = threadIdx.x / 32;
   if (threadIdx.x % 32 < args.ring_slots) {
     init_barrier(s.barriers + warp * kMaxRingSlots + threadIdx.x % 32);
@@ -479,9 +499,8 @@ __global__ void __launch_bounds__(kThreads, 1)
        i += gridDim.x * kThreads) {
     reinterpret_cast<uint4*>(args.next_handoff)[i] = nothing;
   }
-  s.position = args.positions[0];
-  s.own_page = args.pages[s.position / kPageTokens];  // the step's one row begins the table
-  embed(args, s);
+  s.position = step.position;
+  embed(args, step.token, s);
   for (int i = 0; i < args.num_stages; ++i) {
     const DecodeStage& stage = s.work.stages[i];
     if (stage.kind == DecodeStageKind::kAttention) {
@@ -492,7 +511,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   }
 }
 
-using Kernel = void (*)(DecodeArgs);
+using Kernel = void (*)(DecodeArgs, DecodeStep);
 Kernel KernelFor(int head_size) {
   return head_size <= 64    ? persistent_decode<64>
          : head_size <= 128 ? persistent_decode<128>
@@ -501,8 +520,8 @@ Kernel KernelFor(int head_size) {
 
 }  // namespace
 
-absl::Status LaunchPersistentDecode(const DecodeArgs& args, int blocks, size_t shared_bytes,
-                                    cudaStream_t stream) {
+absl::Status LaunchPersistentDecode(const DecodeArgs& args, const DecodeStep& step, int blocks,
+                                    size_t shared_bytes, cudaStream_t stream) {
   cudaLaunchConfig_t config = {};
   config.gridDim = dim3(static_cast<unsigned>(blocks));
   config.blockDim = dim3(kThreads);
@@ -514,7 +533,7 @@ absl::Status LaunchPersistentDecode(const DecodeArgs& args, int blocks, size_t s
   attribute.val.cooperative = 1;
   config.attrs = &attribute;
   config.numAttrs = 1;
-  return ToStatus(cudaLaunchKernelEx(&config, KernelFor(args.head_size), args),
+  return ToStatus(cudaLaunchKernelEx(&config, KernelFor(args.head_size), args, step),
                   "persistent_decode");
 }
 

@@ -383,8 +383,29 @@ bool DeviceSampler::AllGreedy(const SampleArgs& args) const {
   });
 }
 
+absl::Status DeviceSampler::LaunchInOrder(const DeviceLogits& logits, const SampleArgs& args,
+                                          int32_t* previous_tokens) {
+  if (absl::Status status = Check(logits, args); !status.ok()) return status;
+  Flight& flight = flights_[num_launched_ % kNumFlights];
+  flight.num_rows = static_cast<int>(args.rows.size());
+  flight.has_logprobs = false;
+  std::fill_n(flight.num_top.begin(), args.rows.size(), -1);
+  SampleLaunch launch = Describe(logits, previous_tokens);
+  launch.table = nullptr;
+  launch.tokens = flight.results;  // page-locked: the device writes them there itself
+  absl::Status status = LaunchGreedy(launch, greedy_scratch_, flight.num_rows, stream_);
+  if (status.ok()) status = ToStatus(cudaEventRecord(flight.done, stream_), "the sampled tokens");
+  if (status.ok()) ++num_launched_;
+  return status;
+}
+
 absl::Status DeviceSampler::Launch(const DeviceLogits& logits, const SampleArgs& args,
                                    int32_t* previous_tokens) {
+  bool in_order = AllGreedy(args);
+  for (size_t i = 0; in_order && i < args.rows.size(); ++i) {
+    in_order = args.rows[i].logit_row == static_cast<int32_t>(i);
+  }
+  if (in_order) return LaunchInOrder(logits, args, previous_tokens);
   absl::Status status = Upload(logits, args);
   if (!status.ok()) return status;
   status = AllGreedy(args)

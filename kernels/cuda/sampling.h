@@ -103,6 +103,9 @@ class DeviceSampler {
   absl::Status Check(const DeviceLogits& logits, const SampleArgs& args) const;
   absl::Status ResetPenalties(int slot, const SamplerSlot& host, std::span<const int32_t> prompt,
                               std::span<const int32_t> output, std::byte* stage, SlotState* state);
+  // Launch of plain arg-max for logit rows 0, 1, ...: one kernel and no copies.
+  absl::Status LaunchInOrder(const DeviceLogits& logits, const SampleArgs& args,
+                             int32_t* previous_tokens);
   SampleLaunch Describe(const DeviceLogits& logits, int32_t* previous_tokens) const;
   int64_t mask_words() const { return (shape_.vocab_size + 31) / 32; }
   size_t table_bytes(int num_rows) const {

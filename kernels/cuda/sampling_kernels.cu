@@ -27,8 +27,11 @@ __global__ void __launch_bounds__(kGreedyThreads)
   let_next_start();
   wait_for_previous();
   const int row_index = static_cast<int>(blockIdx.y);
-  if (row_index >= launch.table->num_rows) return;
-  const int32_t logit_row = launch.table->rows()[row_index].logit_row;
+  int32_t logit_row = row_index;
+  if (launch.table != nullptr) {
+    if (row_index >= launch.table->num_rows) return;
+    logit_row = launch.table->rows()[row_index].logit_row;
+  }
   const float* logits = launch.logits + logit_row * launch.stride;
   const int32_t vocab_size = static_cast<int32_t>(launch.slots.vocab_size);
   const int32_t begin = static_cast<int32_t>(blockIdx.x) * kGreedyChunk;

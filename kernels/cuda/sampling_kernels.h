@@ -101,7 +101,7 @@ struct LogprobTerms {
 struct SampleLaunch {
   const float* logits = nullptr;  // [num_logit_rows, stride]
   int64_t stride = 0;
-  const RowTable* table = nullptr;
+  const RowTable* table = nullptr;  // LaunchGreedy: null when row i is of logit row i
   const uint32_t* mask = nullptr;  // [mask rows, ceil(V / 32)]
   SlotArrays slots;
   float* adjusted = nullptr;  // [max_rows, adjusted_stride] scratch

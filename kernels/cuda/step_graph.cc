@@ -28,10 +28,11 @@ absl::StatusOr<cudaGraphExec_t> Record(cudaStream_t stream,
   return exec;
 }
 
-// Makes the persistent kernel's program of `ops`, once; models that it cannot do go on with graphs.
+// Makes the persistent kernel's program of `ops`, once, for steps uploaded from now on; models that
+// it cannot do go on with graphs.
 absl::Status TryRecordLone(const Exec& exec, CudaWorkspace& workspace,
                            const std::function<absl::Status()>& ops) {
-  if (workspace.lone.tried) return absl::OkStatus();
+  if (!workspace.lone.possible || workspace.lone.tried) return absl::OkStatus();
   workspace.lone.tried = true;
   DecodeRecorder recorder(exec.workspace_shape());
   workspace.recorder = &recorder;
@@ -51,6 +52,9 @@ absl::Status TryRecordLone(const Exec& exec, CudaWorkspace& workspace,
 
 absl::Status RunStep(Exec& exec, const BatchView& batch, const std::function<absl::Status()>& ops) {
   CudaWorkspace& workspace = WorkspaceOf(exec);
+  if (workspace.lone.takes_step) {
+    return workspace.lone.program->Launch(workspace.lone.step, workspace.stream);
+  }
   if (workspace.graph_rows == 0) return ops();
   StepGraph& graph = workspace.graphs[workspace.graph_rows];
   // The first time sets what launches need once: attributes of kernels, tables of frequencies.
@@ -58,13 +62,7 @@ absl::Status RunStep(Exec& exec, const BatchView& batch, const std::function<abs
     graph.ran = true;
     return ops();
   }
-  if (workspace.graph_rows == 1 && workspace.lone.possible) {
-    RETURN_IF_ERROR(TryRecordLone(exec, workspace, ops));
-    LoneDecode& lone = workspace.lone;
-    if (lone.program != nullptr && lone.program->Takes(lone.position)) {
-      return lone.program->Launch(lone.position, workspace.stream);
-    }
-  }
+  if (workspace.graph_rows == 1) RETURN_IF_ERROR(TryRecordLone(exec, workspace, ops));
   if (graph.exec == nullptr) {
     auto recorded = Record(workspace.stream, ops);
     if (!recorded.ok()) return recorded.status();

@@ -152,6 +152,33 @@ void PlanStep(const BatchView& host, CudaWorkspace& workspace) {
   workspace.max_parts = static_cast<int32_t>(items * shape.item_parts());
 }
 
+// The same step with the device's addresses.
+BatchView OnDevice(BatchView view, const CudaWorkspace& workspace) {
+  const BatchArrays& from = workspace.device;
+  view.tokens = from.tokens;
+  view.positions = from.positions;
+  view.row_begins = from.row_begins;
+  view.page_begins = from.page_begins;
+  view.pages = from.pages;
+  view.logit_tokens = from.logit_tokens;
+  view.adapters = from.adapters;
+  view.previous_tokens = workspace.previous_tokens;
+  return view;
+}
+
+// Copies the step to `lone` when it is one that the persistent kernel takes.
+bool TakeLoneStep(const Exec& exec, const BatchView& host, LoneDecode& lone) {
+  if (lone.program == nullptr || exec.observer() != nullptr || host.num_tokens != 1 ||
+      host.num_logit_rows != 1 || !lone.program->Takes(host.positions[0])) {
+    return false;
+  }
+  lone.step.token = host.tokens[0];
+  lone.step.position = host.positions[0];
+  const int32_t* pages = host.pages + host.page_begins[0];
+  std::copy(pages, pages + host.positions[0] / kPageTokens + 1, lone.step.pages);
+  return true;
+}
+
 }  // namespace
 
 CudaWorkspace::~CudaWorkspace() {
@@ -207,6 +234,8 @@ absl::StatusOr<BatchView> UploadBatch(Exec& exec, const BatchView& host) {
   CudaWorkspace& workspace = WorkspaceOf(exec);
   const WorkspaceShape& shape = exec.workspace_shape();
   RETURN_IF_ERROR(ToStatus(cudaSetDevice(workspace.device_index), "choosing the device"));
+  workspace.lone.takes_step = TakeLoneStep(exec, host, workspace.lone);
+  if (workspace.lone.takes_step) return OnDevice(host, workspace);
   const size_t turn = workspace.num_uploads++ % workspace.pinned.size();
   RETURN_IF_ERROR(ToStatus(cudaEventSynchronize(workspace.uploaded[turn]), "an earlier upload"));
   workspace.host = workspace.hosts[turn];
@@ -221,7 +250,6 @@ absl::StatusOr<BatchView> UploadBatch(Exec& exec, const BatchView& host) {
   copy(to.logit_tokens, host.logit_tokens, host.num_logit_rows);
   copy(to.pages, host.pages, host.page_begins[host.num_rows]);
   BatchView view = PadToBucket(shape, host, workspace);
-  workspace.lone.position = to.positions[0];
   const int64_t num_pages = to.page_begins[view.num_rows];
   PlanStep(view, workspace);
   const std::byte* begin = workspace.pinned[turn].bytes();
@@ -232,16 +260,7 @@ absl::StatusOr<BatchView> UploadBatch(Exec& exec, const BatchView& host) {
                            "uploading a step"));
   RETURN_IF_ERROR(
       ToStatus(cudaEventRecord(workspace.uploaded[turn], workspace.stream), "uploading a step"));
-  const BatchArrays& from = workspace.device;
-  view.tokens = from.tokens;
-  view.positions = from.positions;
-  view.row_begins = from.row_begins;
-  view.page_begins = from.page_begins;
-  view.pages = from.pages;
-  view.logit_tokens = from.logit_tokens;
-  view.adapters = from.adapters;
-  view.previous_tokens = workspace.previous_tokens;
-  return view;
+  return OnDevice(view, workspace);
 }
 
 absl::Status ReadStepKv(Exec& exec, const BatchView& batch, const KvLayer& kv, bool value,

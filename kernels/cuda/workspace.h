@@ -46,7 +46,8 @@ struct LoneDecode {
   bool possible = false;  // compute capability 9.0 and the only engine on its device
   bool tried = false;
   std::unique_ptr<DecodeProgram> program;
-  int32_t position = 0;  // of the step last uploaded
+  DecodeStep step;
+  bool takes_step = false;  // the step last uploaded is the program's and was not copied
 };
 
 // Device scratch of the ops, reserved once. Owned by the Exec; engine thread only.
