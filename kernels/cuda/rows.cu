@@ -2,6 +2,7 @@
 // of f32, all of them in L2. Figures: docs/performance.md.
 
 #include "kernels/cuda/device.h"
+#include "kernels/cuda/head_rows.cuh"
 #include "kernels/cuda/packed_value.cuh"
 #include "kernels/cuda/row_sources.cuh"
 #include "kernels/cuda/rows.h"
