@@ -39,20 +39,20 @@ struct DecodePart {
 // Brings the token's queries, and its own K and V, to shared memory.
 template <int kHead>
 __device__ __forceinline__ void take_heads(const DecodeArgs& args, const DecodeStage& stage,
-                           const DecodePart& part, DecodeAttention<kHead>& scratch) {
+                                           const DecodePart& part,
+                                           DecodeAttention<kHead>& scratch) {
   const int head_size = args.head_size;
   const int ratio = args.num_heads / args.num_kv_heads;
   const float* queries = args.handoff + stage.in + part.kv_head * ratio * head_size;
-  const float* own =
-      args.handoff + stage.in + (args.num_heads + part.kv_head) * head_size;
+  const float* own = args.handoff + stage.in + (args.num_heads + part.kv_head) * head_size;
   const int query_values = ratio * head_size;
   const int values = query_values + (part.holds_own ? 2 * head_size : 0);
   for (int i = 4 * threadIdx.x; i < values; i += 4 * kRowThreads) {
     const int beyond = i - query_values;
-    const float* from = beyond < 0           ? queries + i
-                        : beyond < head_size ? own + beyond
-                                             : own + args.num_kv_heads * head_size + beyond -
-                                                   head_size;
+    const float* from = beyond < 0 ? queries + i
+                        : beyond < head_size
+                            ? own + beyond
+                            : own + args.num_kv_heads * head_size + beyond - head_size;
     *reinterpret_cast<float4*>(scratch.heads + i) = take_quad(from);
   }
 }
@@ -68,12 +68,15 @@ __device__ __forceinline__ void finish_head(const DecodeArgs& args, const Decode
 
 // The token's own K and V, to its page and into the tile. All threads, after the tile's copies.
 template <int kHead>
-__device__ __forceinline__ void store_own(const DecodeArgs& args, const DecodeStage& stage, const DecodeShared& s,
-                          int kv_head, DecodeAttention<kHead>& scratch) {
+__device__ __forceinline__ void store_own(const DecodeArgs& args, const DecodeStage& stage,
+                                          const DecodeShared& s, int kv_head,
+                                          DecodeAttention<kHead>& scratch) {
   const int head_size = args.head_size;
   const int slot = s.position % kPageTokens;
   const int key = s.position % kTileKeys;
-  const int64_t begin = (static_cast<int64_t>(s.pages[s.position / kPageTokens]) * args.num_kv_heads + kv_head) * head_size * kPageTokens;
+  const int64_t begin =
+      (static_cast<int64_t>(s.pages[s.position / kPageTokens]) * args.num_kv_heads + kv_head) *
+      head_size * kPageTokens;
   const float* own = scratch.heads + args.num_heads / args.num_kv_heads * head_size;
   auto* keys = reinterpret_cast<__half*>(const_cast<std::byte*>(stage.keys)) + begin;
   auto* values = reinterpret_cast<__half*>(const_cast<std::byte*>(stage.values)) + begin;
@@ -114,8 +117,9 @@ __device__ inline void merge_tile(float* merged, const float* part, int head_siz
 }
 
 template <int kHead>
-__device__ __forceinline__ void request_tile(const DecodeArgs& args, const PagedHead& head, int first_key, int end,
-                             DecodeAttention<kHead>& scratch) {
+__device__ __forceinline__ void request_tile(const DecodeArgs& args, const PagedHead& head,
+                                             int first_key, int end,
+                                             DecodeAttention<kHead>& scratch) {
   const int thread = static_cast<int>(threadIdx.x);
   load_keys_async<kHead, kRowThreads>(shared_address(scratch.keys), head, first_key, end, thread);
   load_values_async<kHead, kRowThreads>(shared_address(scratch.values), head, first_key, 0, end,
@@ -124,8 +128,8 @@ __device__ __forceinline__ void request_tile(const DecodeArgs& args, const Paged
 }
 
 template <int kHead>
-__device__ __forceinline__ void attend_part(const DecodeArgs& args, const DecodeStage& stage, DecodeShared& s,
-                            const DecodePart& part) {
+__device__ __forceinline__ void attend_part(const DecodeArgs& args, const DecodeStage& stage,
+                                            DecodeShared& s, const DecodePart& part) {
   auto& scratch = *reinterpret_cast<DecodeAttention<kHead>*>(s.values);
   const int head_size = args.head_size;
   const int ratio = args.num_heads / args.num_kv_heads;
@@ -144,9 +148,8 @@ __device__ __forceinline__ void attend_part(const DecodeArgs& args, const Decode
   for (int row = warp; row < ratio; row += 8) {
     float* query = scratch.heads + row * head_size;
     finish_head(args, stage, s, stage.q_norm, query);
-    fill_query<kHead>(scratch.rows, row, head_size, first_seen, s.position, [&](int d) {
-      return *reinterpret_cast<const float2*>(query + d);
-    });
+    fill_query<kHead>(scratch.rows, row, head_size, first_seen, s.position,
+                      [&](int d) { return *reinterpret_cast<const float2*>(query + d); });
   }
   if (part.holds_own && warp == 7) {
     finish_head(args, stage, s, stage.k_norm, scratch.heads + ratio * head_size);
@@ -192,7 +195,8 @@ __device__ __forceinline__ void attend_part(const DecodeArgs& args, const Decode
 }
 
 template <int kHead>
-__device__ __forceinline__ void attend_stage(const DecodeArgs& args, const DecodeStage& stage, DecodeShared& s) {
+__device__ __forceinline__ void attend_stage(const DecodeArgs& args, const DecodeStage& stage,
+                                             DecodeShared& s) {
   const int part_keys = args.part_tiles * kTileKeys;
   const int first_seen = stage.window > 0 ? max(0, s.position - stage.window + 1) : 0;
   const int first_part = first_seen / part_keys;

@@ -107,12 +107,12 @@ struct DecodeArgs {
   float attention_scale = 1.0f;
   float softcap = 0.0f;
   // The step.
-  float* logits = nullptr;       // [V]
-  float* handoff = nullptr;      // of this step, kAbsent throughout
+  float* logits = nullptr;        // [V]
+  float* handoff = nullptr;       // of this step, kAbsent throughout
   float* next_handoff = nullptr;  // of the next, made kAbsent
   int32_t handoff_floats = 0;
-  int32_t num_parts = 0;    // of attention, at this step's position
-  int32_t part_tiles = 1;   // tiles of 64 keys in one part: 1, or a split's 4
+  int32_t num_parts = 0;   // of attention, at this step's position
+  int32_t part_tiles = 1;  // tiles of 64 keys in one part: 1, or a split's 4
   // The launch.
   int32_t ring_slots = 0;  // of each warp
 };

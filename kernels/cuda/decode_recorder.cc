@@ -93,8 +93,8 @@ DecodeStage& DecodeRecorder::AddProducts(DecodeStageKind kind, const Norm* norm,
 absl::Status DecodeRecorder::Embed(const EmbedArgs& args) {
   int device = 0;
   RETURN_IF_ERROR(ToStatus(cudaGetDevice(&device), "the current device"));
-  RETURN_IF_ERROR(ToStatus(
-      cudaDeviceGetAttribute(&blocks_, cudaDevAttrMultiProcessorCount, device), "its size"));
+  RETURN_IF_ERROR(ToStatus(cudaDeviceGetAttribute(&blocks_, cudaDevAttrMultiProcessorCount, device),
+                           "its size"));
   Require(args.num_ropes <= 1, "several tables of rotations");
   args_.embed = args;
   args_.width = args.table.cols;
@@ -150,9 +150,8 @@ absl::Status DecodeRecorder::AddResidual(const MatMulAddResidualArgs& args) {
   const bool attention = stages_.back().kind == DecodeStageKind::kAttention;
   const int32_t in = attention ? stages_.back().out : tasks_.back().out;
   const int32_t window = attention ? stages_.back().window : 0;
-  DecodeStage& stage =
-      AddProducts(attention ? DecodeStageKind::kOutput : DecodeStageKind::kDown, nullptr,
-                  {args.linear});
+  DecodeStage& stage = AddProducts(attention ? DecodeStageKind::kOutput : DecodeStageKind::kDown,
+                                   nullptr, {args.linear});
   stage.in = in;
   stage.window = window;
   stage.scale = args.scale;
@@ -166,8 +165,7 @@ absl::Status DecodeRecorder::GateUp(const NormGateUpArgs& args) {
     Require(false, "a feed-forward layer without a gate");
     return absl::OkStatus();
   }
-  DecodeStage& stage =
-      AddProducts(DecodeStageKind::kGateUp, &args.norm, {args.up, args.gate});
+  DecodeStage& stage = AddProducts(DecodeStageKind::kGateUp, &args.norm, {args.up, args.gate});
   stage.activation = args.activation;
   const int32_t out = TakeHandoff(args.up->outputs());
   tasks_[tasks_.size() - 2].out = out;
@@ -227,9 +225,7 @@ absl::StatusOr<std::unique_ptr<DecodeProgram>> DecodeRecorder::Finish() {
 
 namespace {
 
-int NumParts(int32_t position, int part_tiles) {
-  return position / (part_tiles * kTileKeys) + 1;
-}
+int NumParts(int32_t position, int part_tiles) { return position / (part_tiles * kTileKeys) + 1; }
 constexpr int kSplitTiles = kSplitKeys / kTileKeys;
 
 }  // namespace

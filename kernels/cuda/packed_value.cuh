@@ -13,8 +13,8 @@ __device__ __forceinline__ float low_half(uint32_t word) {
 }
 __device__ __forceinline__ float high_half(uint32_t word) { return low_half(word >> 16); }
 
-__device__ inline int packed_quant(const PackedView& w, const uint32_t* chunk, int lane, int j, int p,
-                            int second) {
+__device__ inline int packed_quant(const PackedView& w, const uint32_t* chunk, int lane, int j,
+                                   int p, int second) {
   const int pair_bit = 16 * second;
   int at = 0;
   uint32_t quant = 0;

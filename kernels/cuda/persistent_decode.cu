@@ -23,10 +23,8 @@ constexpr int kGroupParts = 2 * kRingWarps * kTileRows;  // sums of a group's it
 // Word `w` of the lone operand row (linear_row.cu) that holds columns k and k + 1.
 __device__ __forceinline__ void write_words(uint4* row, int k, const float4& values, float scale) {
   uint32_t* words = reinterpret_cast<uint32_t*>(row + k / 32 * 4 + k % 8 / 2) + k % 32 / 8;
-  const __half2 first =
-      __floats2half2_rn(__fmul_rn(values.x, scale), __fmul_rn(values.y, scale));
-  const __half2 second =
-      __floats2half2_rn(__fmul_rn(values.z, scale), __fmul_rn(values.w, scale));
+  const __half2 first = __floats2half2_rn(__fmul_rn(values.x, scale), __fmul_rn(values.y, scale));
+  const __half2 second = __floats2half2_rn(__fmul_rn(values.z, scale), __fmul_rn(values.w, scale));
   memcpy(words, &first, 4);
   memcpy(words + 4, &second, 4);
 }
@@ -64,8 +62,8 @@ __device__ __forceinline__ float2 meet(float x, float y, DecodeShared& s) {
 constexpr int kQuadsAtOnce = 4;
 
 // The residual, to shared memory, and what its norm comes to. Zeros behind `cols`.
-__device__ __forceinline__ float2 take_residual(const DecodeArgs& args, const DecodeStage& stage, DecodeShared& s,
-                                int padded) {
+__device__ __forceinline__ float2 take_residual(const DecodeArgs& args, const DecodeStage& stage,
+                                                DecodeShared& s, int padded) {
   float squares = 0.0f;
   float most = 0.0f;
   for (int first = 4 * threadIdx.x; first < padded; first += 4 * kThreads * kQuadsAtOnce) {
@@ -103,7 +101,8 @@ __device__ __forceinline__ float2 take_residual(const DecodeArgs& args, const De
 }
 
 // The operand row of the normed residual; returns its shift.
-__device__ __forceinline__ int make_normed_row(const DecodeArgs& args, const DecodeStage& stage, DecodeShared& s) {
+__device__ __forceinline__ int make_normed_row(const DecodeArgs& args, const DecodeStage& stage,
+                                               DecodeShared& s) {
   const int padded = (stage.cols + kUnitCols - 1) / kUnitCols * kUnitCols;
   const float2 both = take_residual(args, stage, s, padded);
   const float variance =
@@ -115,10 +114,9 @@ __device__ __forceinline__ int make_normed_row(const DecodeArgs& args, const Dec
     float4 x = quad_at(s.residual, k);
     if (k < stage.cols) {
       const float4 w = __ldg(reinterpret_cast<const float4*>(stage.norm_weight + k));
-      x = make_float4(__fmul_rn(__fmul_rn(x.x, inverse), w.x),
-                      __fmul_rn(__fmul_rn(x.y, inverse), w.y),
-                      __fmul_rn(__fmul_rn(x.z, inverse), w.z),
-                      __fmul_rn(__fmul_rn(x.w, inverse), w.w));
+      x = make_float4(
+          __fmul_rn(__fmul_rn(x.x, inverse), w.x), __fmul_rn(__fmul_rn(x.y, inverse), w.y),
+          __fmul_rn(__fmul_rn(x.z, inverse), w.z), __fmul_rn(__fmul_rn(x.w, inverse), w.w));
     }
     write_words(s.row, k, x, scale);
   }
@@ -143,9 +141,9 @@ struct MergedQuad {
     const float2 factors = merge_factors(most, part_most);
     most = fmaxf(most, part_most);
     sum = merge_value(sum, part_sum, factors);
-    value = make_float4(
-        merge_value(value.x, part.x, factors), merge_value(value.y, part.y, factors),
-        merge_value(value.z, part.z, factors), merge_value(value.w, part.w, factors));
+    value =
+        make_float4(merge_value(value.x, part.x, factors), merge_value(value.y, part.y, factors),
+                    merge_value(value.z, part.z, factors), merge_value(value.w, part.w, factors));
   }
   __device__ float4 outcome() const {
     return make_float4(__fdiv_rn(value.x, sum), __fdiv_rn(value.y, sum), __fdiv_rn(value.z, sum),
@@ -155,7 +153,7 @@ struct MergedQuad {
 
 // Columns [k, k + 4) of the attention's outcome, merged from its parts.
 __device__ __forceinline__ float4 merged_quad(const DecodeArgs& args, const DecodeStage& stage,
-                              const DecodeShared& s, int k) {
+                                              const DecodeShared& s, int k) {
   constexpr int kAtOnce = 4;  // fragments of weights wait in registers meanwhile
   const int stride = args.head_size + kPartHeader;
   const int first_seen = stage.window > 0 ? max(0, s.position - stage.window + 1) : 0;
@@ -192,8 +190,8 @@ __device__ __forceinline__ float4 merged_quad(const DecodeArgs& args, const Deco
 }
 
 // What the stage before handed over, to shared memory; returns the largest of the thread's values.
-__device__ __forceinline__ float take_values(const DecodeArgs& args, const DecodeStage& stage, DecodeShared& s,
-                             int padded) {
+__device__ __forceinline__ float take_values(const DecodeArgs& args, const DecodeStage& stage,
+                                             DecodeShared& s, int padded) {
   float most = 0.0f;
   for (int first = 4 * threadIdx.x; first < padded; first += 4 * kThreads * kQuadsAtOnce) {
     uint4 bits[kQuadsAtOnce];
@@ -219,12 +217,12 @@ __device__ __forceinline__ float take_values(const DecodeArgs& args, const Decod
 }
 
 // The same of attention, merged from its parts.
-__device__ __forceinline__ float take_attention(const DecodeArgs& args, const DecodeStage& stage, DecodeShared& s,
-                                int padded) {
+__device__ __forceinline__ float take_attention(const DecodeArgs& args, const DecodeStage& stage,
+                                                DecodeShared& s, int padded) {
   float most = 0.0f;
   for (int k = 4 * threadIdx.x; k < padded; k += 4 * kThreads) {
-    const float4 value = k < stage.cols ? merged_quad(args, stage, s, k)
-                                        : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+    const float4 value =
+        k < stage.cols ? merged_quad(args, stage, s, k) : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
     most = most_of(value, most);
     *reinterpret_cast<float4*>(s.values + k) = value;
   }
@@ -232,11 +230,11 @@ __device__ __forceinline__ float take_attention(const DecodeArgs& args, const De
 }
 
 // The operand row of it as it is; returns its shift.
-__device__ __forceinline__ int make_taken_row(const DecodeArgs& args, const DecodeStage& stage, DecodeShared& s) {
+__device__ __forceinline__ int make_taken_row(const DecodeArgs& args, const DecodeStage& stage,
+                                              DecodeShared& s) {
   const int padded = (stage.cols + kUnitCols - 1) / kUnitCols * kUnitCols;
-  const float most = stage.kind == DecodeStageKind::kOutput
-                         ? take_attention(args, stage, s, padded)
-                         : take_values(args, stage, s, padded);
+  const float most = stage.kind == DecodeStageKind::kOutput ? take_attention(args, stage, s, padded)
+                                                            : take_values(args, stage, s, padded);
   const int shift = shift_of(meet(0.0f, most, s).y);
   const float scale = power_of_two(shift);
   for (int k = 4 * threadIdx.x; k < padded; k += 4 * kThreads) {
@@ -248,8 +246,7 @@ __device__ __forceinline__ int make_taken_row(const DecodeArgs& args, const Deco
 
 __device__ __forceinline__ int make_row(const DecodeArgs& args, const DecodeStage& stage,
                                         DecodeShared& s) {
-  const bool taken =
-      stage.kind == DecodeStageKind::kOutput || stage.kind == DecodeStageKind::kDown;
+  const bool taken = stage.kind == DecodeStageKind::kOutput || stage.kind == DecodeStageKind::kDown;
   return taken ? make_taken_row(args, stage, s) : make_normed_row(args, stage, s);
 }
 
@@ -319,14 +316,14 @@ __device__ __forceinline__ void write_part(float* parts, int item, const float (
 
 // What the thread that finishes a row of a group needs besides its sum, asked for ahead.
 struct RowEnd {
-  int n = -1;  // row of the matrix; -1: the thread has none
+  int n = -1;                       // row of the matrix; -1: the thread has none
   float factors[2] = {1.0f, 1.0f};  // of the one matrix, or of up and gate
   float biases[2] = {};
   float before = 0.0f;  // what the outcome is added to
 };
 
-__device__ __forceinline__ RowEnd row_end(const DecodeArgs& args, const DecodeStage& stage, const DecodeShared& s,
-                          int group) {
+__device__ __forceinline__ RowEnd row_end(const DecodeArgs& args, const DecodeStage& stage,
+                                          const DecodeShared& s, int group) {
   RowEnd end;
   const DecodeTask* task = s.work.task_of(stage, group);
   const bool pair = stage.kind == DecodeStageKind::kGateUp;
@@ -375,21 +372,20 @@ __device__ __forceinline__ float gated(const DecodeStage& stage, float gate, flo
 
 // Hands the outcome of one group over.
 __device__ __forceinline__ void finish_group(const DecodeArgs& args, const DecodeStage& stage,
-                             const DecodeShared& s, int group, const float* parts, int shift,
-                             const RowEnd& end) {
+                                             const DecodeShared& s, int group, const float* parts,
+                                             int shift, const RowEnd& end) {
   if (end.n < 0) return;
   const DecodeTask* task = s.work.task_of(stage, group);
-  float sum =
-      finished(*task, parts, threadIdx.x, shift, end.factors[0], end.biases[0]);
+  float sum = finished(*task, parts, threadIdx.x, shift, end.factors[0], end.biases[0]);
   if (stage.kind == DecodeStageKind::kHead) {
     args.logits[end.n] = sum;
     return;
   }
   if (stage.kind == DecodeStageKind::kGateUp) {
     const float* gate_parts = parts + (kTileRows << s.work.items_log2(stage, *task));
-    sum = gated(
-        stage,
-        finished(task[1], gate_parts, threadIdx.x, shift, end.factors[1], end.biases[1]), sum);
+    sum = gated(stage,
+                finished(task[1], gate_parts, threadIdx.x, shift, end.factors[1], end.biases[1]),
+                sum);
   } else if (stage.kind != DecodeStageKind::kQkv) {
     sum = __fadd_rn(end.before, __fmul_rn(stage.scale, sum));
   }
@@ -418,8 +414,8 @@ __device__ __forceinline__ void run_product(const DecodeArgs& args, const Decode
     take_chunk<0>(item, begin, ring, fragments);
     const int units = fragments.units;
     // Short slices of up leave room for those of gate.
-    const bool both = rounds == 2 && round == 0 && group < stage.num_groups &&
-                      item.task->slice_units <= 2;
+    const bool both =
+        rounds == 2 && round == 0 && group < stage.num_groups && item.task->slice_units <= 2;
     DecodeItem second;
     if (both) {
       second = s.work.item(stage, group, 1);
@@ -538,10 +534,10 @@ absl::Status LaunchPersistentDecode(const DecodeArgs& args, const DecodeStep& st
 }
 
 absl::Status PreparePersistentDecode(int head_size, size_t shared_bytes) {
-  return ToStatus(cudaFuncSetAttribute(KernelFor(head_size),
-                                       cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                       static_cast<int>(shared_bytes)),
-                  "persistent_decode");
+  return ToStatus(
+      cudaFuncSetAttribute(KernelFor(head_size), cudaFuncAttributeMaxDynamicSharedMemorySize,
+                           static_cast<int>(shared_bytes)),
+      "persistent_decode");
 }
 
 }  // namespace sluice::kernels::cuda

@@ -40,8 +40,8 @@ __device__ __forceinline__ void wait_phase(uint64_t* barrier, uint32_t phase) {
 __device__ __forceinline__ void copy_bulk(std::byte* to, const void* from, uint32_t bytes,
                                           uint64_t* barrier) {
   asm volatile(
-      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
-          shared_address(to)),
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::
+          "r"(shared_address(to)),
       "l"(from), "r"(bytes), "r"(shared_address(barrier))
       : "memory");
 }
@@ -73,7 +73,7 @@ struct DecodeWork {
   // Gate and up of eight slices each take the warps twice.
   __device__ int num_rounds(const DecodeStage& stage) const {
     return stage.kind == DecodeStageKind::kGateUp && tasks[stage.first_task].slices_log2 == 3 ? 2
-                                                                                               : 1;
+                                                                                              : 1;
   }
   // The first matrix of `group`.
   __device__ const DecodeTask* task_of(const DecodeStage& stage, int group) const {

@@ -1,5 +1,5 @@
-// Steps of one token by the persistent kernel against the same steps by the ops' own kernels, bit by
-// bit. Skipped where there is no device.
+// Steps of one token by the persistent kernel against the same steps by the ops' own kernels, bit
+// by bit. Skipped where there is no device.
 
 #include <cstring>
 #include <filesystem>
