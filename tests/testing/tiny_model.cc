@@ -7,6 +7,7 @@
 #include <random>
 #include <utility>
 
+#include "tests/testing/byte_vocabulary.h"
 #include "tests/testing/gguf_writer.h"
 
 namespace sluice::testing {
@@ -91,21 +92,6 @@ class Uniform {
  private:
   std::mt19937_64 engine_;
 };
-
-// UTF-8 of the character that byte-level BPE (GPT-2) writes for a byte: itself where it is
-// printable in Latin-1, else the next code point from 256 on.
-std::string ByteSymbol(int byte) {
-  const auto printable = [](int b) {
-    return (b >= 33 && b <= 126) || (b >= 161 && b <= 172) || b >= 174;
-  };
-  int code = byte;
-  if (!printable(byte)) {
-    code = 256;
-    for (int b = 0; b < byte; ++b) code += printable(b) ? 0 : 1;
-  }
-  if (code < 128) return std::string(1, static_cast<char>(code));
-  return {static_cast<char>(0xC0 | code >> 6), static_cast<char>(0x80 | (code & 63))};
-}
 
 void AddVocabulary(GgufDraft& draft, const TinyModelSpec& spec) {
   constexpr int kNormal = 1, kControl = 3;
