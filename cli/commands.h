@@ -21,5 +21,6 @@ Command AddInspect(CLI::App& program);
 Command AddQuantize(CLI::App& program);
 Command AddTokenize(CLI::App& program);
 Command AddVerify(CLI::App& program);
+Command AddBench(CLI::App& program);
 
 }  // namespace sluice::cli

@@ -44,9 +44,9 @@ int Main(int argc, char** argv) {
                            "Print version and commit");
   program.require_subcommand(1);
   program.footer("sluice COMMAND --help shows the flags of a command, with examples.");
-  const std::vector<Command> commands = {AddServe(program),    AddGenerate(program),
-                                         AddInspect(program),  AddQuantize(program),
-                                         AddTokenize(program), AddVerify(program)};
+  const std::vector<Command> commands = {
+      AddServe(program),    AddGenerate(program), AddInspect(program), AddQuantize(program),
+      AddTokenize(program), AddVerify(program),   AddBench(program)};
   try {
     program.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

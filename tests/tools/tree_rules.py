@@ -40,7 +40,7 @@ MAY_NOT_INCLUDE = (
 CONFINED = (
     (r"(cuda.*|cub/.*|cublas.*|nccl.*)", ("kernels/cuda/*",)),
     (r"(grpc.*|google/.*|sluice/v1/.*|.*\.pb\.h)",
-     ("server/*", "cli/generate_remote.cc", "tests/server/*", "bench/*")),
+     ("server/*", "cli/generate_remote.cc", "cli/load_client.cc", "tests/server/*", "bench/*")),
     (r"(regex|ranges|source_location)", ()),
 )
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]')
