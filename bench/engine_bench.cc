@@ -1,171 +1,404 @@
 // Speed of the engine on a model file: prefill of one prompt, decode of one and of several
-// sequences, beside what the memory allows. The path is the served one (dispatcher, scheduler,
-// runner) without gRPC.
+// sequences at a depth, beside what the memory (and, on a GPU, the matrix units) would allow. The
+// path is the served one (dispatcher, scheduler, runner) without gRPC.
 //
-//   engine_bench MODEL [--device cuda:0] [--threads N] [--prompt 512] [--tokens 128] [--batches
-//   1,2,4,8]
-//   [--repetitions 5]
+//   engine_bench MODEL [--device cuda:0] [--threads N] [--prefill 512,2048] [--batches 1,2,4,8]
+//                [--context 0] [--tokens 128] [--repetitions 5] [--verify 1] [--step-tokens N]
 //
-// Prints one line a case and, last, one JSON line to be kept in bench/results/.
+// Prefill: prompt tokens over the time to the first token. Decode: tokens of all sequences over the
+// time from when the last has its first token to when the first has its last one; each begins with
+// a prompt of --context tokens of its own. Figures are medians. With --verify 1, greedy tokens of
+// the largest batch must be those of the same prompts alone.
+//
+// Prints one line a case and, last, one JSON line to be kept in bench/results/. Exit code 1 when
+// tokens differ.
 
 #include <algorithm>
+#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <ctime>
+#include <limits>
+#include <map>
+#include <random>
 #include <sstream>
 #include <string>
 #include <thread>
 #include <vector>
 
+#include "absl/status/statusor.h"
+#include "cli/version.h"
+
+#include "bench/device_rates.h"
 #include "bench/machine.h"
-#include "engine/canary.h"
 #include "engine/engine.h"
+#include "engine/model_file/model_file.h"
 
 namespace {
 
+using sluice::engine::LoadedModel;
 using sluice::engine::Request;
-using sluice::engine::RequestEnd;
+using sluice::engine::TokenId;
+using Clock = std::chrono::steady_clock;
+
+double Seconds(Clock::duration duration) { return std::chrono::duration<double>(duration).count(); }
 
 struct Arguments {
   std::string model;
   std::string device = "cpu";
   int threads = 0;
-  int prompt = 512;
+  int context = 0;
   int tokens = 128;
   int repetitions = 5;
+  int step_tokens = 0;
+  int verify = 0;
+  std::vector<int> prefill = {512};
   std::vector<int> batches = {1, 2, 4, 8, 16};
+
+  int largest_batch() const {
+    return batches.empty() ? 1 : *std::max_element(batches.begin(), batches.end());
+  }
+  int largest_prefill() const {
+    return prefill.empty() ? 1 : *std::max_element(prefill.begin(), prefill.end());
+  }
 };
 
-Arguments Parse(int argc, char** argv) {
-  Arguments arguments;
+// "1,2,4"; empty for "none".
+std::vector<int> ParseList(const std::string& text) {
+  std::vector<int> values;
+  std::istringstream list(text);
+  for (std::string item; std::getline(list, item, ',');) {
+    if (const int value = std::atoi(item.c_str()); value > 0) values.push_back(value);
+  }
+  return values;
+}
+
+bool Parse(int argc, char** argv, Arguments& arguments) {
   for (int i = 1; i < argc; ++i) {
     const std::string flag = argv[i];
     if (flag.rfind("--", 0) != 0) {
       arguments.model = flag;
       continue;
     }
-    const char* value = i + 1 < argc ? argv[++i] : "";
-    if (flag == "--device") arguments.device = value;
-    if (flag == "--threads") arguments.threads = std::atoi(value);
-    if (flag == "--prompt") arguments.prompt = std::atoi(value);
-    if (flag == "--tokens") arguments.tokens = std::atoi(value);
-    if (flag == "--repetitions") arguments.repetitions = std::atoi(value);
-    if (flag == "--batches") {
-      arguments.batches.clear();
-      std::istringstream list(value);
-      for (std::string item; std::getline(list, item, ',');)
-        arguments.batches.push_back(std::atoi(item.c_str()));
+    if (i + 1 == argc) return false;
+    const std::string value = argv[++i];
+    std::map<std::string, int*> numbers = {
+        {"--threads", &arguments.threads},         {"--context", &arguments.context},
+        {"--tokens", &arguments.tokens},           {"--repetitions", &arguments.repetitions},
+        {"--step-tokens", &arguments.step_tokens}, {"--verify", &arguments.verify}};
+    if (const auto number = numbers.find(flag); number != numbers.end()) {
+      *number->second = std::atoi(value.c_str());
+    } else if (flag == "--device") {
+      arguments.device = value;
+    } else if (flag == "--prefill" || flag == "--prompt") {
+      arguments.prefill = ParseList(value);
+    } else if (flag == "--batches") {
+      arguments.batches = ParseList(value);
+    } else {
+      return false;
     }
   }
-  return arguments;
+  return !arguments.model.empty() && arguments.tokens > 0 && arguments.repetitions > 0;
 }
 
-// Runs `batch` equal requests together and returns their ends.
-std::vector<RequestEnd> Run(sluice::engine::LoadedModel& model, int batch, int prompt, int tokens) {
+// The prompt of sequence `number`: random tokens, the same in every run.
+std::vector<TokenId> Prompt(int32_t vocab_size, int number, int length) {
+  std::mt19937_64 random(0x5EED + static_cast<uint64_t>(number));
+  std::vector<TokenId> tokens(static_cast<size_t>(length));
+  for (TokenId& token : tokens) {
+    token = static_cast<TokenId>(random() % static_cast<uint64_t>(vocab_size));
+  }
+  return tokens;
+}
+
+// What was seen of one sequence.
+struct Stream {
+  std::vector<TokenId> tokens;
+  std::vector<Clock::time_point> times;  // when each token arrived here
+  double time_to_first_token = 0;
+};
+
+// Runs prompts `first`, first + 1, ... of `length` tokens together, `tokens` generated by each.
+std::vector<Stream> Run(LoadedModel& model, int first, int batch, int length, int tokens) {
   static uint64_t next_handle = 1;
+  const uint64_t base = next_handle;
+  next_handle += static_cast<uint64_t>(batch);
   for (int i = 0; i < batch; ++i) {
     Request request;
-    request.handle = {next_handle++};
-    request.prompt = sluice::engine::CanaryTokens(model.facts.vocab_size, prompt);
+    request.handle = {base + static_cast<uint64_t>(i)};
+    request.prompt = Prompt(model.facts.vocab_size, first + i, length);
     request.sampling.temperature = 0;
     request.stopping.max_tokens = tokens;
     request.stopping.ignore_eos = true;
     request.output.return_text = false;
-    request.arrival = std::chrono::steady_clock::now();
-    const absl::Status status = model.dispatcher->Dispatch(std::move(request));
-    if (!status.ok()) {
+    request.output.return_token_ids = true;
+    request.arrival = Clock::now();
+    if (const absl::Status status = model.dispatcher->Dispatch(std::move(request)); !status.ok()) {
       std::fprintf(stderr, "%s\n", status.ToString().c_str());
       std::exit(1);
     }
   }
-  std::vector<RequestEnd> ends;
-  while (ends.size() < static_cast<size_t>(batch)) {
+  std::vector<Stream> streams(static_cast<size_t>(batch));
+  for (int ended = 0; ended < batch;) {
     for (const auto& chunk : model.dispatcher->chunks().Take(0)) {
-      if (chunk.request_end) ends.push_back(*chunk.request_end);
+      Stream& stream = streams[chunk.request.value - base];
+      const Clock::time_point now = Clock::now();
+      for (const TokenId token : chunk.token_ids) {
+        stream.tokens.push_back(token);
+        stream.times.push_back(now);
+      }
+      if (!chunk.request_end) continue;
+      if (!chunk.request_end->status.ok()) {
+        std::fprintf(stderr, "%s\n", chunk.request_end->status.ToString().c_str());
+        std::exit(1);
+      }
+      stream.time_to_first_token = chunk.request_end->timing.time_to_first_token_seconds;
+      ++ended;
     }
   }
-  return ends;
+  return streams;
 }
+
+// Tokens a second while all sequences were running.
+double DecodeRate(const std::vector<Stream>& streams) {
+  Clock::time_point begin = Clock::time_point::min(), end = Clock::time_point::max();
+  for (const Stream& stream : streams) {
+    begin = std::max(begin, stream.times.front());
+    end = std::min(end, stream.times.back());
+  }
+  int64_t count = 0;
+  for (const Stream& stream : streams) {
+    for (const Clock::time_point time : stream.times) count += time > begin && time <= end;
+  }
+  return end > begin ? static_cast<double>(count) / Seconds(end - begin) : 0;
+}
+
+// What a step must read and compute at least.
+struct Work {
+  double weight_bytes = 0;  // of all matrices but an embedding that is not the head
+  double head_bytes = 0;
+  double weights = 0;  // values of those matrices
+  double head_weights = 0;
+  double kv_bytes = 0;  // of one position
+
+  static absl::StatusOr<Work> Of(const std::string& path, const LoadedModel& model) {
+    const auto file = sluice::engine::ModelFile::Open(path);
+    if (!file.ok()) return file.status();
+    const auto is = [](const auto& tensor, const char* name) { return tensor.name == name; };
+    const auto& tensors = (*file)->tensors();
+    const bool untied = std::any_of(tensors.begin(), tensors.end(), [&](const auto& tensor) {
+      return is(tensor, "output.weight");
+    });
+    const char* const head = untied ? "output.weight" : "token_embd.weight";
+    Work work;
+    for (const auto& tensor : tensors) {
+      if (untied && is(tensor, "token_embd.weight")) continue;
+      work.weight_bytes += static_cast<double>(tensor.bytes);
+      if (tensor.dims.size() < 2) continue;
+      const auto values = static_cast<double>(tensor.rows() * tensor.cols());
+      work.weights += values;
+      if (!is(tensor, head)) continue;
+      work.head_bytes = static_cast<double>(tensor.bytes);
+      work.head_weights = values;
+    }
+    work.kv_bytes = static_cast<double>(model.facts.kv_bytes) /
+                    (static_cast<double>(model.facts.kv_pages + 1) * 16);
+    return work;
+  }
+};
+
+// What the device reaches; 0: not known.
+struct Rates {
+  double bytes = 0;
+  double operations = 0;
+
+  double Time(double num_bytes, double num_operations) const {
+    const double memory = bytes > 0 ? num_bytes / bytes : 0;
+    return operations > 0 ? std::max(memory, num_operations / operations) : memory;
+  }
+};
 
 struct Figure {
   std::string name;
   double tokens_per_second = 0;  // median
   double least = 0, most = 0;
+  double limit = 0;  // tokens a second
 };
 
-Figure Summarise(std::string name, std::vector<double> values) {
+Figure Summarise(std::string name, std::vector<double> values, double limit) {
   std::sort(values.begin(), values.end());
-  return {std::move(name), values[values.size() / 2], values.front(), values.back()};
+  return {std::move(name), values[values.size() / 2], values.front(), values.back(), limit};
+}
+
+class Bench {
+ public:
+  Bench(const Arguments& arguments, LoadedModel& model, const Work& work, const Rates& rates)
+      : arguments_(arguments), model_(model), work_(work), rates_(rates) {}
+
+  // Prompts are new in each repetition: nothing of them can be there already.
+  Figure Prefill(int length) {
+    std::vector<double> values;
+    for (int i = 0; i < arguments_.repetitions; ++i) {
+      values.push_back(length / Run(model_, next_prompt_++, 1, length, 1)[0].time_to_first_token);
+    }
+    const double operations = 2 * (work_.weights - work_.head_weights) * length;
+    return Summarise("pp" + std::to_string(length), values,
+                     length / rates_.Time(work_.weight_bytes, operations));
+  }
+
+  Figure Decode(int batch) {
+    const int length = std::max(1, arguments_.context);
+    // Those that are ready first go on while the others' prompts are computed.
+    const int ahead = batch * length / StepTokens() + 2;
+    std::vector<double> values;
+    for (int i = 0; i < arguments_.repetitions; ++i) {
+      values.push_back(
+          DecodeRate(Run(model_, next_prompt_, batch, length, arguments_.tokens + 1 + ahead)));
+      next_prompt_ += batch;
+    }
+    const double positions = length + 0.5 * (arguments_.tokens + ahead);
+    const double seconds = rates_.Time(work_.weight_bytes, 2 * work_.weights * batch) +
+                           rates_.Time(batch * positions * work_.kv_bytes, 0);
+    return Summarise("tg" + std::to_string(arguments_.tokens) + " b" + std::to_string(batch),
+                     values, batch / seconds);
+  }
+
+  // Tokens of prompts in one batch that are not those of the prompt alone; -1 without --verify.
+  int64_t CountWrong() {
+    if (arguments_.verify == 0) return -1;
+    const int batch = std::min(64, arguments_.largest_batch());
+    const int length = std::max(8, arguments_.context), tokens = std::min(64, arguments_.tokens);
+    const std::vector<Stream> together = Run(model_, 0, batch, length, tokens);
+    int64_t wrong = 0;
+    for (int i = 0; i < batch; i += std::max(1, batch / 8)) {
+      const Stream alone = Run(model_, i, 1, length, tokens)[0];
+      for (size_t t = 0; t < alone.tokens.size(); ++t) {
+        wrong += alone.tokens[t] != together[static_cast<size_t>(i)].tokens[t];
+      }
+    }
+    return wrong;
+  }
+
+ private:
+  int StepTokens() const { return std::max(1, arguments_.step_tokens); }
+
+  const Arguments& arguments_;
+  LoadedModel& model_;
+  const Work work_;
+  const Rates rates_;
+  int next_prompt_ = 1000;
+};
+
+std::string Now() {
+  char date[32] = "";
+  const std::time_t now = std::time(nullptr);
+  std::tm utc{};
+  std::strftime(date, sizeof date, "%Y-%m-%dT%H:%M:%SZ", gmtime_r(&now, &utc));
+  return date;
+}
+
+void PrintJson(const Arguments& arguments, const LoadedModel& model, const Rates& rates,
+               double load_seconds, int64_t wrong, const std::vector<Figure>& figures) {
+  std::string cases, limits;
+  for (const Figure& figure : figures) {
+    char item[96];
+    std::snprintf(item, sizeof item, "%s\"%s\": %.1f", cases.empty() ? "" : ", ",
+                  figure.name.c_str(), figure.tokens_per_second);
+    cases += item;
+    std::snprintf(item, sizeof item, "%s\"%s\": %.0f", limits.empty() ? "" : ", ",
+                  figure.name.c_str(), figure.limit);
+    limits += item;
+  }
+  std::string device;
+  if (arguments.device != "cpu") device = sluice::bench::DeviceName(0);
+  std::printf(
+      "{\"date\": \"%s\", \"build\": \"%s\", \"machine\": \"%s\", \"device\": \"%s\", "
+      "\"backend\": \"%s\", \"numerics\": \"%s\", \"model\": \"%s\", \"types\": \"%s\", "
+      "\"weight_mb\": %.1f, \"context\": %d, \"load_s\": %.2f, \"memory_gb_s\": %.1f, "
+      "\"gemm_tflops\": %.0f, \"wrong_tokens\": %lld, %s, \"limits\": {%s}}\n",
+      Now().c_str(), sluice::cli::kBuild, sluice::bench::MachineName().c_str(), device.c_str(),
+      model.facts.backend.c_str(), model.facts.numerics.c_str(), model.facts.file.c_str(),
+      model.facts.quantization.c_str(), static_cast<double>(model.facts.weight_bytes) / 1e6,
+      arguments.context, load_seconds, rates.bytes / 1e9, rates.operations / 1e12,
+      static_cast<long long>(wrong), cases.c_str(), limits.c_str());
+}
+
+int Measure(const Arguments& arguments, LoadedModel& model, double load_seconds,
+            const Rates& rates) {
+  const absl::StatusOr<Work> work = Work::Of(arguments.model, model);
+  if (!work.ok()) {
+    std::fprintf(stderr, "%s\n", work.status().ToString().c_str());
+    return 1;
+  }
+  std::printf("%s, %s, %s, loaded in %.2f s\n", sluice::bench::MachineName().c_str(),
+              model.facts.backend.c_str(), model.facts.file.c_str(), load_seconds);
+  std::printf("memory %.1f GB/s, matrix products %.0f TFLOP/s, %.1f MB of weights a step\n",
+              rates.bytes / 1e9, rates.operations / 1e12, work->weight_bytes / 1e6);
+  const sluice::bench::BusyMeter busy;
+  Bench bench(arguments, model, *work, rates);
+  Run(model, 0, arguments.largest_batch(), 16, 8);  // warm-up
+  std::vector<Figure> figures;
+  for (const int length : arguments.prefill) figures.push_back(bench.Prefill(length));
+  for (const int batch : arguments.batches) figures.push_back(bench.Decode(batch));
+  for (const Figure& figure : figures) {
+    std::printf("%-12s %9.1f tok/s  (%.1f to %.1f), %5.1f %% of the limit %.0f\n",
+                figure.name.c_str(), figure.tokens_per_second, figure.least, figure.most,
+                figure.limit > 0 ? 100 * figure.tokens_per_second / figure.limit : 0, figure.limit);
+  }
+  const double others = busy.OthersShare();
+  const int64_t wrong = bench.CountWrong();
+  if (wrong >= 0) {
+    std::printf("tokens of a batch that are not those of the prompt alone: %lld\n",
+                static_cast<long long>(wrong));
+  }
+  std::printf("others used %.1f %% of the machine%s\n", 100 * others,
+              others > sluice::bench::kBusyLimit ? ": too much to record these figures" : "");
+  if (others <= sluice::bench::kBusyLimit) {
+    PrintJson(arguments, model, rates, load_seconds, wrong, figures);
+  }
+  return wrong > 0 ? 1 : 0;
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
-  const Arguments arguments = Parse(argc, argv);
-  if (arguments.model.empty()) {
-    std::fprintf(
-        stderr,
-        "usage: engine_bench MODEL [--threads N] [--prompt N] [--tokens N] [--batches LIST]\n");
+  Arguments arguments;
+  if (!Parse(argc, argv, arguments)) {
+    std::fprintf(stderr,
+                 "usage: engine_bench MODEL [--device cuda:0] [--threads N] [--prefill LIST|none] "
+                 "[--batches LIST|none] [--context N] [--tokens N] [--repetitions N] [--verify 1] "
+                 "[--step-tokens N]\n");
     return 2;
+  }
+  if (arguments.step_tokens == 0) {
+    arguments.step_tokens = std::max({512, arguments.largest_prefill(), arguments.largest_batch()});
+  }
+  const int threads = arguments.threads > 0 ? arguments.threads
+                                            : static_cast<int>(std::thread::hardware_concurrency());
+  Rates rates;
+  if (arguments.device == "cpu") {
+    rates.bytes = sluice::bench::ReadBandwidth(threads);
+  } else {
+    rates = {sluice::bench::CopyBandwidth(0), sluice::bench::GemmRate(0)};
   }
   sluice::engine::EngineOptions options;
   options.device = arguments.device;
   options.num_threads = arguments.threads;
-  options.max_batch = *std::max_element(arguments.batches.begin(), arguments.batches.end());
-  options.max_step_tokens = std::max({512, arguments.prompt, options.max_batch});
-  options.max_context = std::max(1024, arguments.prompt + arguments.tokens + 16);
+  options.max_batch = arguments.largest_batch();
+  options.max_step_tokens = arguments.step_tokens;
+  const int ahead = options.max_batch * arguments.context / arguments.step_tokens + 2;
+  options.max_context =
+      std::max({1024, arguments.largest_prefill(), arguments.context + arguments.tokens + ahead}) +
+      16;
+  const Clock::time_point begin = Clock::now();
   auto model = sluice::engine::LoadModel(arguments.model, options, 1, nullptr);
+  const double load_seconds = Seconds(Clock::now() - begin);
   if (!model.ok()) {
     std::fprintf(stderr, "%s\n", model.status().ToString().c_str());
     return 1;
   }
-  const int threads = arguments.threads > 0 ? arguments.threads
-                                            : static_cast<int>(std::thread::hardware_concurrency());
-  const double bandwidth = sluice::bench::ReadBandwidth(threads);
-  const double limit = bandwidth / static_cast<double>(model->facts.weight_bytes);
-  std::printf("%s, %s, %s\n", sluice::bench::MachineName().c_str(), model->facts.backend.c_str(),
-              model->facts.file.c_str());
-  std::printf("memory reads %.1f GB/s: at most %.0f steps/s with %.1f MB of weights\n",
-              bandwidth / 1e9, limit, static_cast<double>(model->facts.weight_bytes) / 1e6);
-  const sluice::bench::BusyMeter busy;
-  std::vector<Figure> figures;
-  Run(*model, 1, 16, 8);  // warm-up
-  std::vector<double> values;
-  for (int i = 0; i < arguments.repetitions; ++i) {
-    values.push_back(arguments.prompt /
-                     Run(*model, 1, arguments.prompt, 1)[0].timing.time_to_first_token_seconds);
-  }
-  figures.push_back(Summarise("pp" + std::to_string(arguments.prompt), values));
-  for (int batch : arguments.batches) {
-    values.clear();
-    for (int i = 0; i < arguments.repetitions; ++i) {
-      double longest = 0;
-      for (const RequestEnd& end : Run(*model, batch, 1, arguments.tokens + 1)) {
-        longest = std::max(longest, end.timing.decode_seconds);
-      }
-      values.push_back(batch * arguments.tokens / longest);
-    }
-    figures.push_back(
-        Summarise("tg" + std::to_string(arguments.tokens) + " b" + std::to_string(batch), values));
-  }
-  std::string json;
-  for (const Figure& figure : figures) {
-    std::printf("%-12s %9.1f tok/s  (%.1f to %.1f)\n", figure.name.c_str(),
-                figure.tokens_per_second, figure.least, figure.most);
-    char item[128];
-    std::snprintf(item, sizeof item, "%s\"%s\": %.1f", json.empty() ? "" : ", ",
-                  figure.name.c_str(), figure.tokens_per_second);
-    json += item;
-  }
-  const double others = busy.OthersShare();
-  std::printf("others used %.1f %% of the machine%s\n", 100 * others,
-              others > sluice::bench::kBusyLimit ? ": too much to record these figures" : "");
-  if (others <= sluice::bench::kBusyLimit) {
-    std::printf(
-        "{\"machine\": \"%s\", \"backend\": \"%s\", \"model\": \"%s\", \"read_gb_s\": %.1f, %s}\n",
-        sluice::bench::MachineName().c_str(), model->facts.backend.c_str(),
-        model->facts.file.c_str(), bandwidth / 1e9, json.c_str());
-  }
+  const int exit_code = Measure(arguments, *model, load_seconds, rates);
   model->dispatcher->Shutdown();
-  return 0;
+  return exit_code;
 }
