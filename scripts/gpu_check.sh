@@ -1,0 +1,245 @@
+#!/usr/bin/env bash
+# Shows on a GPU host what is to be shown there: correctness, then speed beside the device's limits and llama.cpp. Runs
+# in a folder that scripts/bundle.sh made, on a host with the NVIDIA driver (compute-sanitizer from the toolkit, python3
+# for the table). Prints one table, and JSON lines to be kept in bench/results/.
+#
+#   ./gpu_check.sh [SECTION...]      all sections when none is named, within about ten minutes on an H200
+#
+#   tests      the tests with label cuda          engine   engine_bench: the five models, several batches
+#   sanitizer  compute-sanitizer over the ops     server   sluice serve under sluice bench; start to ready
+#   verify     sluice verify --device             peer     llama.cpp's benches, from $PEER_DIR
+#   kernels    benches of single kernels          table    only the table, of results that are there
+#
+# Sections may be run in several calls: figures gather in $RESULTS (default: results), one file a section.
+# Other settings from the environment: DEVICE (cuda:0), MODELS (folder of real models: models), SCRATCH (folder for
+# 15 GB of generated ones), CASES (which models, of: smollm2 0.5b-q4km 0.5b-bf16 7b-q4km 7b-bf16), QUICK=1 (fewer
+# repetitions).
+set -uo pipefail
+cd "$(dirname "$0")"
+
+device="${DEVICE:-cuda:0}"
+models="${MODELS:-models}"
+results="${RESULTS:-results}"
+cases="${CASES:-smollm2 0.5b-q4km 0.5b-bf16 7b-q4km 7b-bf16}"
+repetitions=5
+if [ "${QUICK:-0}" = 1 ]; then repetitions=2; fi
+sections=("$@")
+if [ ${#sections[@]} -eq 0 ]; then sections=(tests sanitizer verify kernels engine server peer table); fi
+mkdir -p "$results"
+begin=$SECONDS
+
+say() { printf '[%3d s] %s\n' $((SECONDS - begin)) "$*"; }
+# limited SECONDS PROGRAM...: killed when it takes longer; the exit code is 124 then.
+limited() { timeout --kill-after=5 "$@"; }
+programs() { grep -E "$1" BUNDLE || true; }
+# record SECTION NAME EXIT-CODE [MEMBERS]: one line of JSON for the table.
+record() { printf '{"check": "%s", "name": "%s", "exit": %d%s}\n' "$1" "$2" "$3" "${4:+, $4}" >>"$results/$1.jsonl"; }
+
+# The model of a case, made when it is not there yet; the path is in $model.
+scratch=""
+choose_scratch() {
+  if [ -n "$scratch" ]; then return; fi
+  scratch="${SCRATCH:-}"
+  if [ -z "$scratch" ]; then
+    scratch=/tmp/sluice-check
+    # Memory, when it holds the largest.
+    if [ "$(df --output=avail -k /dev/shm 2>/dev/null | tail -1)" -gt 24000000 ] 2>/dev/null; then scratch=/dev/shm/sluice-check; fi
+  fi
+  mkdir -p "$scratch"
+}
+get_model() {
+  local shape types
+  case "$1" in
+    smollm2)
+      model="$models/SmolLM2-135M-Instruct.Q4_1.gguf"
+      if [ -f "$model" ]; then return 0; fi
+      shape=smollm2-135m types=q4_1 ;;
+    0.5b-q4km) shape=qwen2.5-0.5b types=q4_k_m ;;
+    0.5b-bf16) shape=qwen2.5-0.5b types=bf16 ;;
+    7b-q4km) shape=qwen2.5-7b types=q4_k_m ;;
+    7b-bf16) shape=qwen2.5-7b types=bf16 ;;
+    *) say "no such case: $1"; return 1 ;;
+  esac
+  choose_scratch
+  model="$scratch/$shape.$types.gguf"
+  if [ -f "$model" ]; then return 0; fi
+  limited 120 ./make_model "$shape" "$types" "$model" || { say "make_model failed: $1"; return 1; }
+}
+
+run_tests() {
+  local program log code passed failed skipped
+  for program in $(programs '_test$'); do
+    log="$results/$program.log"
+    limited 150 "./$program" --gtest_brief=1 >"$log" 2>&1
+    code=$?
+    passed=$(sed -n 's/^\[  PASSED  \] \([0-9]*\) test.*/\1/p' "$log" | tail -1)
+    failed=$(grep -c '^\[  FAILED  \] .*ms)' "$log")
+    skipped=$(sed -n 's/^\[  SKIPPED \] \([0-9]*\) test.*/\1/p' "$log" | tail -1)
+    record tests "$program" "$code" "\"passed\": ${passed:-0}, \"failed\": $failed, \"skipped\": ${skipped:-0}"
+    say "$program: ${passed:-0} passed, $failed failed, ${skipped:-0} skipped, exit $code"
+    if [ "$code" -ne 0 ]; then tail -n 15 "$log"; fi
+  done
+}
+
+# The op tests; of the models only one small one. Tests of 10^5 cases take too long under the tools.
+run_sanitizer() {
+  local tool program filter log code
+  local sanitizer
+  sanitizer="$(command -v compute-sanitizer || echo /usr/local/cuda/bin/compute-sanitizer)"
+  if [ ! -x "$sanitizer" ]; then
+    say "compute-sanitizer is not here: the toolkit has it"
+    record sanitizer all 127
+    return
+  fi
+  for tool in memcheck racecheck synccheck initcheck; do
+    for program in $(programs '_test$'); do
+      filter='-*Stress*:*Thousand*:*Random*'
+      case "$program" in
+        *golden*) filter='*tiny_odd*' ;;
+      esac
+      log="$results/$program.$tool.log"
+      limited "${SANITIZER_SECONDS:-40}" "$sanitizer" --tool "$tool" --error-exitcode 99 --print-limit 5 \
+        "./$program" --gtest_brief=1 --gtest_filter="${SANITIZER_FILTER:-$filter}" >"$log" 2>&1
+      code=$?
+      record sanitizer "$program $tool" "$code"
+      say "$tool $program: exit $code, $(grep -E 'ERROR SUMMARY|RACECHECK SUMMARY' "$log" | tail -1 | sed 's/=* //')"
+    done
+  done
+}
+
+run_verify() {
+  local file code
+  local files=(tests/golden/tiny/*.gguf)
+  if [ "${QUICK:-0}" = 1 ]; then files=("${files[@]:0:3}"); fi
+  for file in "$models"/SmolLM2*.gguf "${files[@]}"; do
+    if [ ! -f "$file" ]; then continue; fi
+    limited 60 ./sluice verify --model "$file" --device "$device" >"$results/verify.log" 2>&1
+    code=$?
+    record verify "$(basename "$file")" "$code"
+    say "verify $(basename "$file"): exit $code, $(tail -n 1 "$results/verify.log")"
+  done
+}
+
+run_kernels() {
+  local program
+  for program in $(programs '^cuda.*_bench$'); do
+    say "$program"
+    limited 60 "./$program" 2>&1 | tee "$results/$program.log" | tail -n 60
+    record kernels "$program" "${PIPESTATUS[0]}"
+  done
+}
+
+# bench_engine CASE ARGUMENT...: the JSON line goes to the results; others may use the machine meanwhile on small hosts.
+bench_engine() {
+  local name="$1" log code
+  shift
+  log="$results/engine-$name.log"
+  limited 90 ./engine_bench "$model" --device "$device" --repetitions "$repetitions" "$@" >"$log" 2>&1
+  code=$?
+  grep -v '^{' "$log" | sed "s/^/  $name: /"
+  grep '^{' "$log" | sed "s/^{/{\"check\": \"engine\", \"name\": \"$name\", \"exit\": $code, /" >>"$results/engine.jsonl"
+  if ! grep -q '^{' "$log"; then record engine "$name" "$code"; fi
+}
+run_engine() {
+  local case
+  for case in $cases; do
+    get_model "$case" || continue
+    say "engine_bench $case"
+    case "$case" in
+      7b-*) bench_engine "$case" --prefill 2048 --context 128 --batches 1,64 --verify 1 ;;
+      *)
+        bench_engine "$case" --prefill 512,2048 --context 512 --batches 1,8
+        bench_engine "$case" --prefill none --context 128 --batches 1,64,256 --verify 1 ;;
+    esac
+  done
+}
+
+# Starts a server on $model; its address is in $address and the seconds until it was ready in $ready.
+start_server() {
+  local since log="$results/serve.log" line
+  since=$(date +%s%N)
+  : >"$log"
+  limited 240 ./sluice serve --model "$model" --device "$device" --listen 127.0.0.1:0 --max-batch 256 \
+    --max-step-tokens 2048 >"$log" 2>"$results/serve.err" &
+  server=$!
+  for _ in $(seq 3000); do
+    line="$(head -n 1 "$log")"
+    if [ -n "$line" ]; then break; fi
+    if ! kill -0 "$server" 2>/dev/null; then break; fi
+    sleep 0.02
+  done
+  ready=$(awk -v a="$since" -v b="$(date +%s%N)" 'BEGIN {printf "%.2f", (b - a) / 1e9}')
+  address="$(sed -n 's/^ready on \([^ ]*:[0-9]*\):.*/\1/p' "$log")"
+  if [ -n "$address" ]; then return 0; fi
+  say "the server did not get ready: $(tail -n 2 "$results/serve.err")"
+  stop_server
+  return 1
+}
+stop_server() {
+  kill -TERM "$server" 2>/dev/null
+  wait "$server" 2>/dev/null
+}
+# bench_server CASE LOAD ARGUMENT...: one load.
+bench_server() {
+  local name="$1" load="$2" line
+  shift 2
+  line="$(limited 60 ./sluice bench --server "$address" --json "$@" 2>"$results/bench.err")"
+  if [ -z "$line" ]; then
+    say "sluice bench failed: $(tail -n 1 "$results/bench.err")"
+    record server "$name $load" 1
+    return
+  fi
+  printf '%s\n' "$line" | sed "s/^{/{\"check\": \"server\", \"name\": \"$name $load\", \"exit\": 0, /" >>"$results/server.jsonl"
+  say "$name, $load: $(printf '%s' "$line" | sed 's/.*"calls_ok"/"calls_ok"/; s/, "server_first.*//')"
+}
+run_server() {
+  local case
+  for case in $cases; do
+    get_model "$case" || continue
+    say "sluice serve $case"
+    if ! start_server; then
+      record server "$case start" 1
+      continue
+    fi
+    record server "$case start" 0 "\"seconds\": $ready"
+    say "$case: start to ready $ready s"
+    bench_server "$case" first-token --streams 1 --requests 60 --warmup 10 --prompt 128 --output 8
+    bench_server "$case" 64-streams --streams 64 --requests 512 --prompt 128 --output 128
+    if [ "${QUICK:-0}" != 1 ]; then
+      bench_server "$case" 256-streams --streams 256 --requests 1024 --prompt 128 --output 128
+    fi
+    stop_server
+  done
+}
+
+run_peer() {
+  local case peer="${PEER_DIR:-peer}"
+  if [ ! -x "$peer/llama-bench" ]; then
+    say "llama.cpp is not in $peer (PEER_DIR): left out"
+    return
+  fi
+  export LD_LIBRARY_PATH="$peer:$peer/lib:${LD_LIBRARY_PATH:-}"
+  for case in $cases; do
+    get_model "$case" || continue
+    say "llama.cpp $case"
+    limited 120 "$peer/llama-bench" -m "$model" -ngl 99 -fa 1 -p 512,2048 -n 128 -d 0,512 -r 3 -o jsonl 2>"$results/peer.err" \
+      | sed "s/^{/{\"check\": \"peer\", \"name\": \"$case\", /" >>"$results/peer.jsonl"
+    if [ -x "$peer/llama-batched-bench" ]; then
+      limited 120 "$peer/llama-batched-bench" -m "$model" -ngl 99 -fa on -c 70000 -b 2048 -ub 2048 -npp 128 -ntg 128 \
+        -npl 1,64,256 --output-format jsonl 2>>"$results/peer.err" | grep '^{' \
+        | sed "s/^{/{\"check\": \"batched\", \"name\": \"$case\", /" >>"$results/peer.jsonl"
+    fi
+  done
+}
+
+for section in "${sections[@]}"; do
+  case "$section" in
+    tests | sanitizer | verify | kernels | engine | server | peer)
+      rm -f "$results/$section.jsonl"
+      "run_$section" ;;
+    table) ;;
+    *) echo "unknown section $section: tests, sanitizer, verify, kernels, engine, server, peer or table" >&2; exit 2 ;;
+  esac
+done
+say "done: $(head -n 1 BUNDLE), $(nvidia-smi --query-gpu=name,driver_version --format=csv,noheader 2>/dev/null | head -n 1)"
+python3 ./gpu_table.py "$results"
