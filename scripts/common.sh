@@ -132,3 +132,21 @@ make_test_venv() {
     echo "$wanted" >"$stamp"
   fi
 }
+
+# The CUDA compiler, in $nvcc: that of the PATH, else that of /usr/local/cuda, else NVIDIA's packages in the Python environment.
+find_nvcc() {
+  local version="13.0.*" folder
+  nvcc="$(command -v nvcc || true)"
+  if [ -z "$nvcc" ] && [ -x /usr/local/cuda/bin/nvcc ]; then nvcc=/usr/local/cuda/bin/nvcc; fi
+  if [ -n "$nvcc" ]; then return; fi
+  make_venv
+  folder="$("$venv/bin/python3" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/nvidia/cu13"
+  nvcc="$folder/bin/nvcc"
+  if [ -x "$nvcc" ] && [ -e "$folder/lib64" ]; then return; fi
+  "$venv/bin/python3" -m pip install --quiet --disable-pip-version-check "nvidia-cuda-nvcc==$version" \
+    "nvidia-cuda-crt==$version" "nvidia-cuda-runtime==$version" "nvidia-cuda-cccl==$version" "nvidia-nvvm==$version" \
+    || die "pip could not install NVIDIA's compiler"
+  # As the toolkit has them, where nvcc and CMake look.
+  ln -sfn libcudart.so.13 "$folder/lib/libcudart.so"
+  ln -sfn lib "$folder/lib64"
+}

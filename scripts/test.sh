@@ -75,6 +75,11 @@ step "Build: release and dev"
 build release sluice
 build dev all
 
+step "Build: CUDA code for compute capability 9.0"
+find_nvcc
+if [ ! -f build/hopper/build.ninja ]; then cmake --preset hopper -DSLUICE_NVCC="$nvcc"; fi
+build hopper sluice_kernels_cuda sluice_bench_device
+
 step "Unit tests"
 run_ctest dev dev "${not_long[@]}"
 
