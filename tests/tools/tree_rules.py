@@ -38,7 +38,7 @@ MAY_NOT_INCLUDE = (
 )
 # Headers of others, and the files that may have them.
 CONFINED = (
-    (r"(cuda.*|cub/.*|cublas.*|nccl.*)", ("kernels/cuda/*",)),
+    (r"(cuda.*|cub/.*|cublas.*|nccl.*)", ("kernels/cuda/*", "bench/*.cu", "tests/kernels/cuda_*")),
     (r"(grpc.*|google/.*|sluice/v1/.*|.*\.pb\.h)",
      ("server/*", "cli/generate_remote.cc", "cli/load_client.cc", "tests/server/*", "bench/*")),
     (r"(regex|ranges|source_location)", ()),
