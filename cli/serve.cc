@@ -77,6 +77,14 @@ void PrintReady(const ServeFlags& flags, const server::Server& server,
   if (std::fflush(stdout) != 0) spdlog::warn("standard output: cannot be written");
 }
 
+// Where the memory of a GPU went.
+void LogDevice(const engine::ModelFacts& facts) {
+  if (facts.device.empty()) return;
+  spdlog::info("{}: {} of weights, {} of KV cache, {} of workspace, {} left free", facts.device,
+               FormatBytes(facts.weight_bytes), FormatBytes(static_cast<uint64_t>(facts.kv_bytes)),
+               FormatBytes(facts.device_workspace_bytes), FormatBytes(facts.device_free_bytes));
+}
+
 absl::StatusOr<engine::LoadedModel> Load(const ServeFlags& flags, int num_lanes) {
   ProgressBar bar;
   return engine::LoadModel(flags.model, flags.engine, num_lanes,
@@ -154,6 +162,7 @@ int Run(const ServeFlags& flags) {
   for (const std::string& warning : model->warnings) spdlog::warn("{}", warning);
   spdlog::info("{}", model->self_check.message);
   const engine::ModelFacts facts = model->facts;
+  LogDevice(facts);
   // Before the first call can be accepted: from then on a signal has something to lose.
   signals.Arm([&server = **server] {
     spdlog::info(
@@ -173,8 +182,7 @@ void AddListenFlags(CLI::App& app, ServeFlags& flags) {
   server::ServerOptions& server = flags.server;
   const char* const group = "Service";
   AddModelFlag(app, &flags.model)->group(group);
-  app.add_option("--listen", server.listen,
-                 "gRPC service; port 0: a free one; [::]: IPv4 too")
+  app.add_option("--listen", server.listen, "gRPC service; port 0: a free one; [::]: IPv4 too")
       ->type_name("ADDRESS:PORT")
       ->capture_default_str()
       ->group(group);

@@ -11,6 +11,12 @@ kernels::DType DeviceChoice::KvType(const EngineOptions& options) const {
   return type == KvDType::kF16 ? kernels::DType::kF16 : kernels::DType::kF32;
 }
 
+std::string DeviceChoice::Describe() const {
+  const bool is_hopper = major == 9 && minor == 0;
+  return name + ", compute capability " + std::to_string(major) + "." + std::to_string(minor) +
+         (is_hopper ? ", its own kernels" : ", generic kernels");
+}
+
 absl::StatusOr<DeviceChoice> DeviceChoice::Open(const std::string& device) {
   DeviceChoice choice;
   if (device == "cpu") return choice;
@@ -26,6 +32,8 @@ absl::StatusOr<DeviceChoice> DeviceChoice::Open(const std::string& device) {
   choice.backend = kernels::Backend::kCuda;
   ASSIGN_OR_RETURN(const kernels::DeviceFacts facts, kernels::OpenDevice(choice.index));
   choice.name = device + " " + facts.name;
+  choice.major = facts.major;
+  choice.minor = facts.minor;
   choice.free_bytes = facts.free_bytes;
   return choice;
 }

@@ -65,6 +65,10 @@ struct ModelFacts {
   int32_t max_context = 0;  // served
   int64_t kv_pages = 0;     // of each engine, page 0 not counted
   int64_t kv_bytes = 0;     // of each engine
+  // Of a GPU; empty and 0 for the CPU.
+  std::string device;  // "cuda:0 NVIDIA H200, compute capability 9.0, its own kernels"
+  uint64_t device_workspace_bytes = 0;  // taken at load beside weights and KV caches
+  uint64_t device_free_bytes = 0;       // left after it
 };
 
 // The outcome of the check that ran before the model was called ready.

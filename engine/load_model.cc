@@ -197,6 +197,20 @@ ModelFacts MakeFacts(const ModelFile& file, const ModelConfig& config, const Wei
   return facts;
 }
 
+// What the model has taken of the device it was loaded on. `before`: as it was found.
+absl::Status AddDeviceFacts(const DeviceChoice& before, const EngineOptions& options,
+                            ModelFacts& facts) {
+  if (!before.is_cuda()) return absl::OkStatus();
+  ASSIGN_OR_RETURN(const DeviceChoice after, DeviceChoice::Open(options.device));
+  facts.device = after.Describe();
+  facts.device_free_bytes = after.free_bytes;
+  const uint64_t known = facts.weight_bytes + static_cast<uint64_t>(facts.kv_bytes) *
+                                                  static_cast<uint64_t>(options.num_engines);
+  const uint64_t left = after.free_bytes + known;
+  facts.device_workspace_bytes = before.free_bytes > left ? before.free_bytes - left : 0;
+  return absl::OkStatus();
+}
+
 absl::StatusOr<std::shared_ptr<const Tokenizer>> LoadTokenizer(const ModelFile& file,
                                                                const ModelConfig& config,
                                                                std::vector<std::string>& warnings) {
@@ -328,6 +342,7 @@ absl::StatusOr<LoadedModel> LoadModel(const std::string& path, const EngineOptio
         model.tokenizer, chunks.get()));
   }
   model.facts = MakeFacts(*file, *config, *weights, pool, runner_options, options, backend);
+  RETURN_IF_ERROR(AddDeviceFacts(device, options, model.facts));
   model.dispatcher = std::make_unique<Dispatcher>(std::move(engines), std::move(chunks));
   return model;
 }
