@@ -9,6 +9,7 @@
 #   sanitizer  compute-sanitizer over the ops     server   sluice serve under sluice bench; start to ready
 #   verify     sluice verify --device             peer     llama.cpp's benches, from $PEER_DIR
 #   kernels    benches of single kernels          table    only the table, of results that are there
+#                                                 clean    removes the models that were made: 21 GB of memory or disk
 #
 # Sections may be run in several calls: figures gather in $RESULTS (default: results), one file a section.
 # Other settings from the environment: DEVICE (cuda:0), MODELS (folder of real models: models), SCRATCH (folder for
@@ -39,9 +40,10 @@ record() { printf '{"check": "%s", "name": "%s", "exit": %d%s}\n' "$1" "$2" "$3"
 scratch=""
 choose_scratch() {
   if [ -n "$scratch" ]; then return; fi
-  scratch="${SCRATCH:-}"
+  scratch="${SCRATCH:+$SCRATCH/sluice-check}"
   if [ -z "$scratch" ]; then
     scratch=/tmp/sluice-check
+    if [ -d /dev/shm/sluice-check ]; then scratch=/dev/shm/sluice-check; fi
     # Memory, when it holds the largest.
     if [ "$(df --output=avail -k /dev/shm 2>/dev/null | tail -1)" -gt 24000000 ] 2>/dev/null; then scratch=/dev/shm/sluice-check; fi
   fi
@@ -244,7 +246,10 @@ for section in "${sections[@]}"; do
       rm -f "$results/$section.jsonl"
       "run_$section" ;;
     table) ;;
-    *) echo "unknown section $section: tests, sanitizer, verify, kernels, engine, server, peer or table" >&2; exit 2 ;;
+    clean)
+      choose_scratch
+      rm -rf "$scratch" ;;
+    *) echo "unknown section $section: tests, sanitizer, verify, kernels, engine, server, peer, table or clean" >&2; exit 2 ;;
   esac
 done
 say "done: $(head -n 1 BUNDLE), $(nvidia-smi --query-gpu=name,driver_version --format=csv,noheader 2>/dev/null | head -n 1)"
