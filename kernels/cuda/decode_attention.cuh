@@ -11,7 +11,7 @@
 
 namespace sluice::kernels::cuda {
 
-// Lies in DecodeShared::values.
+// Lies where rows are made, from DecodeShared::row on.
 template <int kHead>
 struct DecodeAttention {
   QueryRows<kHead> rows;
@@ -130,7 +130,7 @@ __device__ __forceinline__ void request_tile(const DecodeArgs& args, const Paged
 template <int kHead>
 __device__ __forceinline__ void attend_part(const DecodeArgs& args, const DecodeStage& stage,
                                             DecodeShared& s, const DecodePart& part) {
-  auto& scratch = *reinterpret_cast<DecodeAttention<kHead>*>(s.values);
+  auto& scratch = *reinterpret_cast<DecodeAttention<kHead>*>(s.row);
   const int head_size = args.head_size;
   const int ratio = args.num_heads / args.num_kv_heads;
   KvLayer kv;

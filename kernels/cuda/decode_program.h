@@ -32,7 +32,7 @@
 namespace sluice::kernels::cuda {
 
 // One matrix of a stage.
-struct DecodeTask {
+struct alignas(16) DecodeTask {
   const std::byte* quants = nullptr;
   const uint32_t* scales = nullptr;
   const uint32_t* supers = nullptr;
@@ -46,6 +46,7 @@ struct DecodeTask {
   int32_t out = 0;          // where its outcome begins, floats into the handoff set or the logits
   DType type = DType::kF32;
   uint8_t slices_log2 = 0;
+  uint8_t num_slices = 0;    // that have units
   uint16_t quant_bytes = 0;  // of one tile and unit
   uint16_t scale_bytes = 0;
 };
@@ -55,7 +56,7 @@ enum class DecodeStageKind : uint8_t { kQkv, kAttention, kOutput, kGateUp, kDown
 // Work of products comes in groups: what the eight warps of a block do between two barriers, a
 // warp a (tile, slice). A group has 8 / slices tiles of one matrix, or 4 / slices (at least one) of
 // both gate and up.
-struct DecodeStage {
+struct alignas(16) DecodeStage {
   DecodeStageKind kind = DecodeStageKind::kQkv;
   uint8_t num_tasks = 0;
   GateActivation activation = GateActivation::kSilu;
@@ -124,6 +125,10 @@ struct DecodeLayout {
   __host__ __device__ static DecodeLayout Of(const DecodeArgs& args);
 };
 
+// Rows of at most so many columns are kept in f32 until their power of two is known; longer ones
+// are taken twice. Rows of attention's outcome are always kept.
+inline constexpr int kMaxKeptCols = 8192;
+
 // One of the rings' slots, a chunk of weights (weight_ring.cuh).
 inline constexpr int kSlotBytes = 4608;
 inline constexpr int kMaxRingSlots = 8;  // of a warp
@@ -147,14 +152,17 @@ __host__ __device__ inline DecodeLayout DecodeLayout::Of(const DecodeArgs& args)
   layout.stages = take(args.num_stages * static_cast<int32_t>(sizeof(DecodeStage)));
   layout.tasks = take(args.num_tasks * static_cast<int32_t>(sizeof(DecodeTask)));
   layout.residual = take(padded(args.width) * 4);
-  layout.row = take(padded(args.max_cols) * 2);
-  const int32_t values = padded(args.max_cols) * 4;
+  const int32_t row = padded(args.max_cols) * 2;
+  const int32_t heads = args.num_heads * args.head_size;
+  const int32_t kept = args.max_cols <= kMaxKeptCols ? args.max_cols : heads;
+  const int32_t both = (row + 127) / 128 * 128 + padded(kept) * 4;
   const int32_t attention = DecodeAttentionBytes(args.head_size);
-  layout.values = take(values > attention ? values : attention);
+  layout.row = take(both > attention ? both : attention);
+  layout.values = layout.row + (row + 127) / 128 * 128;
   layout.rotations = take(args.head_size / 2 * 8);
   layout.parts = take(2 * 16 * kTileRows * 4);
   layout.reduce = take(2 * 16 * 4);
-  layout.barriers = take(kRingWarps * kMaxRingSlots * 8);
+  layout.barriers = take((kRingWarps * kMaxRingSlots + 1) * 8);
   layout.pages = take(kMaxDecodePages * 4);
   layout.slots = take(kRingWarps * args.ring_slots * kSlotBytes);
   return layout;

@@ -30,6 +30,7 @@ DecodeTask TaskOf(const Linear& linear) {
   task.units = view.units;
   task.slice_units = SliceUnits(view.tiles, view.units);
   task.slices_log2 = static_cast<uint8_t>(NumSlicesLog2(view.tiles));
+  task.num_slices = static_cast<uint8_t>((task.units + task.slice_units - 1) / task.slice_units);
   task.type = view.type;
   task.quant_bytes = static_cast<uint16_t>(layout.quant_bytes);
   task.scale_bytes = static_cast<uint16_t>(layout.scale_words * kTileRows * 4);
@@ -66,6 +67,8 @@ DecodeStage& DecodeRecorder::AddProducts(DecodeStageKind kind, const Norm* norm,
   stage.cols = static_cast<int32_t>((*linears.begin())->inputs());
   stage.residual = residual_;
   Require(stage.cols % 4 == 0, "rows are no multiple of four values");
+  Require(kind != DecodeStageKind::kOutput || stage.cols <= kMaxKeptCols,
+          "more than 8192 columns of attention");
   args_.max_cols = std::max(args_.max_cols, stage.cols);
   if (norm != nullptr) {
     Require(IsPlainRms(*norm), "a norm other than RMS without bias");

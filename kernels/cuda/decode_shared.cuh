@@ -11,13 +11,14 @@ struct DecodeShared {
   DecodeStage* stages;  // [num_stages]
   DecodeTask* tasks;    // [num_tasks]
   float* residual;      // [E], zeros up to a unit
-  uint4* row;           // operands of the row that the stage's products read
-  float* values;        // [max_cols]: the row before it is rounded; in attention, its scratch
+  uint4* row;           // operands of the row that the stage's products read; from here on also
+                        // the scratch of attention
+  float* values;        // [kMaxKeptCols] at most: the row before it is rounded
   float2* rotations;    // [D / 2] (cos, sin) of the position
   float* parts;         // [2][16][16]: sums of a group's items, two groups in turn
   float* reduce;        // [2][16]
   int32_t* pages;       // of the row
-  uint64_t* barriers;   // [8][kMaxRingSlots]
+  uint64_t* barriers;   // [8][kMaxRingSlots], and one of the tables
   std::byte* slots;     // [8][ring_slots]
   DecodeWork work;
   int turn = 0;        // of `reduce`
@@ -42,19 +43,16 @@ struct DecodeShared {
     return s;
   }
 
-  // Brings the program and the step's pages; a barrier has to follow.
-  __device__ void copy_tables(const DecodeArgs& args, const DecodeStep& step) const {
-    static_assert(sizeof(DecodeStage) % 8 == 0 && sizeof(DecodeTask) % 8 == 0);
-    const auto copy = [](void* to, const void* from, int bytes) {
-      for (int i = threadIdx.x; i < bytes / 8; i += blockDim.x) {
-        static_cast<uint2*>(to)[i] = __ldg(static_cast<const uint2*>(from) + i);
-      }
-    };
-    copy(stages, args.stages, args.num_stages * static_cast<int>(sizeof(DecodeStage)));
-    for (int i = threadIdx.x; i <= step.position / kPageTokens; i += blockDim.x) {
-      pages[i] = step.pages[i];
-    }
-    copy(tasks, args.tasks, args.num_tasks * static_cast<int>(sizeof(DecodeTask)));
+  __device__ uint64_t* table_barrier() const { return barriers + kRingWarps * kMaxRingSlots; }
+  // Asks for the program; table_barrier() tells when it is there.
+  __device__ void request_tables(const DecodeArgs& args) const {
+    static_assert(sizeof(DecodeStage) % 16 == 0 && sizeof(DecodeTask) % 16 == 0);
+    if (threadIdx.x != 0) return;
+    const auto stage_bytes = static_cast<uint32_t>(args.num_stages * sizeof(DecodeStage));
+    const auto task_bytes = static_cast<uint32_t>(args.num_tasks * sizeof(DecodeTask));
+    expect_bytes(table_barrier(), stage_bytes + task_bytes);
+    copy_bulk(reinterpret_cast<std::byte*>(stages), args.stages, stage_bytes, table_barrier());
+    copy_bulk(reinterpret_cast<std::byte*>(tasks), args.tasks, task_bytes, table_barrier());
   }
 };
 

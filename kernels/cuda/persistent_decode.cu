@@ -32,6 +32,16 @@ __device__ __forceinline__ void write_words(uint4* row, int k, const float4& val
 __device__ __forceinline__ float4 quad_at(const float* values, int k) {
   return *reinterpret_cast<const float4*>(values + k);
 }
+__device__ __forceinline__ float4 times(const float4& a, const float4& b) {
+  return make_float4(__fmul_rn(a.x, b.x), __fmul_rn(a.y, b.y), __fmul_rn(a.z, b.z),
+                     __fmul_rn(a.w, b.w));
+}
+__device__ __forceinline__ float4 times(const float4& a, float b) {
+  return times(a, make_float4(b, b, b, b));
+}
+__device__ __forceinline__ float4 norm_weights(const DecodeStage& stage, int k) {
+  return __ldg(reinterpret_cast<const float4*>(stage.norm_weight + k));
+}
 __device__ __forceinline__ float most_of(const float4& v, float most) {
   return fmaxf(fmaxf(fmaxf(fmaxf(most, fabsf(v.x)), fabsf(v.y)), fabsf(v.z)), fabsf(v.w));
 }
@@ -61,64 +71,61 @@ __device__ __forceinline__ float2 meet(float x, float y, DecodeShared& s) {
 // Quads of a vector that a thread asks for before it waits for the first.
 constexpr int kQuadsAtOnce = 4;
 
-// The residual, to shared memory, and what its norm comes to. Zeros behind `cols`.
-__device__ __forceinline__ float2 take_residual(const DecodeArgs& args, const DecodeStage& stage,
-                                                DecodeShared& s, int padded) {
-  float squares = 0.0f;
-  float most = 0.0f;
-  for (int first = 4 * threadIdx.x; first < padded; first += 4 * kThreads * kQuadsAtOnce) {
-    uint4 bits[kQuadsAtOnce];
-    float4 weights[kQuadsAtOnce];
-#pragma unroll
-    for (int i = 0; i < kQuadsAtOnce; ++i) {
-      const int k = first + 4 * kThreads * i;
-      if (k >= stage.cols) break;
-      weights[i] = __ldg(reinterpret_cast<const float4*>(stage.norm_weight + k));
-      bits[i] = stage.in < 0 ? *reinterpret_cast<const uint4*>(s.residual + k)
-                             : look_quad(args.handoff + stage.in + k);
-    }
-#pragma unroll
-    for (int i = 0; i < kQuadsAtOnce; ++i) {
-      const int k = first + 4 * kThreads * i;
-      if (k >= padded) break;
-      float4 x = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-      if (k < stage.cols) {
-        if (absent(bits[i])) bits[i] = take_bits(args.handoff + stage.in + k);
-        x = as_floats(bits[i]);
-        const float4 w = weights[i];
-        squares = __fmaf_rn(x.x, x.x, squares);
-        squares = __fmaf_rn(x.y, x.y, squares);
-        squares = __fmaf_rn(x.z, x.z, squares);
-        squares = __fmaf_rn(x.w, x.w, squares);
-        most = most_of(make_float4(__fmul_rn(x.x, w.x), __fmul_rn(x.y, w.y), __fmul_rn(x.z, w.z),
-                                   __fmul_rn(x.w, w.w)),
-                       most);
-      }
-      *reinterpret_cast<float4*>(s.residual + k) = x;
-    }
-  }
-  return meet(squares, most, s);
-}
-
-// The operand row of the normed residual; returns its shift.
+// The operand row of the normed residual; returns its shift. All that stays in registers when the
+// row has at most 4096 columns.
 __device__ __forceinline__ int make_normed_row(const DecodeArgs& args, const DecodeStage& stage,
                                                DecodeShared& s) {
-  const int padded = (stage.cols + kUnitCols - 1) / kUnitCols * kUnitCols;
-  const float2 both = take_residual(args, stage, s, padded);
-  const float variance =
-      __fadd_rn(__fdiv_rn(both.x, static_cast<float>(stage.cols)), stage.epsilon);
+  constexpr int kStep = 4 * kThreads;
+  const int cols = stage.cols;
+  const int padded = (cols + kUnitCols - 1) / kUnitCols * kUnitCols;
+  const float* from = args.handoff + stage.in;
+  float4 weights[kQuadsAtOnce];
+  float4 x[kQuadsAtOnce];
+  float squares = 0.0f;
+  float most = 0.0f;
+  const auto add = [&](const float4& value, const float4& weight) {
+    squares = __fmaf_rn(value.x, value.x, squares);
+    squares = __fmaf_rn(value.y, value.y, squares);
+    squares = __fmaf_rn(value.z, value.z, squares);
+    squares = __fmaf_rn(value.w, value.w, squares);
+    most = most_of(times(value, weight), most);
+  };
+  int k = 4 * threadIdx.x;
+  for (; k < cols - kQuadsAtOnce * kStep; k += kStep) {  // what does not fit the registers
+    add(stage.in < 0 ? quad_at(s.residual, k) : take_quad(from + k), norm_weights(stage, k));
+  }
+  const int first = k;
+#pragma unroll
+  for (int i = 0; i < kQuadsAtOnce; ++i) {
+    if (first + i * kStep >= cols) break;
+    weights[i] = norm_weights(stage, first + i * kStep);
+    x[i] = stage.in < 0 ? quad_at(s.residual, first + i * kStep)
+                        : as_floats(look_quad(from + first + i * kStep));
+  }
+#pragma unroll
+  for (int i = 0; i < kQuadsAtOnce; ++i) {
+    if (first + i * kStep >= cols) break;
+    if (absent(x[i])) x[i] = take_quad(from + first + i * kStep);
+    add(x[i], weights[i]);
+  }
+  const float2 both = meet(squares, most, s);
+  const float variance = __fadd_rn(__fdiv_rn(both.x, static_cast<float>(cols)), stage.epsilon);
   const float inverse = rsqrtf(variance);
   const int shift = shift_of(__fmul_rn(both.y, inverse));
   const float scale = power_of_two(shift);
-  for (int k = 4 * threadIdx.x; k < padded; k += 4 * kThreads) {
-    float4 x = quad_at(s.residual, k);
-    if (k < stage.cols) {
-      const float4 w = __ldg(reinterpret_cast<const float4*>(stage.norm_weight + k));
-      x = make_float4(
-          __fmul_rn(__fmul_rn(x.x, inverse), w.x), __fmul_rn(__fmul_rn(x.y, inverse), w.y),
-          __fmul_rn(__fmul_rn(x.z, inverse), w.z), __fmul_rn(__fmul_rn(x.w, inverse), w.w));
-    }
-    write_words(s.row, k, x, scale);
+  const auto write = [&](int column, const float4& value, const float4& weight) {
+    write_words(s.row, column, times(times(value, inverse), weight), scale);
+  };
+  for (k = 4 * threadIdx.x; k < first; k += kStep) {
+    write(k, stage.in < 0 ? quad_at(s.residual, k) : take_quad(from + k), norm_weights(stage, k));
+  }
+#pragma unroll
+  for (int i = 0; i < kQuadsAtOnce; ++i) {
+    if (first + i * kStep >= cols) break;
+    write(first + i * kStep, x[i], weights[i]);
+  }
+  for (k = cols + 4 * threadIdx.x; k < padded; k += kStep) {
+    write_words(s.row, k, make_float4(0.0f, 0.0f, 0.0f, 0.0f), scale);
   }
   __syncthreads();
   return shift;
@@ -189,7 +196,8 @@ __device__ __forceinline__ float4 merged_quad(const DecodeArgs& args, const Deco
   return total.outcome();
 }
 
-// What the stage before handed over, to shared memory; returns the largest of the thread's values.
+// What the stage before handed over, to shared memory when it is short enough; returns the largest
+// of the thread's values.
 __device__ __forceinline__ float take_values(const DecodeArgs& args, const DecodeStage& stage,
                                              DecodeShared& s, int padded) {
   float most = 0.0f;
@@ -210,7 +218,7 @@ __device__ __forceinline__ float take_values(const DecodeArgs& args, const Decod
         value = as_floats(bits[i]);
       }
       most = most_of(value, most);
-      *reinterpret_cast<float4*>(s.values + k) = value;
+      if (args.max_cols <= kMaxKeptCols) *reinterpret_cast<float4*>(s.values + k) = value;
     }
   }
   return most;
@@ -237,8 +245,12 @@ __device__ __forceinline__ int make_taken_row(const DecodeArgs& args, const Deco
                                                             : take_values(args, stage, s, padded);
   const int shift = shift_of(meet(0.0f, most, s).y);
   const float scale = power_of_two(shift);
+  const bool kept = stage.kind == DecodeStageKind::kOutput || args.max_cols <= kMaxKeptCols;
   for (int k = 4 * threadIdx.x; k < padded; k += 4 * kThreads) {
-    write_words(s.row, k, quad_at(s.values, k), scale);
+    const float4 value = kept             ? quad_at(s.values, k)
+                         : k < stage.cols       ? take_quad(args.handoff + stage.in + k)
+                                                : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+    write_words(s.row, k, value, scale);
   }
   __syncthreads();
   return shift;
@@ -274,7 +286,7 @@ __device__ __forceinline__ void take_fragments(const DecodeItem& item, int begin
     unit.template fragment<2>(lane, fragments.a[kAt + i][2]);
     unit.template fragment<3>(lane, fragments.a[kAt + i][3]);
   }
-  ring.release();
+  ring.release(begin + fragments.units >= item.end);
 }
 
 template <int kAt>
@@ -314,30 +326,46 @@ __device__ __forceinline__ void write_part(float* parts, int item, const float (
   parts[item * kTileRows + lane / 4 + 8] = acc[2];
 }
 
-// What the thread that finishes a row of a group needs besides its sum, asked for ahead.
+// What the thread that finishes a row of a group needs besides its sums, asked for ahead.
 struct RowEnd {
-  int n = -1;                       // row of the matrix; -1: the thread has none
-  float factors[2] = {1.0f, 1.0f};  // of the one matrix, or of up and gate
+  int row = -1;                     // in the group's tiles; -1: the thread has none
+  int n = 0;                        // of the matrix
+  int part = 0;                     // its first sum among the group's, the others 16 apart
+  int gate_part = 0;                // the same of gate
+  int num_slices = 0;
+  bool has_factors[2] = {};         // of the one matrix, or of up and gate
+  bool has_biases[2] = {};
+  float factors[2] = {1.0f, 1.0f};
   float biases[2] = {};
   float before = 0.0f;  // what the outcome is added to
+  float* out = nullptr;
 };
 
+// `turn` shifts the rows to other warps: each of a stage's groups holds up another one.
 __device__ __forceinline__ RowEnd row_end(const DecodeArgs& args, const DecodeStage& stage,
-                                          const DecodeShared& s, int group) {
+                                          const DecodeShared& s, int group, int turn) {
   RowEnd end;
   const DecodeTask* task = s.work.task_of(stage, group);
   const bool pair = stage.kind == DecodeStageKind::kGateUp;
-  const int tiles_log2 = s.work.items_log2(stage, *task) - task->slices_log2;
-  const int i = threadIdx.x;
-  if (i >= kTileRows << tiles_log2) return end;
-  const int n = ((group - task->first_group) * kTileRows << tiles_log2) + i;
+  const int items_log2 = s.work.items_log2(stage, *task);
+  const int tiles_log2 = items_log2 - task->slices_log2;
+  const int row = (static_cast<int>(threadIdx.x) + 32 * turn) % kThreads;
+  if (row >= kTileRows << tiles_log2) return end;
+  const int n = ((group - task->first_group) * kTileRows << tiles_log2) + row;
   if (n >= task->rows) return end;
+  end.row = row;
   end.n = n;
+  end.part = (row / kTileRows << task->slices_log2) * kTileRows + row % kTileRows;
+  end.gate_part = end.part + (kTileRows << items_log2);
+  end.num_slices = task->num_slices;
+  end.out = stage.kind == DecodeStageKind::kHead ? args.logits + n : args.handoff + task->out + n;
 #pragma unroll
   for (int m = 0; m < 2; ++m) {
     if (m == 1 && !pair) break;
-    if (task[m].row_factors != nullptr) end.factors[m] = task[m].row_factors[n];
-    if (task[m].bias != nullptr) end.biases[m] = task[m].bias[n];
+    end.has_factors[m] = task[m].row_factors != nullptr;
+    end.has_biases[m] = task[m].bias != nullptr;
+    if (end.has_factors[m]) end.factors[m] = __ldg(task[m].row_factors + n);
+    if (end.has_biases[m]) end.biases[m] = __ldg(task[m].bias + n);
   }
   if (stage.kind == DecodeStageKind::kOutput || stage.kind == DecodeStageKind::kDown) {
     end.before = stage.residual < 0 ? s.residual[n] : take(args.handoff + stage.residual + n);
@@ -345,22 +373,20 @@ __device__ __forceinline__ RowEnd row_end(const DecodeArgs& args, const DecodeSt
   return end;
 }
 
-// Row `i % 16` of a group's tile `i / 16`: slices added ascending, factors, bias.
-__device__ __forceinline__ float finished(const DecodeTask& task, const float* parts, int i,
-                                          int shift, float row_factor, float bias) {
-  const int slices = (task.units + task.slice_units - 1) / task.slice_units;
-  const float* part = parts + (i / kTileRows << task.slices_log2) * kTileRows + i % kTileRows;
+// Slices added ascending, factors, bias.
+__device__ __forceinline__ float finished(const float* part, const RowEnd& end, int m,
+                                          float row_scale) {
   float each[kMaxSlices];
 #pragma unroll
-  for (int s = 0; s < kMaxSlices; ++s) each[s] = s < slices ? part[s * kTileRows] : 0.0f;
+  for (int i = 0; i < kMaxSlices; ++i) each[i] = part[i * kTileRows];  // beyond the slices: unused
   float sum = each[0];
 #pragma unroll
-  for (int s = 1; s < kMaxSlices; ++s) {
-    if (s < slices) sum = __fadd_rn(sum, each[s]);
+  for (int i = 1; i < kMaxSlices; ++i) {
+    if (i < end.num_slices) sum = __fadd_rn(sum, each[i]);
   }
-  sum = __fmul_rn(sum, power_of_two(-shift));
-  if (task.row_factors != nullptr) sum = __fmul_rn(sum, row_factor);
-  if (task.bias != nullptr) sum = __fadd_rn(sum, bias);
+  sum = __fmul_rn(sum, row_scale);
+  if (end.has_factors[m]) sum = __fmul_rn(sum, end.factors[m]);
+  if (end.has_biases[m]) sum = __fadd_rn(sum, end.biases[m]);
   return sum;
 }
 
@@ -371,25 +397,20 @@ __device__ __forceinline__ float gated(const DecodeStage& stage, float gate, flo
 }
 
 // Hands the outcome of one group over.
-__device__ __forceinline__ void finish_group(const DecodeArgs& args, const DecodeStage& stage,
-                                             const DecodeShared& s, int group, const float* parts,
-                                             int shift, const RowEnd& end) {
-  if (end.n < 0) return;
-  const DecodeTask* task = s.work.task_of(stage, group);
-  float sum = finished(*task, parts, threadIdx.x, shift, end.factors[0], end.biases[0]);
+__device__ __forceinline__ void finish_group(const DecodeStage& stage, const float* parts,
+                                             float row_scale, const RowEnd& end) {
+  if (end.row < 0) return;
+  float sum = finished(parts + end.part, end, 0, row_scale);
   if (stage.kind == DecodeStageKind::kHead) {
-    args.logits[end.n] = sum;
+    *end.out = sum;
     return;
   }
   if (stage.kind == DecodeStageKind::kGateUp) {
-    const float* gate_parts = parts + (kTileRows << s.work.items_log2(stage, *task));
-    sum = gated(stage,
-                finished(task[1], gate_parts, threadIdx.x, shift, end.factors[1], end.biases[1]),
-                sum);
+    sum = gated(stage, finished(parts + end.gate_part, end, 1, row_scale), sum);
   } else if (stage.kind != DecodeStageKind::kQkv) {
     sum = __fadd_rn(end.before, __fmul_rn(stage.scale, sum));
   }
-  hand_over(args.handoff + task->out + end.n, sum);
+  hand_over(end.out, sum);
 }
 
 // The products of one stage. Whatever does not depend on the row is asked for, and the first
@@ -402,11 +423,12 @@ __device__ __forceinline__ void run_product(const DecodeArgs& args, const Decode
   const int rounds = s.work.num_rounds(stage);
   const int warp = threadIdx.x / 32;
   DecodeItem item = s.work.item(stage, group, 0);
-  RowEnd end = row_end(args, stage, s, group);
+  int turn = 0;
+  RowEnd end = row_end(args, stage, s, group, turn);
   int round = 0;
   int begin = item.begin;
-  int complete = -1;  // group whose items are done and not yet handed over
-  int shift = 0;
+  bool complete = false;  // a group's items are done and not yet handed over
+  float row_scale = 0.0f;  // of the products: the power of two's inverse
   bool has_row = false;
   float acc[4] = {};
   for (;;) {
@@ -422,16 +444,16 @@ __device__ __forceinline__ void run_product(const DecodeArgs& args, const Decode
       take_chunk<2>(second, second.begin, ring, fragments);
     }
     if (!has_row) {
-      shift = make_row(args, stage, s);
+      row_scale = power_of_two(-make_row(args, stage, s));
       has_row = true;
     }
-    if (complete >= 0) {
+    if (complete) {
       __syncthreads();
-      finish_group(args, stage, s, complete, s.parts + s.parts_turn * kGroupParts, shift, end);
+      finish_group(stage, s.parts + s.parts_turn * kGroupParts, row_scale, end);
       s.parts_turn ^= 1;
       if (group >= stage.num_groups) break;
-      end = row_end(args, stage, s, group);
-      complete = -1;
+      end = row_end(args, stage, s, group, ++turn);
+      complete = false;
     }
     multiply<0>(fragments, units, s.row, begin, acc);
     begin += units;
@@ -447,7 +469,7 @@ __device__ __forceinline__ void run_product(const DecodeArgs& args, const Decode
     }
     if (++round == rounds) {
       round = 0;
-      complete = group;
+      complete = true;
       group += static_cast<int>(gridDim.x);
     }
     item = group < stage.num_groups ? s.work.item(stage, group, round) : DecodeItem();
@@ -470,7 +492,6 @@ __device__ __forceinline__ void embed(const DecodeArgs& args, int token, DecodeS
       s.rotations[i] = rotation_of(position, rope.inverse_frequencies[i], rope.magnitude);
     }
   }
-  __syncthreads();
 }
 
 // kHead: the head size padded to 64, 128 or 256.
@@ -480,12 +501,18 @@ __global__ void __launch_bounds__(kThreads, 1)
                       const __grid_constant__ DecodeStep step) {
   extern __shared__ __align__(128) std::byte memory[];
   DecodeShared s = DecodeShared::In(memory, args);
-  s.copy_tables(args, step);
   const int warp = threadIdx.x / 32;
   if (threadIdx.x % 32 < args.ring_slots) {
     init_barrier(s.barriers + warp * kMaxRingSlots + threadIdx.x % 32);
   }
+  if (threadIdx.x == 0) init_barrier(s.table_barrier());
   asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+  __syncthreads();
+  s.request_tables(args);
+  s.position = step.position;
+  embed(args, step.token, s);
+  for (int i = threadIdx.x; i <= s.position / kPageTokens; i += kThreads) s.pages[i] = step.pages[i];
+  wait_phase(s.table_barrier(), 0);
   __syncthreads();
   WeightRing ring(s.work, s.slots + warp * args.ring_slots * kSlotBytes,
                   s.barriers + warp * kMaxRingSlots, args.ring_slots);
@@ -495,8 +522,6 @@ __global__ void __launch_bounds__(kThreads, 1)
        i += gridDim.x * kThreads) {
     reinterpret_cast<uint4*>(args.next_handoff)[i] = nothing;
   }
-  s.position = step.position;
-  embed(args, step.token, s);
   for (int i = 0; i < args.num_stages; ++i) {
     const DecodeStage& stage = s.work.stages[i];
     if (stage.kind == DecodeStageKind::kAttention) {

@@ -120,15 +120,16 @@ class WeightRing {
     wait_phase(barriers_ + use_, phase_);
     return slots_ + use_ * kSlotBytes;
   }
-  // All lanes have read the chunk. Its slot is filled again at once only when few others are full:
-  // else at the next refill, when nobody waits for this warp.
-  __device__ void release() {
+  // All lanes have read the chunk. Its slot is filled again at once, except after an item's last
+  // chunk as long as enough others are full: then at the next refill, when nobody waits for this
+  // warp.
+  __device__ void release(bool last) {
     __syncwarp();
     if (++use_ == num_slots_) {
       use_ = 0;
       phase_ ^= 1;
     }
-    if (++num_empty_ * 2 > num_slots_) fill_one();
+    if (++num_empty_ * 2 > num_slots_ || !last) fill_one();
   }
   __device__ void refill() {
     while (num_empty_ > 0) fill_one();
