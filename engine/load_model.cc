@@ -301,7 +301,9 @@ absl::StatusOr<LoadedModel> LoadModel(const std::string& path, const EngineOptio
       .exec = {.backend = device.backend,
                .num_threads = device.is_cuda() ? 1 : num_threads,
                .isa = isa,
-               .planted_bug = options.planted_bug},
+               .planted_bug = options.planted_bug,
+               // Its blocks wait for each other on all multiprocessors: two would starve each other.
+               .persistent_decode = options.num_engines == 1},
       .kv_type = kv_type,
       .num_pages = pool.num_pages,
       .max_tokens = options.max_step_tokens,

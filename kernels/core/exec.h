@@ -58,7 +58,9 @@ class Exec {
     int num_threads = 1;         // CPU backends
     CpuIsa isa = CpuIsa::kAvx2;  // CPU backend; take it from DetectCpuIsa()
     PlantedBug planted_bug = PlantedBug::kNone;
-    // CUDA: steps of one token run as one persistent kernel where device and model allow it.
+    // CUDA: steps of one token run as one persistent kernel where device and model allow it. Only
+    // for an Exec that has its device to itself: the kernel's blocks wait for each other on all
+    // multiprocessors.
     bool persistent_decode = true;
   };
   // Scratch memory of one backend; each backend derives its own.

@@ -1,5 +1,5 @@
 // persistent_decode: the whole forward pass of one token (decode_program.h). Grid: one block of 256
-// threads on every multiprocessor, launched together; up to 227 KB of shared memory, most of it the
+// threads on every multiprocessor; up to 227 KB of shared memory, most of it the
 // rings of weights. Reads every weight once, at most a few vectors of f32 through L2 a stage.
 // Figures: docs/performance.md.
 
@@ -248,8 +248,8 @@ __device__ __forceinline__ int make_taken_row(const DecodeArgs& args, const Deco
   const bool kept = stage.kind == DecodeStageKind::kOutput || args.max_cols <= kMaxKeptCols;
   for (int k = 4 * threadIdx.x; k < padded; k += 4 * kThreads) {
     const float4 value = kept             ? quad_at(s.values, k)
-                         : k < stage.cols       ? take_quad(args.handoff + stage.in + k)
-                                                : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+                         : k < stage.cols ? take_quad(args.handoff + stage.in + k)
+                                          : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
     write_words(s.row, k, value, scale);
   }
   __syncthreads();
@@ -328,12 +328,12 @@ __device__ __forceinline__ void write_part(float* parts, int item, const float (
 
 // What the thread that finishes a row of a group needs besides its sums, asked for ahead.
 struct RowEnd {
-  int row = -1;                     // in the group's tiles; -1: the thread has none
-  int n = 0;                        // of the matrix
-  int part = 0;                     // its first sum among the group's, the others 16 apart
-  int gate_part = 0;                // the same of gate
+  int row = -1;       // in the group's tiles; -1: the thread has none
+  int n = 0;          // of the matrix
+  int part = 0;       // its first sum among the group's, the others 16 apart
+  int gate_part = 0;  // the same of gate
   int num_slices = 0;
-  bool has_factors[2] = {};         // of the one matrix, or of up and gate
+  bool has_factors[2] = {};  // of the one matrix, or of up and gate
   bool has_biases[2] = {};
   float factors[2] = {1.0f, 1.0f};
   float biases[2] = {};
@@ -427,7 +427,7 @@ __device__ __forceinline__ void run_product(const DecodeArgs& args, const Decode
   RowEnd end = row_end(args, stage, s, group, turn);
   int round = 0;
   int begin = item.begin;
-  bool complete = false;  // a group's items are done and not yet handed over
+  bool complete = false;   // a group's items are done and not yet handed over
   float row_scale = 0.0f;  // of the products: the power of two's inverse
   bool has_row = false;
   float acc[4] = {};
@@ -509,24 +509,31 @@ __global__ void __launch_bounds__(kThreads, 1)
   asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
   __syncthreads();
   s.request_tables(args);
+  for (int i = threadIdx.x; i <= step.position / kPageTokens; i += kThreads) {
+    s.pages[i] = step.pages[i];
+  }
   s.position = step.position;
-  embed(args, step.token, s);
-  for (int i = threadIdx.x; i <= s.position / kPageTokens; i += kThreads) s.pages[i] = step.pages[i];
   wait_phase(s.table_barrier(), 0);
   __syncthreads();
   WeightRing ring(s.work, s.slots + warp * args.ring_slots * kSlotBytes,
                   s.barriers + warp * kMaxRingSlots, args.ring_slots);
+  // So far weights and the program, which no kernel writes.
+  wait_for_previous();
   // The handoff set of the next step; nobody uses it now.
   const uint4 nothing = make_uint4(kAbsent, kAbsent, kAbsent, kAbsent);
   for (int i = blockIdx.x * kThreads + threadIdx.x; i < args.handoff_floats / 4;
        i += gridDim.x * kThreads) {
     reinterpret_cast<uint4*>(args.next_handoff)[i] = nothing;
   }
+  embed(args, step.token, s);
+  __syncthreads();
   for (int i = 0; i < args.num_stages; ++i) {
     const DecodeStage& stage = s.work.stages[i];
     if (stage.kind == DecodeStageKind::kAttention) {
       attend_stage<kHead>(args, stage, s);
     } else {
+      // What follows finds no room before blocks end; it need not wait for its launch then.
+      if (stage.kind == DecodeStageKind::kHead) let_next_start();
       run_product(args, stage, s, ring);
     }
   }
@@ -543,18 +550,12 @@ Kernel KernelFor(int head_size) {
 
 absl::Status LaunchPersistentDecode(const DecodeArgs& args, const DecodeStep& step, int blocks,
                                     size_t shared_bytes, cudaStream_t stream) {
-  cudaLaunchConfig_t config = {};
-  config.gridDim = dim3(static_cast<unsigned>(blocks));
-  config.blockDim = dim3(kThreads);
-  config.dynamicSmemBytes = shared_bytes;
-  config.stream = stream;
-  // All blocks wait for each other: together or not at all.
-  cudaLaunchAttribute attribute = {};
-  attribute.id = cudaLaunchAttributeCooperative;
-  attribute.val.cooperative = 1;
-  config.attrs = &attribute;
-  config.numAttrs = 1;
-  return ToStatus(cudaLaunchKernelEx(&config, KernelFor(args.head_size), args, step),
+  // All blocks wait for each other: every one has a multiprocessor of its own, and no other kernel
+  // of this kind shares the device (engine/load_model.cc).
+  const LaunchShape shape = {.grid = dim3(static_cast<unsigned>(blocks)),
+                             .block = dim3(kThreads),
+                             .shared_bytes = shared_bytes};
+  return ToStatus(Launch(stream, shape, KernelFor(args.head_size), args, step),
                   "persistent_decode");
 }
 
