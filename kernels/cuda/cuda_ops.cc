@@ -26,9 +26,15 @@ PackedView ViewOf(const PackedWeight& weight) {
 
 DeviceNorm ToDevice(const Norm& norm) { return {norm.weight, norm.bias, norm.epsilon, norm.kind}; }
 
-OperandRows RowsOf(const Activation& activation) {
+OperandRows RowsOf(const Activation& activation, int64_t num_tokens) {
   return {reinterpret_cast<uint4*>(activation.operands), activation.factors,
-          static_cast<int32_t>((activation.cols + kUnitCols - 1) / kUnitCols)};
+          static_cast<int32_t>((activation.cols + kUnitCols - 1) / kUnitCols),
+          OperandGroups(num_tokens)};
+}
+OperandRows NormedRows(const CudaWorkspace& workspace, int64_t num_rows) {
+  OperandRows rows = workspace.normed;
+  rows.groups = OperandGroups(num_rows);
+  return rows;
 }
 
 // A lone token's rows are made by the product that reads them, unless somebody watches.
@@ -108,7 +114,7 @@ absl::Status NormQkvRopeStore(Exec& exec, const NormQkvRopeStoreArgs& args, Cons
                              .num_rows = num_tokens,
                              .cols = static_cast<int32_t>(residual.cols),
                              .norm = ToDevice(args.norm),
-                             .out = workspace.normed};
+                             .out = NormedRows(workspace, num_tokens)};
   const int64_t q_width = args.q->outputs();
   const int64_t kv_width = args.k->outputs();
   const int64_t width = q_width + 2 * kv_width;
@@ -166,7 +172,7 @@ absl::Status PagedAttention(Exec& exec, const PagedAttentionArgs& args, ConstMat
   attention.slots = workspace.device.slots;
   attention.partials = workspace.partials;
   attention.values = out.values;
-  attention.out = RowsOf(out);
+  attention.out = RowsOf(out, batch.num_tokens);
   RETURN_IF_ERROR(LaunchAttention(attention, workspace.stream));
   if (Lone(exec, batch.num_tokens, q.cols)) {
     workspace.deferred = RowSource::kAttention;
@@ -187,7 +193,7 @@ absl::Status MatMulAddResidual(Exec& exec, const MatMulAddResidualArgs& args,
   product.tasks[0] =
       TaskOf(*args.linear, normed ? workspace.product : residual.values, residual.cols);
   product.num_tasks = 1;
-  product.input = RowsOf(input);
+  product.input = RowsOf(input, batch.num_tokens);
   product.num_tokens = static_cast<int32_t>(batch.num_tokens);
   product.scale = args.scale;
   product.add_to_out = !normed;
@@ -219,7 +225,7 @@ absl::Status NormGateUpSwiglu(Exec& exec, const NormGateUpArgs& args, ConstMatri
                              .num_rows = num_tokens,
                              .cols = static_cast<int32_t>(residual.cols),
                              .norm = ToDevice(args.norm),
-                             .out = workspace.normed};
+                             .out = NormedRows(workspace, num_tokens)};
   LinearArgs product;
   product.tasks[product.num_tasks++] = TaskOf(*args.up, workspace.up, out.cols);
   if (args.gate != nullptr) {
@@ -232,7 +238,7 @@ absl::Status NormGateUpSwiglu(Exec& exec, const NormGateUpArgs& args, ConstMatri
                              .cols = static_cast<int32_t>(out.cols),
                              .activation = args.activation,
                              .values = out.values,
-                             .out = RowsOf(out)};
+                             .out = RowsOf(out, num_tokens)};
   if (Lone(exec, num_tokens, out.cols)) {
     workspace.deferred = RowSource::kGate;
     workspace.deferred_gate = gate;
@@ -252,7 +258,7 @@ absl::Status NormLmHead(Exec& exec, const NormLmHeadArgs& args, ConstMatrixF32 r
                              .num_rows = num_rows,
                              .cols = static_cast<int32_t>(residual.cols),
                              .norm = ToDevice(args.norm),
-                             .out = workspace.normed};
+                             .out = NormedRows(workspace, num_rows)};
   LinearArgs product;
   product.tasks[0] = TaskOf(*args.head, logits.values, logits.cols);
   product.num_tasks = 1;

@@ -1,8 +1,8 @@
-// linear_slices: a block has 16 weight rows of one task and up to 64 tokens; each of its 8 warps
-// one K slice of them. Grid (tiles of 16 rows over all tasks, blocks of tokens), 256 threads,
-// 16 x (8 T + 1) x 8 x 4 bytes of shared memory for T token tiles. Reads every weight once a block
-// of tokens and the operands of its tokens once a tile of rows; writes 16 x 8 T floats.
-// Figures: docs/performance.md.
+// linear_slices: the product on any card. A block has up to 64 tokens and 16 weight rows of one
+// task for every warp that a K slice of them leaves over: 8 warps, a (tile, slice) each. Grid
+// (blocks of rows over all tasks, blocks of tokens), 256 threads, 8 x 16 x (8 T + 1) x 4 bytes of
+// shared memory for T token tiles. Reads every weight once a block of tokens and the operands of
+// its tokens once a block of rows. Figures: docs/performance.md.
 
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/fragments.cuh"
@@ -12,31 +12,31 @@
 namespace sluice::kernels::cuda {
 namespace {
 
-constexpr int kThreads = 32 * kMaxSlices;
+constexpr int kWarps = kMaxSlices;
+constexpr int kThreads = 32 * kWarps;
 
-// Activations were written by the kernel before: never through the non-coherent path, and not
-// through L1, which may hold what stood there before this kernel was started early.
-__device__ __forceinline__ uint4 load_operand(const uint4* p) { return __ldcg(p); }
-
-// Two of a unit's four steps for all token tiles.
-template <typename Unit, int kTiles, int kHalf>
-__device__ __forceinline__ void half_unit(const Unit& unit, const uint4* x, int64_t tile_stride,
-                                          int lane, float (&acc)[kTiles][4]) {
-  uint4 b[kTiles];
+// One step of 16 columns for all token tiles. Activations were written by the kernel before: never
+// through the non-coherent path, and not through L1, which may hold what stood there before this
+// kernel was started early.
+template <typename Unit, int kTiles, int kStep>
+__device__ __forceinline__ void unit_step(const Unit& unit, const uint32_t* x, int lane,
+                                          float (&acc)[kTiles][4]) {
+  uint32_t b[kTiles][2];
 #pragma unroll
-  for (int n = 0; n < kTiles; ++n) b[n] = load_operand(x + n * tile_stride + kHalf * 32 + lane);
+  for (int n = 0; n < kTiles; ++n) {
+    b[n][0] = __ldcg(x + n * 64 + lane);
+    b[n][1] = __ldcg(x + n * 64 + 32 + lane);
+  }
   uint32_t a[4];
-  unit.template fragment<2 * kHalf>(lane, a);
+  unit.template fragment<kStep>(lane, a);
 #pragma unroll
-  for (int n = 0; n < kTiles; ++n) mma_step(acc[n], a, b[n].x, b[n].y);
-  unit.template fragment<2 * kHalf + 1>(lane, a);
-#pragma unroll
-  for (int n = 0; n < kTiles; ++n) mma_step(acc[n], a, b[n].z, b[n].w);
+  for (int n = 0; n < kTiles; ++n) mma_step(acc[n], a, b[n][0], b[n][1]);
 }
 
+// `x`: of step 0 and the block's first group of tokens.
 template <typename Unit, int kTiles>
 __device__ __forceinline__ void slice_product(const PackedView& weight, int tile, int begin,
-                                              int end, const uint4* x, int64_t tile_stride,
+                                              int end, const uint32_t* x, int64_t step_stride,
                                               float (&acc)[kTiles][4]) {
   // Units on their way from memory; more would only cost registers.
   constexpr int kAhead = kTiles <= 2 ? 4 : 2;
@@ -52,57 +52,38 @@ __device__ __forceinline__ void slice_product(const PackedView& weight, int tile
     for (int i = 0; i < kAhead; ++i) {
       const int u = first + i;
       if (u >= end) break;
-      const uint4* unit_x = x + static_cast<int64_t>(u) * 64;
-      half_unit<Unit, kTiles, 0>(ring[i], unit_x, tile_stride, lane, acc);
-      half_unit<Unit, kTiles, 1>(ring[i], unit_x, tile_stride, lane, acc);
+      const uint32_t* step = x + u * 4 * step_stride;
+      unit_step<Unit, kTiles, 0>(ring[i], step, lane, acc);
+      unit_step<Unit, kTiles, 1>(ring[i], step + step_stride, lane, acc);
+      unit_step<Unit, kTiles, 2>(ring[i], step + 2 * step_stride, lane, acc);
+      unit_step<Unit, kTiles, 3>(ring[i], step + 3 * step_stride, lane, acc);
       if (u + kAhead < end) ring[i].load(weight, tile, u + kAhead, lane);
     }
   }
 }
 
 template <int kTiles>
-__global__ void __launch_bounds__(kThreads) linear_slices(const __grid_constant__ LinearArgs args) {
-  constexpr int kTokens = 8 * kTiles;
-  __shared__ float parts[kMaxSlices][kTileRows][kTokens + 1];
-  let_next_start();
-  int index = 0;
-  while (index + 1 < args.num_tasks &&
-         static_cast<int>(blockIdx.x) >= args.tasks[index + 1].first_tile) {
-    ++index;
-  }
-  const LinearTask& task = args.tasks[index];
-  const PackedView weight = task.weight;
-  const int tile = blockIdx.x - task.first_tile;
-  const int warp = threadIdx.x / 32;
-  const int lane = threadIdx.x % 32;
+using Parts = float[kWarps][kTileRows][8 * kTiles + 1];
+
+// Adds the slices of the block's tiles and writes them; `parts` of one tile follow each other.
+template <int kTiles>
+__device__ __forceinline__ void finish_tiles(const LinearArgs& args, const LinearTask& task,
+                                             int first_tile, const Parts<kTiles>& parts) {
+  const PackedView& weight = task.weight;
+  const int slices = SlicesOf(weight.tiles);
   const int slice_units = SliceUnits(weight.tiles, weight.units);
-  const int begin = min(weight.units, warp * slice_units);
-  const int end = min(weight.units, begin + slice_units);
-  const int64_t tile_stride = static_cast<int64_t>(weight.units) * 64;
-  const uint4* x = args.input.x + static_cast<int64_t>(blockIdx.y) * kTiles * tile_stride;
-
-  float acc[kTiles][4] = {};
-  with_unit(weight.type, [&]<typename Unit>() {
-    slice_product<Unit, kTiles>(weight, tile, begin, end, x, tile_stride, acc);
-  });
-#pragma unroll
-  for (int n = 0; n < kTiles; ++n) {
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      parts[warp][lane / 4 + i / 2 * 8][n * 8 + lane % 4 * 2 + i % 2] = acc[n][i];
-    }
-  }
-  __syncthreads();
-
   const int num_slices = (weight.units + slice_units - 1) / slice_units;
-  for (int i = threadIdx.x; i < kTileRows * kTokens; i += kThreads) {
+  const int num_rows = kWarps / slices * kTileRows;
+  for (int i = threadIdx.x; i < num_rows * 8 * kTiles; i += kThreads) {
+    const int inside = i % num_rows / kTileRows;
     const int row = i % kTileRows;
-    const int token = i / kTileRows;
-    const int n = tile * kTileRows + row;
-    const int t = blockIdx.y * kTokens + token;
+    const int token = i / num_rows;
+    const int n = (first_tile + inside) * kTileRows + row;
+    const int t = blockIdx.y * 8 * kTiles + token;
     if (n >= weight.rows || t >= args.num_tokens) continue;
-    float sum = parts[0][row][token];
-    for (int s = 1; s < num_slices; ++s) sum = __fadd_rn(sum, parts[s][row][token]);
+    const int warp = inside * slices;
+    float sum = parts[warp][row][token];
+    for (int s = 1; s < num_slices; ++s) sum = __fadd_rn(sum, parts[warp + s][row][token]);
     sum = __fmul_rn(sum, __ldcg(args.input.factors + t));
     if (weight.row_factors != nullptr) sum = __fmul_rn(sum, weight.row_factors[n]);
     if (task.bias != nullptr) sum = __fadd_rn(sum, task.bias[n]);
@@ -113,6 +94,43 @@ __global__ void __launch_bounds__(kThreads) linear_slices(const __grid_constant_
 }
 
 template <int kTiles>
+__global__ void __launch_bounds__(kThreads) linear_slices(const __grid_constant__ LinearArgs args) {
+  __shared__ Parts<kTiles> parts;
+  let_next_start();
+  int index = 0;
+  while (index + 1 < args.num_tasks &&
+         static_cast<int>(blockIdx.x) >= args.tasks[index + 1].first_block) {
+    ++index;
+  }
+  const LinearTask& task = args.tasks[index];
+  const PackedView weight = task.weight;
+  const int slices = SlicesOf(weight.tiles);
+  const int first_tile = (blockIdx.x - task.first_block) * (kWarps / slices);
+  const int warp = threadIdx.x / 32;
+  const int lane = threadIdx.x % 32;
+  const int tile = first_tile + warp / slices;
+  const int slice_units = SliceUnits(weight.tiles, weight.units);
+  const int begin = tile < weight.tiles ? min(weight.units, warp % slices * slice_units) : 0;
+  const int end = tile < weight.tiles ? min(weight.units, begin + slice_units) : 0;
+  const int64_t step_stride = static_cast<int64_t>(args.input.groups) * 64;
+  const auto* x = reinterpret_cast<const uint32_t*>(args.input.x) + blockIdx.y * kTiles * 64;
+
+  float acc[kTiles][4] = {};
+  with_unit(weight.type, [&]<typename Unit>() {
+    slice_product<Unit, kTiles>(weight, tile, begin, end, x, step_stride, acc);
+  });
+#pragma unroll
+  for (int n = 0; n < kTiles; ++n) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      parts[warp][lane / 4 + i / 2 * 8][n * 8 + lane % 4 * 2 + i % 2] = acc[n][i];
+    }
+  }
+  __syncthreads();
+  finish_tiles<kTiles>(args, task, first_tile, parts);
+}
+
+template <int kTiles>
 cudaError_t LaunchTiles(const LinearArgs& args, const LinearConfig& config, cudaStream_t stream) {
   const LaunchShape shape = {
       .grid = dim3(static_cast<unsigned>(config.grid_x), static_cast<unsigned>(config.grid_y)),
@@ -120,11 +138,16 @@ cudaError_t LaunchTiles(const LinearArgs& args, const LinearConfig& config, cuda
   return Launch(stream, shape, linear_slices<kTiles>, args);
 }
 
+int BlocksOf(const PackedView& weight) {
+  const int tiles_at_once = kWarps / SlicesOf(weight.tiles);
+  return (weight.tiles + tiles_at_once - 1) / tiles_at_once;
+}
+
 }  // namespace
 
 int64_t OperandBytes(int64_t max_rows, int64_t cols) {
-  const int64_t rows = (max_rows + 63) / 64 * 64;
-  return rows * ((cols + kUnitCols - 1) / kUnitCols * kUnitCols) * 2;
+  return int64_t{OperandGroups(max_rows)} * 8 * ((cols + kUnitCols - 1) / kUnitCols * kUnitCols) *
+         2;
 }
 
 LinearConfig ConfigureLinear(const LinearArgs& args) {
@@ -132,15 +155,15 @@ LinearConfig ConfigureLinear(const LinearArgs& args) {
   const int tiles = (args.num_tokens + 7) / 8;
   config.token_tiles = tiles <= 1 ? 1 : tiles <= 2 ? 2 : tiles <= 4 ? 4 : 8;
   config.grid_y = (tiles + config.token_tiles - 1) / config.token_tiles;
-  for (int i = 0; i < args.num_tasks; ++i) config.grid_x += args.tasks[i].weight.tiles;
+  for (int i = 0; i < args.num_tasks; ++i) config.grid_x += BlocksOf(args.tasks[i].weight);
   return config;
 }
 
 absl::Status LaunchLinear(LinearArgs args, cudaStream_t stream) {
-  int32_t first_tile = 0;
+  int32_t first_block = 0;
   for (int i = 0; i < args.num_tasks; ++i) {
-    args.tasks[i].first_tile = first_tile;
-    first_tile += args.tasks[i].weight.tiles;
+    args.tasks[i].first_block = first_block;
+    first_block += BlocksOf(args.tasks[i].weight);
   }
   const LinearConfig config = ConfigureLinear(args);
   cudaError_t error = cudaSuccess;

@@ -1,8 +1,8 @@
 // linear_row: the product of one token with up to three matrices. Every block makes the token's
 // operand row for itself (norm, gate or merged attention, all in L2), with the weights of its first
-// tiles already on their way, then goes through tiles of 16 rows of one task; its 8 warps have a K
-// slice each. Grid (blocks shared out among the tasks), 256 threads, 6 bytes of shared memory a
-// column. Figures: docs/performance.md.
+// tiles already on their way, then goes through tiles of 16 rows of one task, as many at a time as
+// its 8 warps have K slices for. Grid (blocks shared out among the tasks), 256 threads, 6 bytes of
+// shared memory a column. Figures: docs/performance.md.
 
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/fragments.cuh"
@@ -30,7 +30,8 @@ struct WarpPath {
   int first, stride, num_tiles, begin, end;
 
   __device__ int num_steps() const {
-    return first < num_tiles ? ((num_tiles - first + stride - 1) / stride) * (end - begin) : 0;
+    if (begin >= end || first >= num_tiles) return 0;
+    return ((num_tiles - first + stride - 1) / stride) * (end - begin);
   }
   __device__ int tile(int step) const { return first + step / (end - begin) * stride; }
   __device__ int unit(int step) const { return begin + step % (end - begin); }
@@ -54,19 +55,36 @@ __device__ __forceinline__ void lone_unit(const Unit& unit, const uint4* row, in
   mma_step(acc, a, high.z, high.w);
 }
 
-__device__ void finish_tile(const LinearRowArgs& args, const LinearTask& task, int tile,
-                            int num_slices, float factor,
-                            const float (&parts)[kMaxSlices][kTileRows]) {
-  const int n = tile * kTileRows + threadIdx.x;
-  if (threadIdx.x >= kTileRows || n >= task.weight.rows) return;
-  float sum = parts[0][threadIdx.x];
-  for (int s = 1; s < num_slices; ++s) sum = __fadd_rn(sum, parts[s][threadIdx.x]);
+// Adds the slices of the tiles from `first_tile` on; `parts` of one tile follow each other.
+__device__ void finish_tiles(const LinearRowArgs& args, const LinearTask& task, int first_tile,
+                             float factor, const float (&parts)[kMaxSlices][kTileRows]) {
+  const int slices = SlicesOf(task.weight.tiles);
+  const int inside = threadIdx.x / kTileRows;
+  const int row = threadIdx.x % kTileRows;
+  const int n = (first_tile + inside) * kTileRows + row;
+  if (inside >= kMaxSlices / slices || n >= task.weight.rows) return;
+  const int slice_units = SliceUnits(task.weight.tiles, task.weight.units);
+  const int num_slices = (task.weight.units + slice_units - 1) / slice_units;
+  float sum = parts[inside * slices][row];
+  for (int s = 1; s < num_slices; ++s) sum = __fadd_rn(sum, parts[inside * slices + s][row]);
   sum = __fmul_rn(sum, factor);
   if (task.weight.row_factors != nullptr) sum = __fmul_rn(sum, task.weight.row_factors[n]);
   if (task.bias != nullptr) sum = __fadd_rn(sum, task.bias[n]);
   float* out = task.out + n;
   if (args.add_to_out) sum = __fadd_rn(__ldcg(out), __fmul_rn(args.scale, sum));
   *out = sum;
+}
+
+// Sixteen bytes of the operand row: columns 0, 1, 8, 9, 16, 17, 24, 25 of `values` times `scale`.
+__device__ __forceinline__ uint4 operand_words(const float* values, float scale) {
+  uint32_t words[4];
+#pragma unroll
+  for (int w = 0; w < 4; ++w) {
+    const __half2 pair =
+        __floats2half2_rn(__fmul_rn(values[8 * w], scale), __fmul_rn(values[8 * w + 1], scale));
+    memcpy(&words[w], &pair, 4);
+  }
+  return make_uint4(words[0], words[1], words[2], words[3]);
 }
 
 // Fills `row` with the token's operands; all threads.
@@ -116,13 +134,15 @@ __device__ __forceinline__ void run_tiles(const LinearRowArgs& args, const Linea
   Unit ring[kAhead];
 #pragma unroll
   for (int i = 0; i < kAhead; ++i) memcpy(&ring[i], raw[i].words, sizeof(Unit));
-  const int slice_units = SliceUnits(task.weight.tiles, task.weight.units);
-  const int num_slices = (task.weight.units + slice_units - 1) / slice_units;
+  const int tiles_at_once = kMaxSlices / SlicesOf(task.weight.tiles);
+  // The block's first tile: all warps go round as often as it takes.
+  const int block_first = path.first / tiles_at_once * tiles_at_once;
   int turn = 0;
   int step = 0;
-  for (int tile = path.first; tile < path.num_tiles; tile += path.stride) {
+  for (int tile = block_first; tile < path.num_tiles; tile += path.stride) {
     float acc[4] = {};
-    for (int unit = path.begin; unit < path.end; ++unit, ++step) {
+    const bool inside = tile - block_first + path.first < path.num_tiles;
+    for (int unit = path.begin; inside && unit < path.end; ++unit, ++step) {
       lone_unit(ring[0], row + unit * 8, lane, acc);
 #pragma unroll
       for (int i = 0; i + 1 < kAhead; ++i) ring[i] = ring[i + 1];
@@ -136,7 +156,7 @@ __device__ __forceinline__ void run_tiles(const LinearRowArgs& args, const Linea
       shared.parts[turn][warp][lane / 4 + 8] = acc[2];
     }
     __syncthreads();
-    finish_tile(args, task, tile, num_slices, shared.factor, shared.parts[turn]);
+    finish_tiles(args, task, tile, shared.factor, shared.parts[turn]);
     turn ^= 1;
   }
 }
@@ -154,13 +174,15 @@ __global__ void __launch_bounds__(32 * kMaxSlices)
   }
   const LinearTask& task = args.tasks[index];
   const int slice_units = SliceUnits(task.weight.tiles, task.weight.units);
+  const int slices = SlicesOf(task.weight.tiles);
+  const int warp = threadIdx.x / 32;
   WarpPath path;
-  path.first = blockIdx.x - args.first_block[index];
-  path.stride = args.first_block[index + 1] - args.first_block[index];
+  path.first = (blockIdx.x - args.first_block[index]) * (kMaxSlices / slices) + warp / slices;
+  path.stride = (args.first_block[index + 1] - args.first_block[index]) * (kMaxSlices / slices);
   path.num_tiles = task.weight.tiles;
-  path.begin = min(task.weight.units, static_cast<int>(threadIdx.x / 32) * slice_units);
+  path.begin = min(task.weight.units, warp % slices * slice_units);
   path.end = min(task.weight.units, path.begin + slice_units);
-  const int num_steps = path.end > path.begin ? path.num_steps() : 0;
+  const int num_steps = path.num_steps();
   RawUnit raw[kAhead];
   with_unit(task.weight.type,
             [&]<typename Unit>() { load_raw<Unit>(task.weight, path, num_steps, raw); });
@@ -174,14 +196,19 @@ __global__ void __launch_bounds__(32 * kMaxSlices)
 }  // namespace
 
 absl::Status LaunchLinearRow(LinearRowArgs args, cudaStream_t stream) {
+  // Blocks that would have each tile once.
+  const auto wanted = [](const PackedView& weight) {
+    const int tiles_at_once = kMaxSlices / SlicesOf(weight.tiles);
+    return (weight.tiles + tiles_at_once - 1) / tiles_at_once;
+  };
   int total = 0;
-  for (int i = 0; i < args.num_tasks; ++i) total += args.tasks[i].weight.tiles;
+  for (int i = 0; i < args.num_tasks; ++i) total += wanted(args.tasks[i].weight);
   int blocks = 0;
   for (int i = 0; i < args.num_tasks; ++i) {
-    const int tiles = args.tasks[i].weight.tiles;
+    const int all = wanted(args.tasks[i].weight);
     args.first_block[i] = blocks;
     const int share =
-        total <= kMaxBlocks ? tiles : static_cast<int>(int64_t{tiles} * kMaxBlocks / total);
+        total <= kMaxBlocks ? all : static_cast<int>(int64_t{all} * kMaxBlocks / total);
     blocks += share < 1 ? 1 : share;
   }
   for (int i = args.num_tasks; i <= kMaxTasks; ++i) args.first_block[i] = blocks;

@@ -28,13 +28,14 @@ __device__ __forceinline__ float power_of_two(int exponent) {
   return __int_as_float((exponent + 127) << 23);
 }
 
-// Sixteen bytes of an operand row: columns 0, 1, 8, 9, 16, 17, 24, 25 of `values` times `scale`.
-__device__ __forceinline__ uint4 operand_words(const float* values, float scale) {
+// Eight values times `scale` as f16, in order.
+__device__ __forceinline__ uint4 operand_chunk(float4 low, float4 high, float scale) {
+  const float pairs[4][2] = {{low.x, low.y}, {low.z, low.w}, {high.x, high.y}, {high.z, high.w}};
   uint32_t words[4];
 #pragma unroll
   for (int w = 0; w < 4; ++w) {
     const __half2 pair =
-        __floats2half2_rn(__fmul_rn(values[8 * w], scale), __fmul_rn(values[8 * w + 1], scale));
+        __floats2half2_rn(__fmul_rn(pairs[w][0], scale), __fmul_rn(pairs[w][1], scale));
     memcpy(&words[w], &pair, 4);
   }
   return make_uint4(words[0], words[1], words[2], words[3]);
@@ -46,12 +47,11 @@ __device__ inline void write_operand_row(const float* values, int shift, int row
                                          const OperandRows& out) {
   const float scale = power_of_two(shift);
   if (threadIdx.x == 0) out.factors[row] = power_of_two(-shift);
+  uint4* to = out.x + static_cast<int64_t>(row / 8) * 16 + row % 8;
   for (int i = threadIdx.x; i < out.units * 8; i += kRowThreads) {
-    const int unit = i / 8;
-    const int half = i / 4 % 2;
-    const int t = i % 4;
-    uint4* to = out.x + ((static_cast<int64_t>(row / 8) * out.units + unit) * 2 + half) * 32;
-    to[row % 8 * 4 + t] = operand_words(values + unit * kUnitCols + half * 32 + 2 * t, scale);
+    const float4* from = reinterpret_cast<const float4*>(values + 8 * i);
+    to[static_cast<int64_t>(i / 2) * out.groups * 16 + i % 2 * 8] =
+        operand_chunk(from[0], from[1], scale);
   }
 }
 
