@@ -73,7 +73,7 @@ absl::Status NormedProduct(Exec& exec, const NormRowsArgs& norm, LinearArgs prod
   RETURN_IF_ERROR(LaunchNormRows(norm, workspace.stream));
   product.input = norm.out;
   product.num_tokens = norm.num_rows;
-  return LaunchLinear(product, workspace.stream);
+  return LaunchLinear(product, workspace.linear_device, workspace.stream);
 }
 
 }  // namespace
@@ -204,7 +204,7 @@ absl::Status MatMulAddResidual(Exec& exec, const MatMulAddResidualArgs& args,
     workspace.deferred.reset();
     RETURN_IF_ERROR(LaunchLinearRow(row, workspace.stream));
   } else {
-    RETURN_IF_ERROR(LaunchLinear(product, workspace.stream));
+    RETURN_IF_ERROR(LaunchLinear(product, workspace.linear_device, workspace.stream));
   }
   if (!normed) return absl::OkStatus();
   return LaunchAddNorm({.source = workspace.product,
@@ -227,11 +227,24 @@ absl::Status NormGateUpSwiglu(Exec& exec, const NormGateUpArgs& args, ConstMatri
                              .norm = ToDevice(args.norm),
                              .out = NormedRows(workspace, num_tokens)};
   LinearArgs product;
-  product.tasks[product.num_tasks++] = TaskOf(*args.up, workspace.up, out.cols);
+  // One kernel makes act(gate) * up of both products, a second only operands of them.
+  product.gated = args.gate != nullptr && args.gate->weight->type == args.up->weight->type &&
+                  FusesGate(workspace.linear_device, num_tokens);
+  product.activation = args.activation;
+  product.tasks[product.num_tasks++] =
+      TaskOf(*args.up, product.gated ? out.values : workspace.up, out.cols);
   if (args.gate != nullptr) {
     product.tasks[product.num_tasks++] = TaskOf(*args.gate, workspace.gate, out.cols);
   }
   RETURN_IF_ERROR(NormedProduct(exec, norm, product));
+  if (product.gated) {
+    workspace.deferred.reset();
+    return LaunchNormRows({.source = out.values,
+                           .num_rows = num_tokens,
+                           .cols = static_cast<int32_t>(out.cols),
+                           .out = RowsOf(out, num_tokens)},
+                          workspace.stream);
+  }
   const GateRowsArgs gate = {.gate = args.gate == nullptr ? nullptr : workspace.gate,
                              .up = workspace.up,
                              .num_rows = num_tokens,

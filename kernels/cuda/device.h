@@ -25,14 +25,15 @@ absl::StatusOr<Buffer> AllocateOnDevice(int device, size_t bytes);
 // Zero-filled page-locked host memory.
 absl::StatusOr<Buffer> AllocatePinned(size_t bytes);
 
-// One launch: grid, block, dynamic shared memory. With `dependent`, the kernel may start before its
-// predecessor in the stream has ended (compute capability 9.0): it calls
-// cudaGridDependencySynchronize() before it touches anything but weights.
+// One launch: grid, block, dynamic shared memory, blocks of a cluster along x. With `dependent`,
+// the kernel may start before its predecessor in the stream has ended (compute capability 9.0): it
+// calls cudaGridDependencySynchronize() before it touches anything but weights.
 struct LaunchShape {
   dim3 grid;
   dim3 block;
   size_t shared_bytes = 0;
   bool dependent = true;
+  unsigned cluster = 1;
 };
 
 template <typename... KernelArgs, typename... Args>
@@ -43,11 +44,20 @@ cudaError_t Launch(cudaStream_t stream, const LaunchShape& shape, void (*kernel)
   config.blockDim = shape.block;
   config.dynamicSmemBytes = shape.shared_bytes;
   config.stream = stream;
-  cudaLaunchAttribute attribute = {};
-  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attribute.val.programmaticStreamSerializationAllowed = 1;
-  config.attrs = &attribute;
-  config.numAttrs = shape.dependent ? 1 : 0;
+  cudaLaunchAttribute attributes[2] = {};
+  config.attrs = attributes;
+  if (shape.dependent) {
+    cudaLaunchAttribute& attribute = attributes[config.numAttrs++];
+    attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attribute.val.programmaticStreamSerializationAllowed = 1;
+  }
+  if (shape.cluster > 1) {
+    cudaLaunchAttribute& attribute = attributes[config.numAttrs++];
+    attribute.id = cudaLaunchAttributeClusterDimension;
+    attribute.val.clusterDim.x = shape.cluster;
+    attribute.val.clusterDim.y = 1;
+    attribute.val.clusterDim.z = 1;
+  }
   return cudaLaunchKernelEx(&config, kernel, std::forward<Args>(args)...);
 }
 

@@ -30,6 +30,18 @@ __device__ __forceinline__ uint2 load_words(const void* p) {
   return v;
 }
 
+// How units read: weights in device memory, or a copy of them in shared memory.
+struct GlobalWords {
+  __device__ static uint4 four(const void* p) { return load_stream(p); }
+  __device__ static uint2 two(const void* p) { return load_words(p); }
+  __device__ static uint32_t one(const void* p) { return load_word(p); }
+};
+struct SharedWords {
+  __device__ static uint4 four(const void* p) { return *static_cast<const uint4*>(p); }
+  __device__ static uint2 two(const void* p) { return *static_cast<const uint2*>(p); }
+  __device__ static uint32_t one(const void* p) { return *static_cast<const uint32_t*>(p); }
+};
+
 __device__ __forceinline__ half2 as_half2(uint32_t bits) {
   half2 h;
   memcpy(&h, &bits, 4);
@@ -60,11 +72,21 @@ __device__ __forceinline__ uint32_t word_of(const uint4& v, int i) {
 // ---- half-precision weights
 
 struct UnitHalf {
+  static constexpr int kBytes = 2048;  // of quants
+  static constexpr int kScaleWords = 0;
+  static constexpr bool kSupers = false;
+
   uint4 steps[4];
-  __device__ void load(const PackedView& w, int tile, int unit, int lane) {
-    const std::byte* chunk = w.quants + (static_cast<int64_t>(tile) * w.units + unit) * 2048;
+
+  // `chunk`: the unit's quants; scales and supers, where there are any, of its tile's first row.
+  template <typename Words>
+  __device__ void take(const std::byte* chunk, const uint32_t*, const uint32_t*, int lane) {
 #pragma unroll
-    for (int j = 0; j < 4; ++j) steps[j] = load_stream(chunk + j * 512 + lane * 16);
+    for (int j = 0; j < 4; ++j) steps[j] = Words::four(chunk + j * 512 + lane * 16);
+  }
+  __device__ void load(const PackedView& w, int tile, int unit, int lane) {
+    take<GlobalWords>(w.quants + (static_cast<int64_t>(tile) * w.units + unit) * kBytes, nullptr,
+                      nullptr, lane);
   }
   template <int j>
   __device__ void fragment(int, uint32_t (&a)[4]) const {
@@ -82,29 +104,35 @@ struct UnitLegacy {
   static constexpr bool kMinimum = kType == DType::kQ4_1 || kType == DType::kQ5_1;
   static constexpr bool kFifthBit = kType == DType::kQ5_0 || kType == DType::kQ5_1;
   static constexpr int kBytes = kType == DType::kQ8_0 ? 1024 : kFifthBit ? 640 : 512;
+  static constexpr int kScaleWords = kMinimum ? 2 : 1;
+  static constexpr bool kSupers = false;
 
-  uint4 low;                            // nibbles of the four steps, or bytes of the first two
-  uint4 high;                           // Q8_0: of the last two
-  uint32_t fifth;                       // bits
-  uint32_t scale[2][kMinimum ? 2 : 1];  // of rows g and g + 8
+  uint4 low;                       // nibbles of the four steps, or bytes of the first two
+  uint4 high;                      // Q8_0: of the last two
+  uint32_t fifth;                  // bits
+  uint32_t scale[2][kScaleWords];  // of rows g and g + 8
 
-  __device__ void load(const PackedView& w, int tile, int unit, int lane) {
-    const int64_t index = static_cast<int64_t>(tile) * w.units + unit;
-    const std::byte* chunk = w.quants + index * kBytes;
-    low = load_stream(chunk + lane * 16);
-    if constexpr (kType == DType::kQ8_0) high = load_stream(chunk + 512 + lane * 16);
-    if constexpr (kFifthBit) fifth = load_word(chunk + 512 + lane * 4);
-    const uint32_t* scales = w.scales + (index * kTileRows + lane / 4) * (kMinimum ? 2 : 1);
+  template <typename Words>
+  __device__ void take(const std::byte* chunk, const uint32_t* scales, const uint32_t*, int lane) {
+    low = Words::four(chunk + lane * 16);
+    if constexpr (kType == DType::kQ8_0) high = Words::four(chunk + 512 + lane * 16);
+    if constexpr (kFifthBit) fifth = Words::one(chunk + 512 + lane * 4);
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
+      const uint32_t* row = scales + (lane / 4 + r * 8) * kScaleWords;
       if constexpr (kMinimum) {
-        const uint2 words = load_words(scales + r * 16);
+        const uint2 words = Words::two(row);
         scale[r][0] = words.x;
         scale[r][1] = words.y;
       } else {
-        scale[r][0] = load_word(scales + r * 8);
+        scale[r][0] = Words::one(row);
       }
     }
+  }
+  __device__ void load(const PackedView& w, int tile, int unit, int lane) {
+    const int64_t index = static_cast<int64_t>(tile) * w.units + unit;
+    take<GlobalWords>(w.quants + index * kBytes, w.scales + index * kTileRows * kScaleWords,
+                      nullptr, lane);
   }
 
   // The quants of pair p of step j as exact f16 integers, whatever the type's offset.
@@ -169,6 +197,8 @@ struct UnitSuper {
   static constexpr int kTwoBitsAt = kNibbles ? 512 : 0;
   static constexpr int kOneBitAt = kTwoBitsAt + (kTwoBits ? 256 : 0);
   static constexpr int kBytes = (kNibbles ? 512 : 0) + (kTwoBits ? 256 : 0) + (kOneBit ? 128 : 0);
+  static constexpr int kScaleWords = 1;
+  static constexpr bool kSupers = true;
 
   uint4 nibbles;
   uint2 twos;
@@ -176,20 +206,23 @@ struct UnitSuper {
   uint32_t scale[2];  // of rows g and g + 8
   uint32_t super[2];
 
-  __device__ void load(const PackedView& w, int tile, int unit, int lane) {
-    const int64_t index = static_cast<int64_t>(tile) * w.units + unit;
-    const std::byte* chunk = w.quants + index * kBytes;
-    if constexpr (kNibbles) nibbles = load_stream(chunk + lane * 16);
-    if constexpr (kTwoBits) twos = load_words(chunk + kTwoBitsAt + lane * 8);
-    if constexpr (kOneBit) ones = load_word(chunk + kOneBitAt + lane * 4);
-    const uint32_t* scales = w.scales + index * kTileRows + lane / 4;
-    const uint32_t* supers =
-        w.supers + (static_cast<int64_t>(tile) * (w.units / 4) + unit / 4) * kTileRows + lane / 4;
+  template <typename Words>
+  __device__ void take(const std::byte* chunk, const uint32_t* scales, const uint32_t* supers,
+                       int lane) {
+    if constexpr (kNibbles) nibbles = Words::four(chunk + lane * 16);
+    if constexpr (kTwoBits) twos = Words::two(chunk + kTwoBitsAt + lane * 8);
+    if constexpr (kOneBit) ones = Words::one(chunk + kOneBitAt + lane * 4);
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      scale[r] = load_word(scales + r * 8);
-      super[r] = load_word(supers + r * 8);
+      scale[r] = Words::one(scales + lane / 4 + r * 8);
+      super[r] = Words::one(supers + lane / 4 + r * 8);
     }
+  }
+  __device__ void load(const PackedView& w, int tile, int unit, int lane) {
+    const int64_t index = static_cast<int64_t>(tile) * w.units + unit;
+    take<GlobalWords>(
+        w.quants + index * kBytes, w.scales + index * kTileRows,
+        w.supers + (static_cast<int64_t>(tile) * (w.units / 4) + unit / 4) * kTileRows, lane);
   }
 
   template <int j>

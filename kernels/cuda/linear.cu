@@ -7,6 +7,7 @@
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/fragments.cuh"
 #include "kernels/cuda/linear.h"
+#include "kernels/cuda/linear_paths.h"
 #include "kernels/cuda/mma.cuh"
 
 namespace sluice::kernels::cuda {
@@ -94,18 +95,20 @@ __device__ __forceinline__ void finish_tiles(const LinearArgs& args, const Linea
 }
 
 template <int kTiles>
-__global__ void __launch_bounds__(kThreads) linear_slices(const __grid_constant__ LinearArgs args) {
+__global__ void __launch_bounds__(kThreads)
+    linear_slices(const __grid_constant__ LinearArgs args,
+                  const __grid_constant__ LinearConfig config) {
   __shared__ Parts<kTiles> parts;
   let_next_start();
   int index = 0;
   while (index + 1 < args.num_tasks &&
-         static_cast<int>(blockIdx.x) >= args.tasks[index + 1].first_block) {
+         static_cast<int>(blockIdx.x) >= config.tasks[index + 1].first_block) {
     ++index;
   }
   const LinearTask& task = args.tasks[index];
   const PackedView weight = task.weight;
   const int slices = SlicesOf(weight.tiles);
-  const int first_tile = (blockIdx.x - task.first_block) * (kWarps / slices);
+  const int first_tile = (blockIdx.x - config.tasks[index].first_block) * (kWarps / slices);
   const int warp = threadIdx.x / 32;
   const int lane = threadIdx.x % 32;
   const int tile = first_tile + warp / slices;
@@ -131,56 +134,81 @@ __global__ void __launch_bounds__(kThreads) linear_slices(const __grid_constant_
 }
 
 template <int kTiles>
-cudaError_t LaunchTiles(const LinearArgs& args, const LinearConfig& config, cudaStream_t stream) {
+cudaError_t Run(const LinearArgs& args, const LinearConfig& config, cudaStream_t stream) {
   const LaunchShape shape = {
       .grid = dim3(static_cast<unsigned>(config.grid_x), static_cast<unsigned>(config.grid_y)),
       .block = dim3(kThreads)};
-  return Launch(stream, shape, linear_slices<kTiles>, args);
+  return Launch(stream, shape, linear_slices<kTiles>, args, config);
 }
 
-int BlocksOf(const PackedView& weight) {
-  const int tiles_at_once = kWarps / SlicesOf(weight.tiles);
-  return (weight.tiles + tiles_at_once - 1) / tiles_at_once;
+cudaError_t LaunchTilesOf(DType type, const LinearArgs& args, const LinearConfig& config,
+                          cudaStream_t stream) {
+  if (type == DType::kF32 || type == DType::kF16 || type == DType::kBF16) {
+    return LaunchTilesHalf(args, config, stream);
+  }
+  return Traits(type).block_values == 256 ? LaunchTilesSuper(args, config, stream)
+                                          : LaunchTilesLegacy(args, config, stream);
+}
+
+// Tasks of different types one after the other: linear_tiles is compiled for each.
+cudaError_t LaunchTiles(const LinearArgs& args, const LinearDevice& device, cudaStream_t stream) {
+  cudaError_t error = cudaSuccess;
+  for (int first = 0; first < args.num_tasks && error == cudaSuccess;) {
+    LinearArgs same = args;
+    same.num_tasks = 0;
+    const DType type = args.tasks[first].weight.type;
+    while (first < args.num_tasks && args.tasks[first].weight.type == type) {
+      same.tasks[same.num_tasks++] = args.tasks[first++];
+    }
+    error = LaunchTilesOf(type, same, ConfigureLinear(same, device, LinearPath::kTiles), stream);
+  }
+  return error;
 }
 
 }  // namespace
 
-int64_t OperandBytes(int64_t max_rows, int64_t cols) {
-  return int64_t{OperandGroups(max_rows)} * 8 * ((cols + kUnitCols - 1) / kUnitCols * kUnitCols) *
-         2;
-}
-
-LinearConfig ConfigureLinear(const LinearArgs& args) {
-  LinearConfig config;
-  const int tiles = (args.num_tokens + 7) / 8;
-  config.token_tiles = tiles <= 1 ? 1 : tiles <= 2 ? 2 : tiles <= 4 ? 4 : 8;
-  config.grid_y = (tiles + config.token_tiles - 1) / config.token_tiles;
-  for (int i = 0; i < args.num_tasks; ++i) config.grid_x += BlocksOf(args.tasks[i].weight);
-  return config;
-}
-
-absl::Status LaunchLinear(LinearArgs args, cudaStream_t stream) {
-  int32_t first_block = 0;
-  for (int i = 0; i < args.num_tasks; ++i) {
-    args.tasks[i].first_block = first_block;
-    first_block += BlocksOf(args.tasks[i].weight);
-  }
-  const LinearConfig config = ConfigureLinear(args);
-  cudaError_t error = cudaSuccess;
-  switch (config.token_tiles) {
-    case 1:
-      error = LaunchTiles<1>(args, config, stream);
-      break;
-    case 2:
-      error = LaunchTiles<2>(args, config, stream);
-      break;
-    case 4:
-      error = LaunchTiles<4>(args, config, stream);
-      break;
+cudaError_t LaunchSlices(const LinearArgs& args, const LinearConfig& config, cudaStream_t stream) {
+  switch (config.tokens) {
+    case 8:
+      return Run<1>(args, config, stream);
+    case 16:
+      return Run<2>(args, config, stream);
+    case 32:
+      return Run<4>(args, config, stream);
     default:
-      error = LaunchTiles<8>(args, config, stream);
+      return Run<8>(args, config, stream);
   }
-  return ToStatus(error, "linear_slices");
+}
+
+absl::StatusOr<LinearDevice> FindLinearDevice() {
+  LinearDevice device;
+  int index = 0;
+  int major = 0;
+  cudaError_t error = cudaGetDevice(&index);
+  if (error == cudaSuccess) {
+    error = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, index);
+  }
+  if (error == cudaSuccess) {
+    error = cudaDeviceGetAttribute(&device.multiprocessors, cudaDevAttrMultiProcessorCount, index);
+  }
+  if (error != cudaSuccess) return ToStatus(error, "facts of the device");
+  device.has_wgmma = major == 9 && HasWgmmaCode();
+  return device;
+}
+
+absl::Status LaunchLinear(const LinearArgs& args, const LinearDevice& device, cudaStream_t stream,
+                          std::optional<LinearPath> path) {
+  const LinearConfig config = ConfigureLinear(args, device, path);
+  switch (config.path) {
+    case LinearPath::kStream:
+      return ToStatus(config.tokens <= 32 ? LaunchStreamFew(args, config, stream)
+                                          : LaunchStreamMany(args, config, stream),
+                      "linear_stream");
+    case LinearPath::kTiles:
+      return ToStatus(LaunchTiles(args, device, stream), "linear_tiles");
+    default:
+      return ToStatus(LaunchSlices(args, config, stream), "linear_slices");
+  }
 }
 
 }  // namespace sluice::kernels::cuda

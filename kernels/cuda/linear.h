@@ -3,10 +3,14 @@
 #include <cuda_runtime.h>
 
 #include <cstdint>
+#include <optional>
+#include <string>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 
 #include "kernels/cuda/packed_weight.h"
+#include "kernels/ops.h"
 
 namespace sluice::kernels::cuda {
 
@@ -57,7 +61,6 @@ struct LinearTask {
   const float* bias = nullptr;  // [N] or null
   float* out = nullptr;         // [tokens, out_stride], from column 0
   int32_t out_stride = 0;
-  int32_t first_block = 0;  // in the launch; set by LaunchLinear
 };
 
 inline constexpr int kMaxTasks = 3;
@@ -68,19 +71,57 @@ struct LinearArgs {
   int32_t num_tokens = 0;
   float scale = 1.0f;       // of what is added
   bool add_to_out = false;  // out += scale * product, else out = product
+  // Tasks are up and gate of one shape: act(gate) * up goes to the first task's out. Where
+  // FusesGate says so.
+  bool gated = false;
+  GateActivation activation = GateActivation::kSilu;
 };
+
+// The card that products run on.
+struct LinearDevice {
+  bool has_wgmma = false;  // compute capability 9.0, and a build with code for 9.0a
+  int32_t multiprocessors = 132;
+};
+// Of the calling thread's device.
+absl::StatusOr<LinearDevice> FindLinearDevice();
+
+// The kernels of a product, by what they are made for:
+//   kSlices  any card: mma.sync, a warp each (16 rows, slice)
+//   kStream  9.0, few tokens: weights flow through shared memory, all slices at once
+//   kTiles   9.0, many tokens: 128 rows by 256 tokens, the slices one after the other
+enum class LinearPath : uint8_t { kSlices, kStream, kTiles };
 
 // Configuration of a launch, a pure function of the problem.
 struct LinearConfig {
-  int32_t token_tiles = 0;  // of eight tokens, in one block: 1, 2, 4 or 8
-  int32_t grid_x = 0;       // blocks of weight rows
-  int32_t grid_y = 0;       // blocks of tokens
+  LinearPath path = LinearPath::kSlices;
+  int32_t tokens = 0;   // of one block
+  int32_t grid_x = 0;   // blocks of weight rows, times the cluster
+  int32_t grid_y = 0;   // blocks of tokens
+  int32_t cluster = 1;  // blocks along x
+  int32_t threads = 0;
+  int32_t shared_bytes = 0;
+  struct Task {
+    int32_t first_block = 0;    // in the launch, in clusters
+    int32_t tiles_a_block = 0;  // of 16 rows
+    int32_t slice_groups = 1;   // of warpgroups in one block, a slice each (kStream)
+  } tasks[kMaxTasks];
+  int32_t ring_bytes = 0;  // of weights on their way to one warp
+  int32_t x_stages = 0;    // of operand rows on their way to one slice
+  int32_t x_rings = 0;     // such rings in one block (kStream)
 };
-LinearConfig ConfigureLinear(const LinearArgs& args);
+// `path`: that one, where the device has it, instead of the quickest.
+LinearConfig ConfigureLinear(const LinearArgs& args, const LinearDevice& device,
+                             std::optional<LinearPath> path = std::nullopt);
+std::string Describe(const LinearConfig& config);
+
+// True when LaunchLinear takes products with gates of so many tokens.
+bool FusesGate(const LinearDevice& device, int64_t num_tokens);
 
 // The canonical product of every weight type on CUDA: each weight rounded to f16 once, a chain of
 // m16n8k16 tensor-core steps in ascending K inside a K slice, slices added ascending in f32, then
-// the powers of two, the bias, and last the residual. The same bits for any number of tokens.
-absl::Status LaunchLinear(LinearArgs args, cudaStream_t stream);
+// the powers of two, the bias, and last the residual (or the gate). The same bits for any number of
+// tokens and on every path.
+absl::Status LaunchLinear(const LinearArgs& args, const LinearDevice& device, cudaStream_t stream,
+                          std::optional<LinearPath> path = std::nullopt);
 
 }  // namespace sluice::kernels::cuda

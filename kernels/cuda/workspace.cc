@@ -208,6 +208,9 @@ absl::StatusOr<std::unique_ptr<Exec::Workspace>> MakeWorkspace(const WorkspaceSh
                                                   workspace->device_index),
                            "compute capability"));
   workspace->lone.possible = major == 9 && exec.options().persistent_decode;
+  auto linear_device = FindLinearDevice();
+  if (!linear_device.ok()) return linear_device.status();
+  workspace->linear_device = *linear_device;
   Layout count(nullptr);
   TakeBatch(count, shape, workspace->attention_shape);
   workspace->batch_bytes = count.bytes();

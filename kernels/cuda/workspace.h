@@ -55,6 +55,7 @@ struct CudaWorkspace : Exec::Workspace {
   ~CudaWorkspace() override;
 
   cudaStream_t stream = nullptr;
+  LinearDevice linear_device;          // what LaunchLinear may use
   OperandRows normed;                  // outcome of a norm in front of a product, [max(T, R), E]
   float* qkv = nullptr;                // [T, (H + 2 G) D]
   float* gate = nullptr;               // [T, F]

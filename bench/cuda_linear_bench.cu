@@ -1,0 +1,317 @@
+// Times of the products on the GPU, in a CUDA graph of dependent launches over so many copies of
+// each weight that none stays in L2, beside the copy bandwidth and the rate of cuBLAS (where it is
+// installed) measured in the same process. The last line is JSON.
+//
+//   cuda_linear_bench [model ...]      of 7b, 0.5b, 135m; all
+
+#include <dlfcn.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "kernels/cuda/linear.h"
+#include "kernels/cuda/linear_row.h"
+
+namespace sluice::kernels::cuda {
+namespace {
+
+constexpr int kMostTokens = 2048;
+constexpr int kTokenCounts[] = {1, 8, 64, 256, 2048};
+constexpr double kColdBytes = 160e6;  // three times an L2
+
+void Expect(cudaError_t error) {
+  if (error == cudaSuccess) return;
+  std::fprintf(stderr, "CUDA error: %s\n", cudaGetErrorString(error));
+  std::exit(1);
+}
+void Expect(const absl::Status& status) {
+  if (status.ok()) return;
+  std::fprintf(stderr, "%s\n", std::string(status.message()).c_str());
+  std::exit(1);
+}
+
+// Quants, scales and half-precision weights alike: random bits whose halves are below one.
+__global__ void fill_random(uint32_t* words, int64_t count, uint32_t mask) {
+  const int64_t step = static_cast<int64_t>(gridDim.x) * blockDim.x;
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < count;
+       i += step) {
+    uint64_t x = static_cast<uint64_t>(i) * 0x9e3779b97f4a7c15u + 0x632be59bd9b4e019u;
+    x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9u;
+    words[i] = static_cast<uint32_t>((x ^ x >> 27) >> 16) & mask;
+  }
+}
+
+template <typename T>
+T* Allocate(int64_t bytes, uint32_t mask) {
+  void* memory = nullptr;
+  Expect(cudaMalloc(&memory, static_cast<size_t>(bytes)));
+  fill_random<<<1024, 256>>>(static_cast<uint32_t*>(memory), bytes / 4, mask);
+  Expect(cudaGetLastError());
+  return static_cast<T*>(memory);
+}
+
+// The time of one of `launches` calls, in microseconds: the best of five replays of their graph.
+template <typename Work>
+double GraphMicros(cudaStream_t stream, int launches, const Work& work) {
+  cudaGraph_t graph;
+  cudaGraphExec_t exec;
+  work(0);
+  Expect(cudaStreamSynchronize(stream));
+  Expect(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
+  for (int i = 0; i < launches; ++i) work(i);
+  Expect(cudaStreamEndCapture(stream, &graph));
+  Expect(cudaGraphInstantiate(&exec, graph, 0));
+  cudaEvent_t begin, end;
+  Expect(cudaEventCreate(&begin));
+  Expect(cudaEventCreate(&end));
+  float best = 1e9f;
+  for (int i = 0; i < 6; ++i) {
+    Expect(cudaEventRecord(begin, stream));
+    Expect(cudaGraphLaunch(exec, stream));
+    Expect(cudaEventRecord(end, stream));
+    Expect(cudaEventSynchronize(end));
+    float ms = 0.0f;
+    Expect(cudaEventElapsedTime(&ms, begin, end));
+    if (i > 0) best = std::min(best, ms);
+  }
+  Expect(cudaEventDestroy(begin));
+  Expect(cudaEventDestroy(end));
+  Expect(cudaGraphExecDestroy(exec));
+  Expect(cudaGraphDestroy(graph));
+  return 1e3 * static_cast<double>(best) / launches;
+}
+
+// ---- the machine's limits
+
+double CopyRate(cudaStream_t stream) {
+  constexpr int64_t kBytes = int64_t{1} << 30;
+  auto* from = Allocate<std::byte>(kBytes, ~0u);
+  auto* to = Allocate<std::byte>(kBytes, ~0u);
+  const double micros = GraphMicros(stream, 4, [&](int) {
+    Expect(cudaMemcpyAsync(to, from, kBytes, cudaMemcpyDeviceToDevice, stream));
+  });
+  Expect(cudaFree(from));
+  Expect(cudaFree(to));
+  return 2.0 * kBytes / micros / 1e3;  // GB/s
+}
+
+// f16 [N, K] by [K, M] to f32 through cublasGemmEx; 0 where the library is missing.
+double LibraryRate(cudaStream_t stream, int n, int m, int k) {
+  void* library = nullptr;
+  for (const char* name : {"libcublas.so.13", "libcublas.so", "libcublas.so.12"}) {
+    if (library == nullptr) library = dlopen(name, RTLD_NOW);
+  }
+  if (library == nullptr) return 0.0;
+  using Create = int (*)(void**);
+  using SetStream = int (*)(void*, cudaStream_t);
+  using Gemm = int (*)(void*, int, int, int, int, int, const void*, const void*, int, int,
+                       const void*, int, int, const void*, void*, int, int, int, int);
+  const auto create = reinterpret_cast<Create>(dlsym(library, "cublasCreate_v2"));
+  const auto set_stream = reinterpret_cast<SetStream>(dlsym(library, "cublasSetStream_v2"));
+  const auto gemm = reinterpret_cast<Gemm>(dlsym(library, "cublasGemmEx"));
+  static void* handle = nullptr;
+  if (handle == nullptr && create(&handle) != 0) return 0.0;
+  set_stream(handle, stream);
+  auto* a = Allocate<uint16_t>(int64_t{2} * n * k, 0xbbffbbffu);
+  auto* b = Allocate<uint16_t>(int64_t{2} * m * k, 0xbbffbbffu);
+  auto* c = Allocate<float>(int64_t{4} * m * n, 0);
+  const float one = 1.0f, zero = 0.0f;
+  constexpr int kTransposed = 1, kPlain = 0, kHalf = 2, kFloat = 0, kCompute32 = 68, kDefault = -1;
+  std::vector<double> times;
+  cudaEvent_t begin, end;
+  Expect(cudaEventCreate(&begin));
+  Expect(cudaEventCreate(&end));
+  for (int i = 0; i < 8; ++i) {
+    Expect(cudaEventRecord(begin, stream));
+    if (gemm(handle, kTransposed, kPlain, n, m, k, &one, a, kHalf, k, b, kHalf, k, &zero, c, kFloat,
+             n, kCompute32, kDefault) != 0) {
+      return 0.0;
+    }
+    Expect(cudaEventRecord(end, stream));
+    Expect(cudaEventSynchronize(end));
+    float ms = 0.0f;
+    Expect(cudaEventElapsedTime(&ms, begin, end));
+    times.push_back(1e3 * static_cast<double>(ms));
+  }
+  Expect(cudaEventDestroy(begin));
+  Expect(cudaEventDestroy(end));
+  Expect(cudaFree(a));
+  Expect(cudaFree(b));
+  Expect(cudaFree(c));
+  return 2.0 * n * m * k / *std::min_element(times.begin(), times.end()) / 1e6;  // TFLOP/s
+}
+
+// ---- the products
+
+struct Product {
+  const char* model;
+  const char* name;
+  DType types[kMaxTasks];
+  int64_t rows[kMaxTasks];
+  int64_t cols;
+  bool gated;
+  int layers;  // launches of a step
+};
+
+constexpr DType kBf = DType::kBF16;
+constexpr Product kProducts[] = {
+    {"7b", "qkv", {kBf, kBf, kBf}, {3584, 512, 512}, 3584, false, 28},
+    {"7b", "o", {kBf}, {3584}, 3584, false, 28},
+    {"7b", "gate up", {kBf, kBf}, {18944, 18944}, 3584, true, 28},
+    {"7b", "down", {kBf}, {3584}, 18944, false, 28},
+    {"7b", "head", {kBf}, {152064}, 3584, false, 1},
+    {"0.5b", "qkv", {DType::kQ5_0, DType::kQ5_0, DType::kQ8_0}, {896, 128, 128}, 896, false, 24},
+    {"0.5b", "o", {DType::kQ5_0}, {896}, 896, false, 24},
+    {"0.5b", "gate up", {DType::kQ5_0, DType::kQ5_0}, {4864, 4864}, 896, true, 24},
+    {"0.5b", "down", {DType::kQ6_K}, {896}, 4864, false, 12},
+    {"0.5b", "down 4", {DType::kQ4_K}, {896}, 4864, false, 12},
+    {"0.5b", "head", {DType::kQ8_0}, {151936}, 896, false, 1},
+    {"135m", "qkv", {DType::kQ4_1, DType::kQ4_1, DType::kQ4_1}, {576, 192, 192}, 576, false, 30},
+    {"135m", "o", {DType::kQ4_1}, {576}, 576, false, 30},
+    {"135m", "gate up", {DType::kQ4_1, DType::kQ4_1}, {1536, 1536}, 576, true, 30},
+    {"135m", "down", {DType::kQ4_1}, {576}, 1536, false, 30},
+    {"135m", "head", {DType::kQ4_1}, {49152}, 576, false, 1},
+};
+
+struct Bench {
+  cudaStream_t stream;
+  LinearDevice device;
+  OperandRows rows;
+  float* values;  // one row in f32
+  float* out;
+};
+
+// Microseconds of one launch of the product.
+double Run(const Bench& bench, const Product& product, int num_tokens,
+           std::optional<LinearPath> path, std::string& described) {
+  std::vector<PackedLayout> layouts;
+  int64_t bytes = 0;
+  for (int i = 0; i < kMaxTasks && product.rows[i] > 0; ++i) {
+    layouts.push_back(PackedLayout::Of(product.types[i], product.rows[i], product.cols));
+    bytes += (layouts.back().bytes + 255) / 256 * 256;
+  }
+  const int copies = 1 + static_cast<int>(kColdBytes / static_cast<double>(bytes));
+  static std::byte* memory = nullptr;
+  static int64_t memory_bytes = 0;
+  if (copies * bytes > memory_bytes) {
+    Expect(cudaFree(memory));
+    memory_bytes = copies * bytes;
+    memory = Allocate<std::byte>(memory_bytes, 0xbbffbbffu);
+  }
+  const auto args_of = [&](int turn) {
+    LinearArgs args;
+    args.num_tokens = num_tokens;
+    args.input = bench.rows;
+    args.input.units = layouts[0].units;
+    args.input.groups = OperandGroups(num_tokens);
+    args.gated =
+        product.gated && num_tokens > 1 && bench.device.has_wgmma && path != LinearPath::kSlices;
+    std::byte* storage = memory + turn % copies * bytes;
+    int64_t width = 0;
+    for (const PackedLayout& layout : layouts) width += layout.rows;
+    float* out = bench.out;
+    for (const PackedLayout& layout : layouts) {
+      LinearTask& task = args.tasks[args.num_tasks++];
+      task.weight = ViewOf(layout, storage);
+      task.weight.row_factors = nullptr;
+      task.out = out;
+      task.out_stride = static_cast<int32_t>(width);
+      out += layout.rows;
+      storage += (layout.bytes + 255) / 256 * 256;
+    }
+    return args;
+  };
+  described = Describe(ConfigureLinear(args_of(0), bench.device, path));
+  const int launches = std::max(copies, num_tokens >= 256 ? 8 : 24);
+  return GraphMicros(bench.stream, launches, [&](int turn) {
+    const LinearArgs args = args_of(turn);
+    if (num_tokens > 1 || path.has_value()) {
+      Expect(LaunchLinear(args, bench.device, bench.stream, path));
+      return;
+    }
+    LinearRowArgs row;
+    std::copy(std::begin(args.tasks), std::end(args.tasks), std::begin(row.tasks));
+    row.num_tasks = args.num_tasks;
+    row.units = args.input.units;
+    row.norm.source = bench.values;
+    row.norm.num_rows = 1;
+    row.norm.cols = static_cast<int32_t>(product.cols);
+    row.norm.out = args.input;
+    Expect(LaunchLinearRow(row, bench.stream));
+  });
+}
+
+int Main(const std::vector<std::string>& models) {
+  Bench bench;
+  const auto device = FindLinearDevice();
+  Expect(device.status());
+  bench.device = *device;
+  Expect(cudaStreamCreateWithFlags(&bench.stream, cudaStreamNonBlocking));
+  cudaDeviceProp properties;
+  Expect(cudaGetDeviceProperties(&properties, 0));
+  bench.rows.x = Allocate<uint4>(OperandBytes(kMostTokens, 18944), 0xbbffbbffu);
+  bench.rows.factors = Allocate<float>(kMostTokens * 4, 0x3f800000u);
+  bench.values = Allocate<float>(18944 * 4, 0x3fffffffu);
+  bench.out = Allocate<float>(int64_t{kMostTokens} * 152064 * 4, 0);
+  const double copy_rate = CopyRate(bench.stream);
+  const double gemm_rate = LibraryRate(bench.stream, 37888, 2048, 3584);
+  std::printf("%s: copy %.0f GB/s, cuBLAS f16 [37888 x 3584] x 2048 %.0f TFLOP/s\n",
+              properties.name, copy_rate, gemm_rate);
+  std::string json = "{\"device\":\"" + std::string(properties.name) +
+                     "\",\"copy_gb_s\":" + std::to_string(copy_rate) +
+                     ",\"gemm_tflop_s\":" + std::to_string(gemm_rate) + ",\"products\":[";
+  const char* comma = "";
+  for (const char* model : {"7b", "0.5b", "135m"}) {
+    if (!models.empty() && std::find(models.begin(), models.end(), model) == models.end()) continue;
+    for (const int num_tokens : kTokenCounts) {
+      double step = 0.0;
+      double step_bytes = 0.0;
+      for (const Product& product : kProducts) {
+        if (std::strcmp(product.model, model) != 0) continue;
+        // Prompts want one row of logits.
+        const bool is_head = std::strcmp(product.name, "head") == 0;
+        if (is_head && num_tokens > 256) continue;
+        double bytes = 0.0;
+        double flops = 0.0;
+        for (int i = 0; i < kMaxTasks && product.rows[i] > 0; ++i) {
+          bytes += static_cast<double>(
+              PackedLayout::Of(product.types[i], product.rows[i], product.cols).bytes);
+          flops += 2.0 * num_tokens * static_cast<double>(product.rows[i] * product.cols);
+        }
+        std::string described;
+        const double micros = Run(bench, product, num_tokens, std::nullopt, described);
+        step += micros * product.layers;
+        step_bytes += bytes * product.layers;
+        std::printf("%-5s %-8s M %4d %9.2f us %6.0f GB/s %6.1f TFLOP/s", model, product.name,
+                    num_tokens, micros, bytes / micros / 1e3, flops / micros / 1e6);
+        if (num_tokens == 256) {
+          std::string other;
+          std::printf("  (stream %.2f us)",
+                      Run(bench, product, num_tokens, LinearPath::kStream, other));
+        }
+        std::printf("  %s\n", num_tokens == 1 ? "linear_row" : described.c_str());
+        json += comma + std::string("{\"model\":\"") + model + "\",\"product\":\"" + product.name +
+                "\",\"tokens\":" + std::to_string(num_tokens) +
+                ",\"us\":" + std::to_string(micros) +
+                ",\"gb_s\":" + std::to_string(bytes / micros / 1e3) +
+                ",\"tflop_s\":" + std::to_string(flops / micros / 1e6) + "}";
+        comma = ",";
+      }
+      std::printf("%-5s whole step M %4d %9.3f ms, floor of memory %.3f ms\n", model, num_tokens,
+                  step / 1e3, step_bytes / copy_rate / 1e6);
+    }
+  }
+  std::printf("%s]}\n", json.c_str());
+  return 0;
+}
+
+}  // namespace
+}  // namespace sluice::kernels::cuda
+
+int main(int argc, char** argv) { return sluice::kernels::cuda::Main({argv + 1, argv + argc}); }

@@ -1,0 +1,30 @@
+#pragma once
+
+// The kernels behind LaunchLinear, spread over files for the compiler's sake. Each takes the
+// configuration that ConfigureLinear made for its path.
+
+#include <cuda_runtime.h>
+
+#include "kernels/cuda/linear.h"
+
+namespace sluice::kernels::cuda {
+
+cudaError_t LaunchSlices(const LinearArgs& args, const LinearConfig& config, cudaStream_t stream);
+
+cudaError_t LaunchStreamFew(const LinearArgs& args, const LinearConfig& config,
+                            cudaStream_t stream);  // config.tokens 8, 16, 32
+cudaError_t LaunchStreamMany(const LinearArgs& args, const LinearConfig& config,
+                             cudaStream_t stream);  // 64, 128
+
+// All tasks' weights of one type. By the form of its units.
+cudaError_t LaunchTilesHalf(const LinearArgs& args, const LinearConfig& config,
+                            cudaStream_t stream);
+cudaError_t LaunchTilesLegacy(const LinearArgs& args, const LinearConfig& config,
+                              cudaStream_t stream);
+cudaError_t LaunchTilesSuper(const LinearArgs& args, const LinearConfig& config,
+                             cudaStream_t stream);
+
+// True when this build has code for the calling thread's device that uses wgmma.
+bool HasWgmmaCode();
+
+}  // namespace sluice::kernels::cuda

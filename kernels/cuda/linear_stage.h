@@ -1,0 +1,76 @@
+#pragma once
+
+// How weights and operand rows flow through shared memory in the products of Hopper cards: in
+// stages that one bulk copy or a few bring. Host and device agree on these sizes.
+
+#include <cstdint>
+
+#include "kernels/cuda/linear.h"
+
+namespace sluice::kernels::cuda {
+
+// Weights of one tile of 16 rows: so many units that copies are about two KiB long.
+struct StageShape {
+  int32_t units = 0;        // in a stage
+  int32_t quant_bytes = 0;  // of a unit
+  int32_t scale_bytes = 0;  // of a unit's 16 rows
+  int32_t super_bytes = 0;  // of the whole stage: its units may lie in two blocks of 256
+
+  __host__ __device__ constexpr int32_t scales_at() const { return units * quant_bytes; }
+  __host__ __device__ constexpr int32_t supers_at() const {
+    return units * (quant_bytes + scale_bytes);
+  }
+  __host__ __device__ constexpr int32_t bytes() const { return supers_at() + super_bytes; }
+};
+
+__host__ __device__ constexpr StageShape StageOf(DType type) {
+  switch (type) {
+    case DType::kF32:
+    case DType::kF16:
+    case DType::kBF16:
+      return {1, 2048, 0, 0};
+    case DType::kQ8_0:
+      return {2, 1024, 64, 0};
+    case DType::kQ4_0:
+    case DType::kIQ4_NL:
+      return {4, 512, 64, 0};
+    case DType::kQ4_1:
+      return {4, 512, 128, 0};
+    case DType::kQ5_0:
+      return {4, 640, 64, 0};
+    case DType::kQ5_1:
+      return {4, 640, 128, 0};
+    case DType::kQ2_K:
+      return {4, 256, 64, 128};
+    case DType::kQ3_K:
+      return {4, 384, 64, 128};
+    case DType::kQ4_K:
+      return {4, 512, 64, 128};
+    case DType::kQ5_K:
+      return {4, 640, 64, 128};
+    case DType::kQ6_K:
+      return {4, 768, 64, 128};
+  }
+  return {};
+}
+
+inline constexpr int kMaxStages = 8;
+
+// kStream: warps of a block beside the one that brings operand rows; units of a stage of them.
+inline constexpr int kMaxStreamWarpgroups = 4;
+constexpr int StreamWarpgroups(int tokens) { return tokens <= 64 ? kMaxStreamWarpgroups : 3; }
+__host__ __device__ constexpr int StreamUnits(int tokens) { return tokens < 64 ? 64 / tokens : 1; }
+// Floats of a token in what warps leave for the sum over the slices: 16 rows, and a gap that
+// spreads tokens over the banks.
+inline constexpr int kPartRow = 20;
+// Barriers at the beginning of shared memory.
+inline constexpr int kStreamBarriers = kMaxStreamWarpgroups * (4 + 2) * kMaxStages;
+inline constexpr int kStreamHead = (kStreamBarriers * 8 + 127) / 128 * 128;
+
+// kTiles: two warpgroups of 64 rows, all tokens each; stages of two steps of 16 columns.
+inline constexpr int kTilesTokens = 256;
+inline constexpr int kTilesRows = 8;  // tiles of 16 in a block
+inline constexpr int kTilesStageBytes = 2 * kTilesTokens * 32;
+inline constexpr int kTilesHead = 1024;
+
+}  // namespace sluice::kernels::cuda

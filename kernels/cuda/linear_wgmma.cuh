@@ -1,0 +1,195 @@
+#pragma once
+
+// What the products of Hopper cards share: rings of weights and operand rows in shared memory, the
+// chain of wgmma steps, and the end of a product. A warp asks for the weights of its own 16 rows,
+// so only operand rows need barriers between warps.
+
+#include "kernels/cuda/device.h"
+#include "kernels/cuda/device_math.cuh"
+#include "kernels/cuda/fragments.cuh"
+#include "kernels/cuda/hopper.cuh"
+#include "kernels/cuda/linear.h"
+#include "kernels/cuda/linear_stage.h"
+
+namespace sluice::kernels::cuda {
+
+// Weights on their way to one warp: units [begin, end) of one tile, or none. All lanes have the
+// same.
+struct WeightRing {
+  std::byte* memory = nullptr;
+  uint64_t* full = nullptr;  // [stages], one arrival
+  int stages = 0;
+  bool active = false;
+  int tile = 0, begin = 0, end = 0;
+  int slot = 0;
+  uint32_t parity = 0;
+
+  // By one lane: asks for the stage that begins at `first`, if there is one.
+  __device__ void request(const PackedView& w, const StageShape& shape, int first, int into) const {
+    const int count = min(shape.units, end - first);
+    if (count <= 0) return;
+    std::byte* to = memory + into * shape.bytes();
+    uint64_t* barrier = full + into;
+    const int64_t index = static_cast<int64_t>(tile) * w.units + first;
+    const int first_super = first / 4;
+    const int num_supers = shape.super_bytes == 0 ? 0 : (first + count - 1) / 4 - first_super + 1;
+    arrive_expecting(barrier, count * (shape.quant_bytes + shape.scale_bytes) + num_supers * 64);
+    copy_bulk(to, w.quants + index * shape.quant_bytes, count * shape.quant_bytes, barrier);
+    if (shape.scale_bytes > 0) {
+      copy_bulk(to + shape.scales_at(),
+                reinterpret_cast<const std::byte*>(w.scales) + index * shape.scale_bytes,
+                count * shape.scale_bytes, barrier);
+    }
+    if (num_supers > 0) {
+      const int64_t block = static_cast<int64_t>(tile) * (w.units / 4) + first_super;
+      copy_bulk(to + shape.supers_at(), w.supers + block * kTileRows, num_supers * 64, barrier);
+    }
+  }
+
+  // Lane 0 prepares the barriers and fills the ring.
+  __device__ void start(const PackedView& w, int lane) {
+    if (lane == 0 && active) {
+      for (int i = 0; i < stages; ++i) init_barrier(full + i, 1);
+      fence_barriers();
+      const StageShape shape = StageOf(w.type);
+      for (int i = 0; i < stages; ++i) request(w, shape, begin + i * shape.units, i);
+    }
+    __syncwarp();
+  }
+
+  // The warp's part of unit u; units come ascending.
+  template <typename Unit>
+  __device__ __forceinline__ void take(int u, int lane, Unit& unit) const {
+    constexpr StageShape kShape = shape_of<Unit>();
+    const int inside = (u - begin) % kShape.units;
+    if (active && inside == 0) wait_for_phase(full + slot, parity);
+    const std::byte* stage = memory + slot * kShape.bytes();
+    const auto* scales =
+        reinterpret_cast<const uint32_t*>(stage + kShape.scales_at() + inside * kShape.scale_bytes);
+    const auto* supers = reinterpret_cast<const uint32_t*>(stage + kShape.supers_at() +
+                                                           (u / 4 - (u - inside) / 4) * 64);
+    unit.template take<SharedWords>(stage + inside * kShape.quant_bytes, scales, supers, lane);
+  }
+  // When products have used what take() brought, which proves it to be in registers: asks for more
+  // in the room of the stage that unit u was the last of.
+  template <typename Unit>
+  __device__ __forceinline__ void refill(const PackedView& w, int u, int lane) {
+    constexpr StageShape kShape = shape_of<Unit>();
+    if ((u - begin) % kShape.units + 1 < kShape.units) return;
+    __syncwarp();
+    if (lane == 0 && active) request(w, kShape, u + 1 + (stages - 1) * kShape.units, slot);
+    if (++slot == stages) {
+      slot = 0;
+      parity ^= 1;
+    }
+  }
+
+  template <typename Unit>
+  __device__ static constexpr StageShape shape_of() {
+    return {Unit::kBytes == 2048   ? 1
+            : Unit::kBytes == 1024 ? 2
+                                   : 4,
+            Unit::kBytes, Unit::kScaleWords * 64, Unit::kSupers ? 128 : 0};
+  }
+};
+
+// Operand rows on their way to the warps of one slice.
+struct OperandRing {
+  std::byte* memory = nullptr;
+  uint64_t* full = nullptr;   // [stages], one arrival and the bytes
+  uint64_t* empty = nullptr;  // [stages], an arrival of every warp that reads it
+  int stages = 0;
+  int slot = 0;
+  uint32_t parity = 0;
+  int released = 0;  // next slot to give back
+
+  // `count` divides the number of stages.
+  __device__ void next(int count) {
+    slot += count;
+    if (slot == stages) {
+      slot = 0;
+      parity ^= 1;
+    }
+  }
+  template <bool kPaired>
+  __device__ __forceinline__ void release_if(bool wanted, int lane) {
+    if constexpr (kPaired) {
+      arrive_at_if(wanted && lane < 2, empty + released, lane & 1);
+    } else {
+      arrive_if(wanted && lane == 0, empty + released);
+    }
+    released += wanted ? 1 : 0;
+    released = released == stages ? 0 : released;
+  }
+};
+
+template <int kSize>
+__device__ __forceinline__ void keep_in_registers(float (&acc)[kSize]) {
+#pragma unroll
+  for (int i = 0; i < kSize; ++i) asm volatile("" : "+f"(acc[i])::"memory");
+}
+
+// acc += the warpgroup's 64 rows times kTokens tokens over units [weights.begin, weights.end):
+// kDepth steps are in the tensor cores' hands at a time while the next one's weights are made.
+// Stages of operand rows have kStageSteps steps; kPaired: both blocks of a cluster fill and free
+// them.
+template <typename Unit, int kTokens, int kDepth, int kStageSteps, bool kPaired>
+__device__ __forceinline__ void multiply_units(const PackedView& w, WeightRing& weights,
+                                               OperandRing& x, int begin, int end, int lane,
+                                               float (&acc)[kTokens / 2]) {
+  static_assert(kStageSteps % 4 == 0 || 4 % kStageSteps == 0);
+  static_assert(kDepth <= kStageSteps && kDepth <= 4);
+  constexpr int kStepBytes = kTokens * 32;
+  // Registers for every step of a unit, and nothing to wait for in between but wgmma itself: else
+  // the compiler gives up and runs step after step.
+  uint32_t a[4][4];
+  const uint64_t base = operand_descriptor(x.memory, 128, 256);
+  for (int u = begin; u < end; ++u) {
+    const int first = (u - begin) * 4 % kStageSteps;  // the unit's first step in its stage
+    Unit unit;
+    weights.take(u, lane, unit);
+    if (first == 0) {
+#pragma unroll
+      for (int i = 0; i < 4; i += kStageSteps) {
+        wait_for_phase(x.full + x.slot + i / kStageSteps, x.parity);
+      }
+    }
+    const uint64_t stage = base + static_cast<uint64_t>(x.slot * kStageSteps * kStepBytes >> 4);
+    const auto step = [&]<int j>() {
+      wgmma_wait<kDepth - 1>();
+      // Steps before the last kDepth are done; with the one that ended a stage, its room is free.
+      if constexpr (j % (kStageSteps < 4 ? kStageSteps : 4) == kDepth - 1) {
+        const bool frees = (kStageSteps <= 4 || first == 0) && (j >= kStageSteps || u > begin);
+        x.release_if<kPaired>(frees, lane);
+      }
+      unit.template fragment<j>(lane, a[j]);
+      wgmma_fence(a[j]);
+      wgmma_step<kTokens>(acc, a[j], stage + static_cast<uint64_t>((first + j) * kStepBytes >> 4));
+      wgmma_commit();
+    };
+    step.template operator()<0>();
+    step.template operator()<1>();
+    step.template operator()<2>();
+    step.template operator()<3>();
+    weights.refill<Unit>(w, u, lane);
+    if (kStageSteps <= 4 || first + 4 == kStageSteps) x.next(kStageSteps < 4 ? 4 / kStageSteps : 1);
+  }
+  wgmma_wait<0>();
+  keep_in_registers(acc);
+}
+
+// The end of a product up to the bias: sum, the token's factor, the row's factor, the bias.
+__device__ __forceinline__ float finished(const LinearTask& task, int n, float factor, float sum) {
+  sum = __fmul_rn(sum, factor);
+  if (task.weight.row_factors != nullptr) sum = __fmul_rn(sum, __ldg(task.weight.row_factors + n));
+  if (task.bias != nullptr) sum = __fadd_rn(sum, __ldg(task.bias + n));
+  return sum;
+}
+
+__device__ __forceinline__ float gated(GateActivation activation, float gate, float up) {
+  const float value =
+      activation == GateActivation::kGeluTanh ? gelu_tanh_f32(gate) : silu_f32(gate);
+  return __fmul_rn(value, up);
+}
+
+}  // namespace sluice::kernels::cuda

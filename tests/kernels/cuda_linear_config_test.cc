@@ -1,0 +1,154 @@
+// How products are laid out over a card: needs none.
+
+#include <algorithm>
+#include <cstdio>
+#include <string>
+#include <vector>
+
+#include "gtest/gtest.h"
+
+#include "kernels/core/dtype.h"
+#include "kernels/cuda/linear.h"
+#include "kernels/cuda/linear_stage.h"
+
+namespace sluice::kernels::cuda {
+namespace {
+
+constexpr LinearDevice kHopper = {.has_wgmma = true, .multiprocessors = 132};
+constexpr int kTokenCounts[] = {1, 2, 7, 8, 9, 16, 31, 64, 65, 128, 129, 256, 300, 2048};
+
+struct Problem {
+  const char* name;
+  DType types[kMaxTasks];
+  int64_t rows[kMaxTasks];
+  int64_t cols;
+  bool gated;
+
+  LinearArgs Args(int num_tokens) const {
+    LinearArgs args;
+    for (int i = 0; i < kMaxTasks && rows[i] > 0; ++i) {
+      const PackedLayout layout = PackedLayout::Of(types[i], rows[i], cols);
+      args.tasks[args.num_tasks++].weight = ViewOf(layout, nullptr);
+    }
+    args.num_tokens = num_tokens;
+    args.input.units = args.tasks[0].weight.units;
+    args.input.groups = OperandGroups(num_tokens);
+    args.gated = gated;
+    return args;
+  }
+};
+
+constexpr DType kF = DType::kBF16;
+const Problem kProblems[] = {
+    {"7B qkv", {kF, kF, kF}, {3584, 512, 512}, 3584, false},
+    {"7B o", {kF}, {3584}, 3584, false},
+    {"7B gate up", {kF, kF}, {18944, 18944}, 3584, true},
+    {"7B down", {kF}, {3584}, 18944, false},
+    {"7B head", {kF}, {152064}, 3584, false},
+    {"0.5B qkv", {DType::kQ5_0, DType::kQ5_0, DType::kQ8_0}, {896, 128, 128}, 896, false},
+    {"0.5B o", {DType::kQ5_0}, {896}, 896, false},
+    {"0.5B gate up", {DType::kQ5_0, DType::kQ5_0}, {4864, 4864}, 896, true},
+    {"0.5B down", {DType::kQ6_K}, {896}, 4864, false},
+    {"0.5B head", {DType::kQ8_0}, {151936}, 896, false},
+    {"135M qkv", {DType::kQ4_1, DType::kQ4_1, DType::kQ4_1}, {576, 192, 192}, 576, false},
+    {"135M o", {DType::kQ4_1}, {576}, 576, false},
+    {"135M gate up", {DType::kQ4_1, DType::kQ4_1}, {1536, 1536}, 576, true},
+    {"135M down", {DType::kQ4_K}, {576}, 1536, false},
+    {"one row", {DType::kQ2_K}, {1}, 256, false},
+    {"one unit", {DType::kF16}, {37}, 5, false},
+};
+
+int NumSlices(const PackedView& weight) {
+  const int units = SliceUnits(weight.tiles, weight.units);
+  return (weight.units + units - 1) / units;
+}
+
+TEST(CudaLinearConfigTest, CutsKByTheShapeAlone) {
+  EXPECT_EQ(SlicesOf(768), 1);
+  EXPECT_EQ(SlicesOf(767), 2);
+  EXPECT_EQ(SlicesOf(384), 2);
+  EXPECT_EQ(SlicesOf(383), 4);
+  EXPECT_EQ(SlicesOf(160), 4);
+  EXPECT_EQ(SlicesOf(159), 8);
+  EXPECT_EQ(SliceUnits(56, 76), 10);
+  EXPECT_EQ(SliceUnits(60, 9), 2);
+  EXPECT_EQ(SliceUnits(1, 1), 1);
+}
+
+TEST(CudaLinearConfigTest, OperandRowsHoldEveryTileOfTokens) {
+  for (int rows = 1; rows <= 3000; ++rows) {
+    const int groups = OperandGroups(rows);
+    EXPECT_GE(groups * 8, rows);
+    EXPECT_GE(OperandGroups(rows + 1), groups);
+    for (const Problem& problem : {kProblems[0], kProblems[8]}) {
+      const LinearArgs args = problem.Args(rows);
+      for (const LinearPath path : {LinearPath::kSlices, LinearPath::kStream}) {
+        const LinearConfig config = ConfigureLinear(args, kHopper, path);
+        EXPECT_LE(config.tokens * config.grid_y, groups * 8) << rows << " " << Describe(config);
+      }
+    }
+  }
+}
+
+TEST(CudaLinearConfigTest, TakesThePathThatTheCardHas) {
+  const LinearArgs few = kProblems[0].Args(64);
+  const LinearArgs many = kProblems[0].Args(2048);
+  EXPECT_EQ(ConfigureLinear(few, {}).path, LinearPath::kSlices);
+  EXPECT_EQ(ConfigureLinear(many, {}).path, LinearPath::kSlices);
+  EXPECT_EQ(ConfigureLinear(many, {}, LinearPath::kTiles).path, LinearPath::kSlices);
+  EXPECT_EQ(ConfigureLinear(few, kHopper).path, LinearPath::kStream);
+  EXPECT_EQ(ConfigureLinear(few, kHopper, LinearPath::kTiles).path, LinearPath::kStream);
+  EXPECT_EQ(ConfigureLinear(many, kHopper).path, LinearPath::kTiles);
+  EXPECT_FALSE(FusesGate({}, 64));
+  EXPECT_TRUE(FusesGate(kHopper, 64));
+}
+
+TEST(CudaLinearConfigTest, BlocksHaveEveryRowAndSliceAndFitTheMultiprocessor) {
+  for (const Problem& problem : kProblems) {
+    for (const int num_tokens : kTokenCounts) {
+      const LinearArgs args = problem.Args(num_tokens);
+      for (const LinearPath path : {LinearPath::kSlices, LinearPath::kStream, LinearPath::kTiles}) {
+        if (problem.gated && path == LinearPath::kSlices) continue;
+        if (num_tokens <= 128 && path == LinearPath::kTiles) continue;
+        const LinearConfig config = ConfigureLinear(args, kHopper, path);
+        const std::string what = std::string(problem.name) + " of " + std::to_string(num_tokens) +
+                                 " tokens: " + Describe(config);
+        ASSERT_EQ(config.path, path) << what;
+        EXPECT_GE(config.tokens * config.grid_y, num_tokens) << what;
+        EXPECT_LE(config.threads, 1024) << what;
+        EXPECT_LE(config.shared_bytes, 227 << 10) << what;
+        EXPECT_EQ(config.grid_x % config.cluster, 0) << what;
+        const int num_tasks = problem.gated ? 1 : args.num_tasks;
+        for (int i = 0; i < num_tasks; ++i) {
+          const LinearConfig::Task& plan = config.tasks[i];
+          const int end = i + 1 < num_tasks            ? config.tasks[i + 1].first_block
+                          : path == LinearPath::kTiles ? config.grid_x
+                                                       : config.grid_x / config.cluster;
+          EXPECT_GE((end - plan.first_block) * plan.tiles_a_block, args.tasks[i].weight.tiles)
+              << what;
+          if (path != LinearPath::kStream) continue;
+          EXPECT_GE(plan.slice_groups * config.cluster, NumSlices(args.tasks[i].weight)) << what;
+          const int row_groups = config.threads / 128 / plan.slice_groups / (problem.gated ? 2 : 1);
+          EXPECT_GE(row_groups * 4, plan.tiles_a_block) << what;
+          const StageShape stage = StageOf(args.tasks[i].weight.type);
+          EXPECT_GE(config.ring_bytes, 2 * stage.bytes()) << what;
+          EXPECT_GE(config.ring_bytes, config.tokens * kPartRow * 4) << what;
+          EXPECT_GE(config.x_stages, 2) << what;
+        }
+      }
+    }
+  }
+}
+
+TEST(CudaLinearConfigTest, SaysWhatItChose) {
+  for (const Problem& problem : kProblems) {
+    for (const int num_tokens : {8, 64, 2048}) {
+      const std::string text = Describe(ConfigureLinear(problem.Args(num_tokens), kHopper));
+      std::printf("%-14s %4d  %s\n", problem.name, num_tokens, text.c_str());
+      EXPECT_NE(text.find(num_tokens > 128 ? "tiles " : "stream "), std::string::npos);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace sluice::kernels::cuda
