@@ -290,10 +290,15 @@ int Main(const std::vector<std::string>& models) {
         step_bytes += bytes * product.layers;
         std::printf("%-5s %-8s M %4d %9.2f us %6.0f GB/s %6.1f TFLOP/s", model, product.name,
                     num_tokens, micros, bytes / micros / 1e3, flops / micros / 1e6);
-        if (num_tokens == 256) {
-          std::string other;
-          std::printf("  (stream %.2f us)",
-                      Run(bench, product, num_tokens, LinearPath::kStream, other));
+        // The ways not taken.
+        if (num_tokens >= 256) {
+          std::printf("  (");
+          for (const LinearPath path :
+               {LinearPath::kStream, LinearPath::kTiles128, LinearPath::kTiles256}) {
+            std::string other;
+            std::printf(" %.1f", Run(bench, product, num_tokens, path, other));
+          }
+          std::printf(" us)");
         }
         std::printf("  %s\n", num_tokens == 1 ? "linear_row" : described.c_str());
         json += comma + std::string("{\"model\":\"") + model + "\",\"product\":\"" + product.name +

@@ -151,7 +151,8 @@ cudaError_t LaunchTilesOf(DType type, const LinearArgs& args, const LinearConfig
 }
 
 // Tasks of different types one after the other: linear_tiles is compiled for each.
-cudaError_t LaunchTiles(const LinearArgs& args, const LinearDevice& device, cudaStream_t stream) {
+cudaError_t LaunchTiles(const LinearArgs& args, const LinearDevice& device, LinearPath path,
+                        cudaStream_t stream) {
   cudaError_t error = cudaSuccess;
   for (int first = 0; first < args.num_tasks && error == cudaSuccess;) {
     LinearArgs same = args;
@@ -160,7 +161,7 @@ cudaError_t LaunchTiles(const LinearArgs& args, const LinearDevice& device, cuda
     while (first < args.num_tasks && args.tasks[first].weight.type == type) {
       same.tasks[same.num_tasks++] = args.tasks[first++];
     }
-    error = LaunchTilesOf(type, same, ConfigureLinear(same, device, LinearPath::kTiles), stream);
+    error = LaunchTilesOf(type, same, ConfigureLinear(same, device, path), stream);
   }
   return error;
 }
@@ -204,8 +205,9 @@ absl::Status LaunchLinear(const LinearArgs& args, const LinearDevice& device, cu
       return ToStatus(config.tokens <= 32 ? LaunchStreamFew(args, config, stream)
                                           : LaunchStreamMany(args, config, stream),
                       "linear_stream");
-    case LinearPath::kTiles:
-      return ToStatus(LaunchTiles(args, device, stream), "linear_tiles");
+    case LinearPath::kTiles128:
+    case LinearPath::kTiles256:
+      return ToStatus(LaunchTiles(args, device, config.path, stream), "linear_tiles");
     default:
       return ToStatus(LaunchSlices(args, config, stream), "linear_slices");
   }

@@ -86,10 +86,11 @@ struct LinearDevice {
 absl::StatusOr<LinearDevice> FindLinearDevice();
 
 // The kernels of a product, by what they are made for:
-//   kSlices  any card: mma.sync, a warp each (16 rows, slice)
-//   kStream  9.0, few tokens: weights flow through shared memory, all slices at once
-//   kTiles   9.0, many tokens: 128 rows by 256 tokens, the slices one after the other
-enum class LinearPath : uint8_t { kSlices, kStream, kTiles };
+//   kSlices    any card: mma.sync, a warp each (16 rows, slice)
+//   kStream    9.0, few tokens: weights flow through shared memory, all slices at once
+//   kTiles128  9.0, more than 128 tokens: 128 rows by 128 tokens, the slices one after the other
+//   kTiles256  the same with 256 tokens
+enum class LinearPath : uint8_t { kSlices, kStream, kTiles128, kTiles256 };
 
 // Configuration of a launch, a pure function of the problem.
 struct LinearConfig {

@@ -84,6 +84,15 @@ bool Apply(const Spread& spread, const LinearArgs& args, LinearConfig& config) {
   return true;
 }
 
+// A step of a warpgroup, when the other warpgroups keep the multiprocessor busy: of the tensor
+// cores, or of making its weights.
+double StepNanos(DType type, int32_t tokens) {
+  const double cycles = Traits(type).block_values == 256 ? 55.0
+                        : Traits(type).quantized         ? 40.0
+                                                         : 20.0;
+  return std::max(cycles, tokens / 2.0) / 1.7;
+}
+
 // How long the launch takes, in nanoseconds, were memory and the way into a multiprocessor all.
 double StreamCost(const LinearArgs& args, const Spread& spread, const LinearConfig& config,
                   int32_t multiprocessors) {
@@ -93,10 +102,13 @@ double StreamCost(const LinearArgs& args, const Spread& spread, const LinearConf
   constexpr double kStartCost = 1000.0;
   double weights = 0.0;
   double most = 0.0;
+  double steps = 0.0;
   const int num_tasks = args.gated ? 1 : args.num_tasks;
   for (int i = 0; i < num_tasks; ++i) {
     const PackedView& weight = args.tasks[i].weight;
     const LinearConfig::Task& plan = config.tasks[i];
+    steps = std::max(steps, spread.warpgroups * SliceUnits(weight.tiles, weight.units) *
+                                StepNanos(weight.type, config.tokens) * 4);
     const double units = plan.slice_groups * SliceUnits(weight.tiles, weight.units);
     const double tiles = plan.tiles_a_block * (args.gated ? 2 : 1);
     weights += 1.0 * weight.tiles * weight.units * UnitBytes(weight.type) * (args.gated ? 2 : 1);
@@ -107,7 +119,7 @@ double StreamCost(const LinearArgs& args, const Spread& spread, const LinearConf
   const double busy = rounds > 1.0 ? rounds + 0.5 : 1.0;
   const double together = spread.warpgroups <= 2 ? 2.0 : 1.0;
   return std::max(weights * config.grid_y / kMemoryRate * busy / std::max(1.0, rounds),
-                  busy * most / kBlockRate) +
+                  busy * std::max(most / kBlockRate, steps)) +
          (config.cluster > 1 ? kClusterCost : 0.0) + kStartCost * std::max(1.0, rounds / together);
 }
 
@@ -159,7 +171,13 @@ void SizeRings(const LinearArgs& args, const Spread& spread, int32_t multiproces
   config.shared_bytes = bytes(weight_stages, x_stages);
 }
 
-LinearConfig ConfigureStream(const LinearArgs& args, int32_t multiprocessors) {
+// A configuration, and how long it is thought to take.
+struct Choice {
+  LinearConfig config;
+  double nanos = 0.0;
+};
+
+Choice ConfigureStream(const LinearArgs& args, int32_t multiprocessors) {
   LinearConfig config;
   config.path = LinearPath::kStream;
   config.tokens = StreamTokens(args.num_tokens);
@@ -183,20 +201,21 @@ LinearConfig ConfigureStream(const LinearArgs& args, int32_t multiprocessors) {
   Apply(best, args, config);
   config.threads = 128 * best.warpgroups + 32;
   SizeRings(args, best, multiprocessors, config);
-  return config;
+  return {config, best_cost};
 }
 
 // ---- kTiles
 
-LinearConfig ConfigureTiles(const LinearArgs& args) {
+Choice ConfigureTiles(const LinearArgs& args, int32_t tokens, int32_t multiprocessors) {
   LinearConfig config;
-  config.path = LinearPath::kTiles;
-  config.tokens = kTilesTokens;
-  config.grid_y = static_cast<int32_t>(CeilDiv(args.num_tokens, kTilesTokens));
+  config.path = tokens == 128 ? LinearPath::kTiles128 : LinearPath::kTiles256;
+  config.tokens = tokens;
+  config.grid_y = static_cast<int32_t>(CeilDiv(args.num_tokens, tokens));
   config.cluster = 2;
   config.threads = 384;
-  bool slices = false;
+  int32_t slices = 1;
   int32_t stage_bytes = 0;
+  double step_nanos = 0.0;
   const int num_tasks = args.gated ? 1 : args.num_tasks;
   for (int i = 0; i < num_tasks; ++i) {
     const PackedView& weight = args.tasks[i].weight;
@@ -204,17 +223,26 @@ LinearConfig ConfigureTiles(const LinearArgs& args) {
     plan.first_block = config.grid_x;
     plan.tiles_a_block = args.gated ? kTilesRows / 2 : kTilesRows;
     config.grid_x += static_cast<int32_t>(CeilDiv(weight.tiles, plan.tiles_a_block));
-    slices = slices || NumSlices(weight) > 1;
+    slices = std::max(slices, NumSlices(weight));
     stage_bytes = std::max(stage_bytes, StageOf(weight.type).bytes());
+    // Weights and half of the operand rows come through L2.
+    constexpr double kBlockRate = 45.0;
+    step_nanos = std::max({step_nanos, 2 * StepNanos(weight.type, tokens),
+                           (kTilesRows * UnitBytes(weight.type) / 4 + tokens * 16) / kBlockRate});
   }
   config.grid_x = static_cast<int32_t>(CeilDiv(config.grid_x, 2) * 2);
-  const int32_t totals = slices ? kTilesRows * kTileRows * kTilesTokens * 4 : 0;
-  config.x_stages = slices ? 4 : 8;
+  const bool totals = slices > 1 && tokens == kMostTilesTokens;
+  config.x_stages = totals ? 4 : 8;
   config.ring_bytes = static_cast<int32_t>(
-      CeilDiv((slices ? 4 << 10 : 8 << 10) / stage_bytes * stage_bytes, 128) * 128);
-  config.shared_bytes =
-      kTilesHead + config.x_stages * kTilesStageBytes + kTilesRows * config.ring_bytes + totals;
-  return config;
+      CeilDiv((totals ? 4 << 10 : 8 << 10) / stage_bytes * stage_bytes, 128) * 128);
+  config.shared_bytes = kTilesHead + config.x_stages * kTilesStageBytes +
+                        kTilesRows * config.ring_bytes +
+                        (totals ? kTilesRows * kTileRows * kMostTilesTokens * 4 : 0);
+  const auto rounds =
+      static_cast<double>(CeilDiv(int64_t{config.grid_x} * config.grid_y, multiprocessors));
+  const double nanos = rounds * (args.input.units * 4 * step_nanos + 3000.0 + 12.0 * tokens +
+                                 (totals ? 1200.0 : 100.0) * slices);
+  return {config, nanos};
 }
 
 }  // namespace
@@ -222,10 +250,16 @@ LinearConfig ConfigureTiles(const LinearArgs& args) {
 LinearConfig ConfigureLinear(const LinearArgs& args, const LinearDevice& device,
                              std::optional<LinearPath> path) {
   if (!device.has_wgmma || path == LinearPath::kSlices) return ConfigureSlices(args);
+  const int32_t multiprocessors = device.multiprocessors;
+  Choice best = ConfigureStream(args, multiprocessors);
   // Rows of fewer tokens are not padded to a tile of 256.
-  const bool many = args.num_tokens > kTilesTokens / 2;
-  return many && path != LinearPath::kStream ? ConfigureTiles(args)
-                                             : ConfigureStream(args, device.multiprocessors);
+  if (args.num_tokens <= 128 || path == LinearPath::kStream) return best.config;
+  for (const int32_t tokens : {256, 128}) {
+    const Choice tiles = ConfigureTiles(args, tokens, multiprocessors);
+    if (path == tiles.config.path) return tiles.config;
+    if (tiles.nanos < best.nanos) best = tiles;
+  }
+  return best.config;
 }
 
 std::string Describe(const LinearConfig& config) {

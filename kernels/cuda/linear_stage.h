@@ -67,10 +67,13 @@ inline constexpr int kPartRow = 20;
 inline constexpr int kStreamBarriers = kMaxStreamWarpgroups * (4 + 2) * kMaxStages;
 inline constexpr int kStreamHead = (kStreamBarriers * 8 + 127) / 128 * 128;
 
-// kTiles: two warpgroups of 64 rows, all tokens each; stages of two steps of 16 columns.
-inline constexpr int kTilesTokens = 256;
+// kTiles: two warpgroups of 64 rows, 128 or 256 tokens; stages of 16 KiB of operand rows.
+inline constexpr int kMostTilesTokens = 256;
 inline constexpr int kTilesRows = 8;  // tiles of 16 in a block
-inline constexpr int kTilesStageBytes = 2 * kTilesTokens * 32;
+inline constexpr int kTilesStageBytes = 16384;
+__host__ __device__ constexpr int TilesStageSteps(int tokens) {  // of 16 columns
+  return kTilesStageBytes / (32 * tokens);
+}
 inline constexpr int kTilesHead = 1024;
 
 }  // namespace sluice::kernels::cuda

@@ -1,10 +1,11 @@
 #pragma once
 
 // linear_tiles: the product of many tokens on Hopper cards, bound by the tensor cores. A block has
-// 128 weight rows, 64 to a warpgroup, and 256 tokens. Every warp keeps a ring of bulk copies of its
-// own 16 rows' weights going and makes f16 of the next step while the tensor cores have the present
-// one. The two blocks of a cluster have the same tokens: each brings half of the operand rows to
-// both. K slices one after the other, their sum in shared memory.
+// 128 weight rows, 64 to a warpgroup, and 128 or 256 tokens. Every warp keeps a ring of bulk copies
+// of its own 16 rows' weights going and makes f16 of the next step while the tensor cores have the
+// present one. The two blocks of a cluster have the same tokens: each brings half of the operand
+// rows to both. K slices one after the other, their sum in registers, or with 256 tokens in shared
+// memory.
 //
 // Grid (pairs of blocks of rows times blocks of tokens, tokens first), clusters of two, 288
 // threads. Reads the weights once a block of tokens, from L2 all but the first time, and the
@@ -18,8 +19,7 @@ namespace tiles {
 // Two warpgroups that multiply, and one whose registers they get, of which a thread brings
 // operands.
 constexpr int kThreads = 384;
-constexpr int kStageSteps = 2;
-constexpr int kAccumulators = kTilesTokens / 2;
+constexpr int kMostAccumulators = kMostTilesTokens / 2;
 
 struct TilesMemory {
   std::byte* base;
@@ -33,20 +33,22 @@ struct TilesMemory {
   __device__ std::byte* weights(int warp) const {
     return x() + config.x_stages * kTilesStageBytes + warp * config.ring_bytes;
   }
-  // Sums of earlier slices: [kAccumulators / 4][256 threads] of four.
+  // Sums of earlier slices: [kMostAccumulators / 4][256 threads] of four.
   __device__ float4* totals() const { return reinterpret_cast<float4*>(weights(8)); }
 };
 
 // By one thread: this block's half of every stage, to both blocks.
-__device__ inline void bring_operands(const LinearArgs& args, const LinearConfig& config,
-                                      const TilesMemory& memory, int token_block, int rank) {
-  constexpr int kHalf = kTilesTokens * 16;  // bytes of half a step
+template <int kTokens>
+__device__ void bring_operands(const LinearArgs& args, const LinearConfig& config,
+                               const TilesMemory& memory, int token_block, int rank) {
+  constexpr int kStageSteps = TilesStageSteps(kTokens);
+  constexpr int kHalf = kTokens * 16;  // bytes of half a step
   const auto* x = reinterpret_cast<const std::byte*>(args.input.x);
   const int64_t step_bytes = static_cast<int64_t>(args.input.groups) * 256;
   const std::byte* from = x + token_block * (2 * kHalf) + rank * kHalf;
   int slot = 0;
   uint32_t parity = 1;
-  for (int k = 0; k < args.input.units * 2; ++k) {
+  for (int k = 0; k < args.input.units * 4 / kStageSteps; ++k) {
     wait_for_phase(memory.x_empty() + slot, parity);
     uint64_t* full = memory.x_full() + slot;
     arrive_expecting(full, kTilesStageBytes);
@@ -63,7 +65,8 @@ __device__ inline void bring_operands(const LinearArgs& args, const LinearConfig
   }
 }
 
-__device__ __forceinline__ float4 four_of(const float (&acc)[kAccumulators], int i) {
+template <int kSize>
+__device__ __forceinline__ float4 four_of(const float (&acc)[kSize], int i) {
   return make_float4(acc[i], acc[i + 1], acc[i + 2], acc[i + 3]);
 }
 
@@ -71,38 +74,50 @@ __device__ __forceinline__ float4 four_of(const float (&acc)[kAccumulators], int
 __device__ __forceinline__ void few_at_a_time() { asm volatile("" ::: "memory"); }
 
 // All slices of the warpgroup's rows; `totals` is this thread's, 256 apart.
-template <typename Unit>
+template <typename Unit, int kTokens>
 __device__ __forceinline__ void multiply_slices(const PackedView& weight, WeightRing& weights,
                                                 OperandRing& x, float4* totals, int lane,
-                                                float (&acc)[kAccumulators]) {
+                                                float (&acc)[kTokens / 2]) {
+  constexpr int kSize = kTokens / 2;
+  constexpr bool kInRegisters = kTokens < kMostTilesTokens;
   const int slice_units = SliceUnits(weight.tiles, weight.units);
+  float total[kInRegisters ? kSize : 1];
   for (int begin = 0; begin < weight.units; begin += slice_units) {
     const int end = min(weight.units, begin + slice_units);
 #pragma unroll
-    for (int i = 0; i < kAccumulators; ++i) acc[i] = 0.0f;
-    multiply_units<Unit, kTilesTokens, 2, kStageSteps, true>(weight, weights, x, begin, end, lane,
-                                                             acc);
+    for (int i = 0; i < kSize; ++i) acc[i] = 0.0f;
+    multiply_units<Unit, kTokens, 2, TilesStageSteps(kTokens), true>(weight, weights, x, begin, end,
+                                                                     lane, acc);
     x.release_if<true>(true, lane);
     if (slice_units >= weight.units) return;
+    if constexpr (kInRegisters) {
 #pragma unroll
-    for (int i = 0; i < kAccumulators; i += 4) {
-      if (i % 16 == 0) few_at_a_time();
-      float4& kept = totals[i / 4 * 256];
-      float4 sum = four_of(acc, i);
-      if (begin > 0) {
-        const float4 total = kept;
-        sum = make_float4(__fadd_rn(total.x, sum.x), __fadd_rn(total.y, sum.y),
-                          __fadd_rn(total.z, sum.z), __fadd_rn(total.w, sum.w));
-      }
-      if (end < weight.units) {
-        kept = sum;
-      } else {
-        acc[i] = sum.x;
-        acc[i + 1] = sum.y;
-        acc[i + 2] = sum.z;
-        acc[i + 3] = sum.w;
+      for (int i = 0; i < kSize; ++i) total[i] = begin > 0 ? __fadd_rn(total[i], acc[i]) : acc[i];
+    } else {
+#pragma unroll
+      for (int i = 0; i < kSize; i += 4) {
+        if (i % 16 == 0) few_at_a_time();
+        float4& kept = totals[i / 4 * 256];
+        float4 sum = four_of(acc, i);
+        if (begin > 0) {
+          const float4 before = kept;
+          sum = make_float4(__fadd_rn(before.x, sum.x), __fadd_rn(before.y, sum.y),
+                            __fadd_rn(before.z, sum.z), __fadd_rn(before.w, sum.w));
+        }
+        if (end < weight.units) {
+          kept = sum;
+        } else {
+          acc[i] = sum.x;
+          acc[i + 1] = sum.y;
+          acc[i + 2] = sum.z;
+          acc[i + 3] = sum.w;
+        }
       }
     }
+  }
+  if constexpr (kInRegisters) {
+#pragma unroll
+    for (int i = 0; i < kSize; ++i) acc[i] = total[i];
   }
 }
 
@@ -113,8 +128,9 @@ struct Place {
 };
 
 // acc becomes the products with powers of two and bias.
+template <int kSize>
 __device__ __forceinline__ void finish(const LinearArgs& args, const LinearTask& task,
-                                       const Place& place, float (&acc)[kAccumulators]) {
+                                       const Place& place, float (&acc)[kSize]) {
   const auto row_factor = [&](int n) {
     return task.weight.row_factors != nullptr ? __ldg(task.weight.row_factors + n) : 1.0f;
   };
@@ -123,7 +139,7 @@ __device__ __forceinline__ void finish(const LinearArgs& args, const LinearTask&
   const float row_factors[2] = {row_factor(rows[0]), row_factor(rows[1])};
   const float biases[2] = {bias(rows[0]), bias(rows[1])};
 #pragma unroll
-  for (int i = 0; i < kAccumulators; i += 4) {
+  for (int i = 0; i < kSize; i += 4) {
     if (i % 32 == 0) few_at_a_time();
     const int token = place.token + i * 2;
     float factors[2];
@@ -139,10 +155,11 @@ __device__ __forceinline__ void finish(const LinearArgs& args, const LinearTask&
 }
 
 // Eight lanes write the eight rows of a token's sector.
+template <int kSize>
 __device__ __forceinline__ void write(const LinearArgs& args, const LinearTask& task,
-                                      const Place& place, const float (&acc)[kAccumulators]) {
+                                      const Place& place, const float (&acc)[kSize]) {
 #pragma unroll
-  for (int i = 0; i < kAccumulators; i += 4) {
+  for (int i = 0; i < kSize; i += 4) {
     if (i % 16 == 0) few_at_a_time();
 #pragma unroll
     for (int q = 0; q < 4; ++q) {
@@ -158,19 +175,20 @@ __device__ __forceinline__ void write(const LinearArgs& args, const LinearTask& 
 }
 
 // The second warpgroup hands its gates to the first, whose ups are of the same rows.
+template <int kSize>
 __device__ __forceinline__ void apply_gates(const LinearArgs& args, const TilesMemory& memory,
-                                            int warpgroup, float (&acc)[kAccumulators]) {
+                                            int warpgroup, float (&acc)[kSize]) {
   float4* gates = reinterpret_cast<float4*>(memory.x()) + threadIdx.x % 128;
   // Both are through with the operand rows that lay there, and no more are on their way.
   asm volatile("bar.sync 1, 256;" ::: "memory");
   if (warpgroup == 1) {
 #pragma unroll
-    for (int i = 0; i < kAccumulators; i += 4) gates[i / 4 * 128] = four_of(acc, i);
+    for (int i = 0; i < kSize; i += 4) gates[i / 4 * 128] = four_of(acc, i);
   }
   asm volatile("bar.sync 1, 256;" ::: "memory");
   if (warpgroup == 1) return;
 #pragma unroll
-  for (int i = 0; i < kAccumulators; i += 4) {
+  for (int i = 0; i < kSize; i += 4) {
     if (i % 16 == 0) few_at_a_time();
     const float4 gate = gates[i / 4 * 128];
     acc[i] = gated(args.activation, gate.x, acc[i]);
@@ -180,7 +198,7 @@ __device__ __forceinline__ void apply_gates(const LinearArgs& args, const TilesM
   }
 }
 
-template <typename Unit>
+template <typename Unit, int kTokens>
 __global__ void __launch_bounds__(kThreads, 1)
     linear_tiles(const __grid_constant__ LinearArgs args,
                  const __grid_constant__ LinearConfig config) {
@@ -226,18 +244,19 @@ __global__ void __launch_bounds__(kThreads, 1)
   wait_for_previous();
   if (warpgroup == 2) {
     asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
-    if (threadIdx.x == 256) bring_operands(args, config, memory, token_block, rank);
+    if (threadIdx.x == 256) bring_operands<kTokens>(args, config, memory, token_block, rank);
     __syncwarp();
   } else {
     asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
-    float acc[kAccumulators];
+    float acc[kTokens / 2];
     OperandRing x;
     x.memory = memory.x();
     x.full = memory.x_full();
     x.empty = memory.x_empty();
     x.stages = config.x_stages;
-    multiply_slices<Unit>(task.weight, weights, x, memory.totals() + threadIdx.x, lane, acc);
-    const Place place = {tile * kTileRows + lane / 4, token_block * kTilesTokens + lane % 4 * 2};
+    multiply_slices<Unit, kTokens>(task.weight, weights, x, memory.totals() + threadIdx.x, lane,
+                                   acc);
+    const Place place = {tile * kTileRows + lane / 4, token_block * kTokens + lane % 4 * 2};
     finish(args, task, place, acc);
     if (args.gated) apply_gates(args, memory, warpgroup, acc);
     if (weights.active && !(args.gated && warpgroup == 1)) write(args, task, place, acc);
@@ -248,17 +267,24 @@ __global__ void __launch_bounds__(kThreads, 1)
 #endif
 }
 
-template <typename Unit>
-cudaError_t Run(const LinearArgs& args, const LinearConfig& config, cudaStream_t stream) {
-  const cudaError_t error = cudaFuncSetAttribute(
-      linear_tiles<Unit>, cudaFuncAttributeMaxDynamicSharedMemorySize, config.shared_bytes);
+template <typename Unit, int kTokens>
+cudaError_t RunOf(const LinearArgs& args, const LinearConfig& config, cudaStream_t stream) {
+  const cudaError_t error =
+      cudaFuncSetAttribute(linear_tiles<Unit, kTokens>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                           config.shared_bytes);
   if (error != cudaSuccess) return error;
   const LaunchShape shape = {
       .grid = dim3(static_cast<unsigned>(config.grid_x) * static_cast<unsigned>(config.grid_y)),
       .block = dim3(kThreads),
       .shared_bytes = static_cast<size_t>(config.shared_bytes),
       .cluster = 2};
-  return Launch(stream, shape, linear_tiles<Unit>, args, config);
+  return Launch(stream, shape, linear_tiles<Unit, kTokens>, args, config);
+}
+
+template <typename Unit>
+cudaError_t Run(const LinearArgs& args, const LinearConfig& config, cudaStream_t stream) {
+  return config.tokens == 128 ? RunOf<Unit, 128>(args, config, stream)
+                              : RunOf<Unit, 256>(args, config, stream);
 }
 
 }  // namespace tiles

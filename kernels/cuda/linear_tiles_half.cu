@@ -12,7 +12,7 @@ cudaError_t LaunchTilesHalf(const LinearArgs& args, const LinearConfig& config,
 
 bool HasWgmmaCode() {
   cudaFuncAttributes attributes;
-  if (cudaFuncGetAttributes(&attributes, tiles::linear_tiles<UnitHalf>) != cudaSuccess) {
+  if (cudaFuncGetAttributes(&attributes, tiles::linear_tiles<UnitHalf, 256>) != cudaSuccess) {
     cudaGetLastError();
     return false;
   }

@@ -21,7 +21,8 @@
 namespace sluice::kernels::cuda {
 namespace {
 
-constexpr LinearPath kPaths[] = {LinearPath::kSlices, LinearPath::kStream, LinearPath::kTiles};
+constexpr LinearPath kPaths[] = {LinearPath::kSlices, LinearPath::kStream, LinearPath::kTiles128,
+                                 LinearPath::kTiles256};
 
 void Expect(cudaError_t error) { ASSERT_EQ(error, cudaSuccess) << cudaGetErrorString(error); }
 
@@ -126,8 +127,8 @@ class CudaLinearTest : public ::testing::TestWithParam<DType> {
     device = *found;
   }
   bool Has(LinearPath path, int num_tokens) const {
-    if (path == LinearPath::kTiles && num_tokens <= 128) return false;
-    return path == LinearPath::kSlices || device.has_wgmma;
+    if (path == LinearPath::kSlices) return true;
+    return device.has_wgmma && (path == LinearPath::kStream || num_tokens > 128);
   }
 
   // Waits, and says what a launch came to.
@@ -140,7 +141,10 @@ class CudaLinearTest : public ::testing::TestWithParam<DType> {
 };
 
 std::string NameOf(LinearPath path) {
-  return path == LinearPath::kSlices ? "slices" : path == LinearPath::kStream ? "stream" : "tiles";
+  return path == LinearPath::kSlices     ? "slices"
+         : path == LinearPath::kStream   ? "stream"
+         : path == LinearPath::kTiles128 ? "tiles of 128"
+                                         : "tiles of 256";
 }
 
 // The first difference in words, or nothing.
@@ -358,8 +362,8 @@ TEST_P(CudaLinearTest, GatedProductsEqualSeparateOnes) {
         args.gated = true;
         args.activation = activation;
         args.tasks[0].out = fused.get();
-        for (const LinearPath path : {LinearPath::kStream, LinearPath::kTiles}) {
-          if (!Has(path, num_tokens)) continue;
+        for (const LinearPath path : kPaths) {
+          if (path == LinearPath::kSlices || !Has(path, num_tokens)) continue;
           Expect(cudaMemset(fused.get(), 0xff, count * 4));
           Finish(LaunchLinear(args, device, nullptr, path));
           ASSERT_EQ(Difference(expected, fused.Read(count), static_cast<size_t>(rows)), "")
