@@ -2,7 +2,8 @@
 // each weight that none stays in L2, beside the copy bandwidth and the rate of cuBLAS (where it is
 // installed) measured in the same process. The last line is JSON.
 //
-//   cuda_linear_bench [model ...]      of 7b, 0.5b, 135m; all
+//   cuda_linear_bench [model ...]            of 7b, 0.5b, 135m; all
+//   cuda_linear_bench sweep [model ...]      every way to spread products of few tokens
 
 #include <dlfcn.h>
 
@@ -16,6 +17,7 @@
 #include <vector>
 
 #include "kernels/cuda/linear.h"
+#include "kernels/cuda/linear_paths.h"
 #include "kernels/cuda/linear_row.h"
 
 namespace sluice::kernels::cuda {
@@ -189,7 +191,7 @@ struct Bench {
 
 // Microseconds of one launch of the product.
 double Run(const Bench& bench, const Product& product, int num_tokens,
-           std::optional<LinearPath> path, std::string& described) {
+           std::optional<LinearPath> path, std::string& described, bool sweep = false) {
   std::vector<PackedLayout> layouts;
   int64_t bytes = 0;
   for (int i = 0; i < kMaxTasks && product.rows[i] > 0; ++i) {
@@ -229,6 +231,20 @@ double Run(const Bench& bench, const Product& product, int num_tokens,
   };
   described = Describe(ConfigureLinear(args_of(0), bench.device, path));
   const int launches = std::max(copies, num_tokens >= 256 ? 8 : 24);
+  if (sweep) {
+    std::vector<LinearChoice> choices = LinearChoices(args_of(0), bench.device.multiprocessors);
+    std::sort(choices.begin(), choices.end(),
+              [](const LinearChoice& a, const LinearChoice& b) { return a.nanos < b.nanos; });
+    choices.resize(std::min<size_t>(choices.size(), 24));
+    for (const LinearChoice& choice : choices) {
+      const double micros = GraphMicros(bench.stream, launches, [&](int turn) {
+        Expect(LaunchLinearAs(args_of(turn), choice.config, bench.device, bench.stream));
+      });
+      std::printf("%-5s %-8s M %4d %9.2f us, thought %9.2f  %s\n", product.model, product.name,
+                  num_tokens, micros, choice.nanos / 1e3, Describe(choice.config).c_str());
+    }
+    return 0.0;
+  }
   return GraphMicros(bench.stream, launches, [&](int turn) {
     const LinearArgs args = args_of(turn);
     if (num_tokens > 1 || path.has_value()) {
@@ -247,8 +263,10 @@ double Run(const Bench& bench, const Product& product, int num_tokens,
   });
 }
 
-int Main(const std::vector<std::string>& models) {
+int Main(std::vector<std::string> models) {
   Bench bench;
+  const bool sweep = !models.empty() && models[0] == "sweep";
+  if (sweep) models.erase(models.begin());
   const auto device = FindLinearDevice();
   Expect(device.status());
   bench.device = *device;
@@ -285,6 +303,12 @@ int Main(const std::vector<std::string>& models) {
           flops += 2.0 * num_tokens * static_cast<double>(product.rows[i] * product.cols);
         }
         std::string described;
+        if (sweep) {
+          if (num_tokens == 8 || num_tokens == 64) {
+            Run(bench, product, num_tokens, std::nullopt, described, /*sweep=*/true);
+          }
+          continue;
+        }
         const double micros = Run(bench, product, num_tokens, std::nullopt, described);
         step += micros * product.layers;
         step_bytes += bytes * product.layers;
@@ -308,6 +332,7 @@ int Main(const std::vector<std::string>& models) {
                 ",\"tflop_s\":" + std::to_string(flops / micros / 1e6) + "}";
         comma = ",";
       }
+      if (sweep) continue;
       std::printf("%-5s whole step M %4d %9.3f ms, floor of memory %.3f ms\n", model, num_tokens,
                   step / 1e3, step_bytes / copy_rate / 1e6);
     }

@@ -8,6 +8,7 @@
 #include "kernels/cuda/fragments.cuh"
 #include "kernels/cuda/linear.h"
 #include "kernels/cuda/linear_paths.h"
+#include "kernels/cuda/linear_stage.h"
 #include "kernels/cuda/mma.cuh"
 
 namespace sluice::kernels::cuda {
@@ -143,9 +144,7 @@ cudaError_t Run(const LinearArgs& args, const LinearConfig& config, cudaStream_t
 
 cudaError_t LaunchTilesOf(DType type, const LinearArgs& args, const LinearConfig& config,
                           cudaStream_t stream) {
-  if (type == DType::kF32 || type == DType::kF16 || type == DType::kBF16) {
-    return LaunchTilesHalf(args, config, stream);
-  }
+  if (IsHalf(type)) return LaunchTilesHalf(args, config, stream);
   return Traits(type).block_values == 256 ? LaunchTilesSuper(args, config, stream)
                                           : LaunchTilesLegacy(args, config, stream);
 }
@@ -199,7 +198,11 @@ absl::StatusOr<LinearDevice> FindLinearDevice() {
 
 absl::Status LaunchLinear(const LinearArgs& args, const LinearDevice& device, cudaStream_t stream,
                           std::optional<LinearPath> path) {
-  const LinearConfig config = ConfigureLinear(args, device, path);
+  return LaunchLinearAs(args, ConfigureLinear(args, device, path), device, stream);
+}
+
+absl::Status LaunchLinearAs(const LinearArgs& args, const LinearConfig& config,
+                            const LinearDevice& device, cudaStream_t stream) {
   switch (config.path) {
     case LinearPath::kStream:
       return ToStatus(config.tokens <= 32 ? LaunchStreamFew(args, config, stream)

@@ -1,17 +1,26 @@
 #include <algorithm>
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "kernels/cuda/linear.h"
+#include "kernels/cuda/linear_paths.h"
 #include "kernels/cuda/linear_stage.h"
 
 namespace sluice::kernels::cuda {
 namespace {
 
-// A Hopper multiprocessor's shared memory for one block, and what leaves room for a second, which
-// may be the next kernel's first.
-constexpr int32_t kMaxShared = 227 << 10;
-constexpr int32_t kHalfShared = 112 << 10;
+// A way to spread a launch over blocks: warpgroups of a block, blocks of a cluster, tiles of a
+// block at most.
+struct Spread {
+  int32_t warpgroups = 1;
+  int32_t cluster = 1;
+  int32_t tiles = 4;
+};
+
+// A Hopper multiprocessor's shared memory, and what each block takes besides its own.
+constexpr int32_t kAllShared = 228 << 10;
+constexpr int32_t kBlockShared = 1 << 10;
 
 int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -50,14 +59,6 @@ int32_t StreamTokens(int32_t num_tokens) {
   return 128;
 }
 
-// A way to spread a launch over blocks: warpgroups of a block, blocks of a cluster, tiles of a
-// block at most.
-struct Spread {
-  int32_t warpgroups = 1;
-  int32_t cluster = 1;
-  int32_t tiles = 4;
-};
-
 int32_t NumSlices(const PackedView& weight) {
   return static_cast<int32_t>(CeilDiv(weight.units, SliceUnits(weight.tiles, weight.units)));
 }
@@ -93,34 +94,9 @@ double StepNanos(DType type, int32_t tokens) {
   return std::max(cycles, tokens / 2.0) / 1.7;
 }
 
-// How long the launch takes, in nanoseconds, were memory and the way into a multiprocessor all.
-double StreamCost(const LinearArgs& args, const Spread& spread, const LinearConfig& config,
-                  int32_t multiprocessors) {
-  constexpr double kMemoryRate = 4000.0;  // bytes a nanosecond
-  constexpr double kBlockRate = 45.0;     // of one multiprocessor
-  constexpr double kClusterCost = 500.0;
-  constexpr double kStartCost = 1000.0;
-  double weights = 0.0;
-  double most = 0.0;
-  double steps = 0.0;
-  const int num_tasks = args.gated ? 1 : args.num_tasks;
-  for (int i = 0; i < num_tasks; ++i) {
-    const PackedView& weight = args.tasks[i].weight;
-    const LinearConfig::Task& plan = config.tasks[i];
-    steps = std::max(steps, spread.warpgroups * SliceUnits(weight.tiles, weight.units) *
-                                StepNanos(weight.type, config.tokens) * 4);
-    const double units = plan.slice_groups * SliceUnits(weight.tiles, weight.units);
-    const double tiles = plan.tiles_a_block * (args.gated ? 2 : 1);
-    weights += 1.0 * weight.tiles * weight.units * UnitBytes(weight.type) * (args.gated ? 2 : 1);
-    most = std::max(most, units * (tiles * UnitBytes(weight.type) + 128.0 * config.tokens));
-  }
-  // Blocks that a multiprocessor has one after the other; the last ones leave half of them idle.
-  const double rounds = static_cast<double>(config.grid_x) * config.grid_y / multiprocessors;
-  const double busy = rounds > 1.0 ? rounds + 0.5 : 1.0;
-  const double together = spread.warpgroups <= 2 ? 2.0 : 1.0;
-  return std::max(weights * config.grid_y / kMemoryRate * busy / std::max(1.0, rounds),
-                  busy * std::max(most / kBlockRate, steps)) +
-         (config.cluster > 1 ? kClusterCost : 0.0) + kStartCost * std::max(1.0, rounds / together);
+// Blocks that a multiprocessor has at a time.
+int32_t Together(const LinearArgs& args, const Spread& spread, int32_t tokens) {
+  return tokens > 64 ? 1 : StreamBlocks(spread.warpgroups, AllHalf(args));
 }
 
 // Shares shared memory out between weights and operand rows.
@@ -128,8 +104,8 @@ void SizeRings(const LinearArgs& args, const Spread& spread, int32_t multiproces
                LinearConfig& config) {
   const int32_t warps = 4 * spread.warpgroups;
   int32_t stage_bytes = 0;
-  int32_t wanted_weights = 0;  // stages of a slice
-  int32_t wanted_x = 0;
+  int32_t wanted_weights = 2;  // stages of a slice
+  int32_t wanted_x = 2;
   const int32_t x_units = StreamUnits(config.tokens);
   for (int i = 0; i < args.num_tasks; ++i) {
     const PackedView& weight = args.tasks[i].weight;
@@ -139,12 +115,14 @@ void SizeRings(const LinearArgs& args, const Spread& spread, int32_t multiproces
     wanted_weights = std::max(wanted_weights, static_cast<int32_t>(CeilDiv(units, shape.units)));
     wanted_x = std::max(wanted_x, static_cast<int32_t>(CeilDiv(units, x_units)));
   }
+  wanted_weights = std::min(wanted_weights, kMaxStages);
+  wanted_x = std::min(wanted_x, kMaxStages);
   const int32_t x_stage_bytes = x_units * 128 * config.tokens;
   const int32_t part_bytes = config.tokens * kPartRow * 4;
-  const bool alone = config.grid_x * config.grid_y <= multiprocessors;
-  const int32_t budget = config.tokens > 64               ? kMaxShared
-                         : alone && spread.warpgroups > 2 ? 160 << 10
-                                                          : kHalfShared;
+  const auto blocks =
+      static_cast<int32_t>(CeilDiv(int64_t{config.grid_x} * config.grid_y, multiprocessors));
+  const int32_t budget =
+      kAllShared / std::min(blocks, Together(args, spread, config.tokens)) - kBlockShared;
   const auto ring_bytes = [&](int32_t stages) {
     return static_cast<int32_t>(CeilDiv(std::max(stages * stage_bytes, part_bytes), 128) * 128);
   };
@@ -156,12 +134,11 @@ void SizeRings(const LinearArgs& args, const Spread& spread, int32_t multiproces
   int32_t x_stages = 2;
   for (bool grew = true; grew;) {
     grew = false;
-    if (weight_stages < std::min(wanted_weights, kMaxStages) &&
-        bytes(weight_stages + 1, x_stages) <= budget) {
+    if (weight_stages < wanted_weights && bytes(weight_stages + 1, x_stages) <= budget) {
       ++weight_stages;
       grew = true;
     }
-    if (x_stages < std::min(wanted_x, kMaxStages) && bytes(weight_stages, x_stages + 1) <= budget) {
+    if (x_stages < wanted_x && bytes(weight_stages, x_stages + 1) <= budget) {
       ++x_stages;
       grew = true;
     }
@@ -171,42 +148,63 @@ void SizeRings(const LinearArgs& args, const Spread& spread, int32_t multiproces
   config.shared_bytes = bytes(weight_stages, x_stages);
 }
 
-// A configuration, and how long it is thought to take.
-struct Choice {
-  LinearConfig config;
-  double nanos = 0.0;
-};
-
-Choice ConfigureStream(const LinearArgs& args, int32_t multiprocessors) {
-  LinearConfig config;
-  config.path = LinearPath::kStream;
-  config.tokens = StreamTokens(args.num_tokens);
-  config.grid_y = static_cast<int32_t>(CeilDiv(args.num_tokens, config.tokens));
-  Spread best;
-  double best_cost = 1e30;
-  const int32_t max_warpgroups = StreamWarpgroups(config.tokens);
-  for (const int32_t cluster : {1, 2, 4, 8}) {
-    for (int32_t warpgroups = 1; warpgroups <= max_warpgroups; ++warpgroups) {
-      for (int32_t tiles = 1; tiles <= 4 * warpgroups; ++tiles) {
-        const Spread spread = {warpgroups, cluster, tiles};
-        if (!Apply(spread, args, config)) continue;
-        const double cost = StreamCost(args, spread, config, multiprocessors);
-        if (cost < 0.999 * best_cost) {
-          best = spread;
-          best_cost = cost;
-        }
-      }
-    }
+// How long the launch takes, in nanoseconds: bound by memory, by L2, by what a block does one after
+// the other, or by how long a ring's stages take to come again.
+double StreamCost(const LinearArgs& args, const Spread& spread, const LinearConfig& config,
+                  int32_t multiprocessors) {
+  constexpr double kMemoryRate = 4200.0;  // bytes a nanosecond
+  constexpr double kL2Rate = 42.0;        // of one multiprocessor when all want some
+  constexpr double kBlockRate = 60.0;     // when few do
+  constexpr double kMemoryLatency = 1600.0;
+  constexpr double kL2Latency = 1300.0;
+  constexpr double kClusterCost = 500.0;
+  constexpr double kStartCost = 2000.0;
+  double weights = 0.0;
+  double most = 0.0;
+  double slowest = 0.0;
+  const int32_t x_units = StreamUnits(config.tokens);
+  const int num_tasks = args.gated ? 1 : args.num_tasks;
+  for (int i = 0; i < num_tasks; ++i) {
+    const PackedView& weight = args.tasks[i].weight;
+    const LinearConfig::Task& plan = config.tasks[i];
+    const int32_t slice_units = SliceUnits(weight.tiles, weight.units);
+    const double tiles = plan.tiles_a_block * (args.gated ? 2 : 1);
+    const double bytes =
+        plan.slice_groups * slice_units * (tiles * UnitBytes(weight.type) + 128.0 * config.tokens);
+    weights += 1.0 * weight.tiles * weight.units * UnitBytes(weight.type) * (args.gated ? 2 : 1);
+    most = std::max(most, bytes);
+    const double steps =
+        spread.warpgroups * slice_units * StepNanos(weight.type, config.tokens) * 4;
+    const StageShape shape = StageOf(weight.type);
+    const int32_t held_weights = config.ring_bytes / shape.bytes() * shape.units;
+    const int32_t held_x = config.x_stages * x_units;
+    double wait = 0.0;
+    if (slice_units > held_weights) wait = kMemoryLatency / held_weights;
+    if (slice_units > held_x) wait = std::max(wait, kL2Latency / (held_x - x_units));
+    slowest = std::max({slowest, bytes / kBlockRate, steps, slice_units * wait});
   }
-  Apply(best, args, config);
-  config.threads = 128 * best.warpgroups + 32;
-  SizeRings(args, best, multiprocessors, config);
-  return {config, best_cost};
+  const int64_t blocks = int64_t{config.grid_x} * config.grid_y;
+  const int32_t together = Together(args, spread, config.tokens);
+  const int64_t rounds = blocks / (int64_t{multiprocessors} * together);
+  const int64_t rest = CeilDiv(blocks - rounds * multiprocessors * together, multiprocessors);
+  const double busy = static_cast<double>(rounds * together + rest) * slowest;
+  const double flow = static_cast<double>(blocks) * most / (multiprocessors * kL2Rate);
+  return std::max({weights * config.grid_y / kMemoryRate, flow, busy}) +
+         (config.cluster > 1 ? kClusterCost : 0.0) +
+         kStartCost * static_cast<double>(rounds + (rest > 0 ? 1 : 0));
+}
+
+LinearConfig ConfigureStream(const LinearArgs& args, int32_t multiprocessors) {
+  const std::vector<LinearChoice> choices = LinearChoices(args, multiprocessors);
+  return std::min_element(
+             choices.begin(), choices.end(),
+             [](const LinearChoice& a, const LinearChoice& b) { return a.nanos < b.nanos; })
+      ->config;
 }
 
 // ---- kTiles
 
-Choice ConfigureTiles(const LinearArgs& args, int32_t tokens, int32_t multiprocessors) {
+LinearChoice ConfigureTiles(const LinearArgs& args, int32_t tokens, int32_t multiprocessors) {
   LinearConfig config;
   config.path = tokens == 128 ? LinearPath::kTiles128 : LinearPath::kTiles256;
   config.tokens = tokens;
@@ -225,10 +223,12 @@ Choice ConfigureTiles(const LinearArgs& args, int32_t tokens, int32_t multiproce
     config.grid_x += static_cast<int32_t>(CeilDiv(weight.tiles, plan.tiles_a_block));
     slices = std::max(slices, NumSlices(weight));
     stage_bytes = std::max(stage_bytes, StageOf(weight.type).bytes());
-    // Weights and half of the operand rows come through L2.
-    constexpr double kBlockRate = 45.0;
-    step_nanos = std::max({step_nanos, 2 * StepNanos(weight.type, tokens),
-                           (kTilesRows * UnitBytes(weight.type) / 4 + tokens * 16) / kBlockRate});
+    // Two warpgroups take turns on the tensor cores, and make their weights at the same time;
+    // measured: 230 ns for 256 tokens, 145 for 128.
+    const double own = Traits(weight.type).block_values == 256 ? 90.0
+                       : Traits(weight.type).quantized         ? 60.0
+                                                               : 0.0;
+    step_nanos = std::max(step_nanos, tokens == 256 ? 230.0 + own : 130.0 + own);
   }
   config.grid_x = static_cast<int32_t>(CeilDiv(config.grid_x, 2) * 2);
   const bool totals = slices > 1 && tokens == kMostTilesTokens;
@@ -240,26 +240,51 @@ Choice ConfigureTiles(const LinearArgs& args, int32_t tokens, int32_t multiproce
                         (totals ? kTilesRows * kTileRows * kMostTilesTokens * 4 : 0);
   const auto rounds =
       static_cast<double>(CeilDiv(int64_t{config.grid_x} * config.grid_y, multiprocessors));
-  const double nanos = rounds * (args.input.units * 4 * step_nanos + 3000.0 + 12.0 * tokens +
+  const double nanos = rounds * (args.input.units * 4 * step_nanos + 3000.0 + 16.0 * tokens +
                                  (totals ? 1200.0 : 100.0) * slices);
   return {config, nanos};
 }
 
 }  // namespace
 
+std::vector<LinearChoice> LinearChoices(const LinearArgs& args, int32_t multiprocessors) {
+  std::vector<LinearChoice> choices;
+  LinearConfig config;
+  config.path = LinearPath::kStream;
+  config.tokens = StreamTokens(args.num_tokens);
+  config.grid_y = static_cast<int32_t>(CeilDiv(args.num_tokens, config.tokens));
+  const int32_t max_warpgroups = StreamWarpgroups(config.tokens);
+  for (const int32_t cluster : {1, 2, 4, 8}) {
+    for (int32_t warpgroups = 1; warpgroups <= max_warpgroups; ++warpgroups) {
+      for (int32_t tiles = 1; tiles <= 4 * warpgroups; ++tiles) {
+        const Spread spread = {warpgroups, cluster, tiles};
+        if (!Apply(spread, args, config)) continue;
+        config.threads = 128 * warpgroups + 32;
+        SizeRings(args, spread, multiprocessors, config);
+        choices.push_back({config, StreamCost(args, spread, config, multiprocessors)});
+      }
+    }
+  }
+  return choices;
+}
+
 LinearConfig ConfigureLinear(const LinearArgs& args, const LinearDevice& device,
                              std::optional<LinearPath> path) {
   if (!device.has_wgmma || path == LinearPath::kSlices) return ConfigureSlices(args);
   const int32_t multiprocessors = device.multiprocessors;
-  Choice best = ConfigureStream(args, multiprocessors);
   // Rows of fewer tokens are not padded to a tile of 256.
-  if (args.num_tokens <= 128 || path == LinearPath::kStream) return best.config;
-  for (const int32_t tokens : {256, 128}) {
-    const Choice tiles = ConfigureTiles(args, tokens, multiprocessors);
-    if (path == tiles.config.path) return tiles.config;
-    if (tiles.nanos < best.nanos) best = tiles;
+  if (args.num_tokens <= 128 || path == LinearPath::kStream) {
+    return ConfigureStream(args, multiprocessors);
   }
-  return best.config;
+  const LinearChoice large = ConfigureTiles(args, 256, multiprocessors);
+  const LinearChoice small = ConfigureTiles(args, 128, multiprocessors);
+  if (path == LinearPath::kTiles256) return large.config;
+  if (path == LinearPath::kTiles128) return small.config;
+  // Too few tiles to do without all slices at once.
+  if (args.num_tokens <= 256 && small.config.grid_x * small.config.grid_y < multiprocessors / 5) {
+    return ConfigureStream(args, multiprocessors);
+  }
+  return small.nanos < large.nanos ? small.config : large.config;
 }
 
 std::string Describe(const LinearConfig& config) {

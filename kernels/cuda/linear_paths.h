@@ -5,6 +5,9 @@
 
 #include <cuda_runtime.h>
 
+#include <cstdint>
+#include <vector>
+
 #include "kernels/cuda/linear.h"
 
 namespace sluice::kernels::cuda {
@@ -23,6 +26,18 @@ cudaError_t LaunchTilesLegacy(const LinearArgs& args, const LinearConfig& config
                               cudaStream_t stream);
 cudaError_t LaunchTilesSuper(const LinearArgs& args, const LinearConfig& config,
                              cudaStream_t stream);
+
+// A configuration, and how long its launch is thought to take.
+struct LinearChoice {
+  LinearConfig config;
+  double nanos = 0.0;
+};
+// The ways to run a product on kStream, of which ConfigureLinear takes the quickest.
+std::vector<LinearChoice> LinearChoices(const LinearArgs& args, int32_t multiprocessors);
+
+// LaunchLinear with that configuration.
+absl::Status LaunchLinearAs(const LinearArgs& args, const LinearConfig& config,
+                            const LinearDevice& device, cudaStream_t stream);
 
 // True when this build has code for the calling thread's device that uses wgmma.
 bool HasWgmmaCode();

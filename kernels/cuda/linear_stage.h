@@ -59,6 +59,17 @@ inline constexpr int kMaxStages = 8;
 // kStream: warps of a block beside the one that brings operand rows; units of a stage of them.
 inline constexpr int kMaxStreamWarpgroups = 4;
 constexpr int StreamWarpgroups(int tokens) { return tokens <= 64 ? kMaxStreamWarpgroups : 3; }
+// Blocks of so many warpgroups that the registers of a multiprocessor are shared out to.
+constexpr int StreamBlocks(int warpgroups, bool half) { return warpgroups > 2 ? 1 : half ? 3 : 2; }
+inline bool IsHalf(DType type) {
+  return type == DType::kF32 || type == DType::kF16 || type == DType::kBF16;
+}
+inline bool AllHalf(const LinearArgs& args) {
+  for (int i = 0; i < args.num_tasks; ++i) {
+    if (!IsHalf(args.tasks[i].weight.type)) return false;
+  }
+  return true;
+}
 __host__ __device__ constexpr int StreamUnits(int tokens) { return tokens < 64 ? 64 / tokens : 1; }
 // Floats of a token in what warps leave for the sum over the slices: 16 rows, and a gap that
 // spreads tokens over the banks.
@@ -74,6 +85,7 @@ inline constexpr int kTilesStageBytes = 16384;
 __host__ __device__ constexpr int TilesStageSteps(int tokens) {  // of 16 columns
   return kTilesStageBytes / (32 * tokens);
 }
-inline constexpr int kTilesHead = 1024;
+inline constexpr int kTilesBarriers = 1024;
+inline constexpr int kTilesHead = kTilesBarriers + 4 * kMostTilesTokens;  // and the tokens' factors
 
 }  // namespace sluice::kernels::cuda

@@ -184,8 +184,9 @@ __device__ void finish_block(const LinearArgs& args, const LinearConfig& config,
   }
 }
 
-template <int kTokens>
-__global__ void __launch_bounds__(128 * StreamWarpgroups(kTokens) + 32, 1)
+// kHalf: all weights are half-precision, which takes fewer registers: one more block fits.
+template <int kTokens, int kWarpgroups, bool kHalf>
+__global__ void __launch_bounds__(128 * kWarpgroups + 32, StreamBlocks(kWarpgroups, kHalf))
     linear_stream(const __grid_constant__ LinearArgs args,
                   const __grid_constant__ LinearConfig config) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
@@ -240,10 +241,15 @@ __global__ void __launch_bounds__(128 * StreamWarpgroups(kTokens) + 32, 1)
     __syncthreads();
     wait_for_previous();
     float acc[kTokens / 2] = {};
-    with_unit(weight.type, [&]<typename Unit>() {
+    const auto multiply = [&]<typename Unit>() {
       multiply_units<Unit, kTokens, 2, 4 * kUnits, false>(weight, weights, x, weights.begin,
                                                           weights.end, lane, acc);
-    });
+    };
+    if constexpr (kHalf) {
+      multiply.template operator()<UnitHalf>();
+    } else {
+      with_unit(weight.type, multiply);
+    }
     if (weights.active) leave_part<kTokens>(reinterpret_cast<float*>(weights.memory), lane, acc);
     __syncwarp();
   }
@@ -257,17 +263,29 @@ __global__ void __launch_bounds__(128 * StreamWarpgroups(kTokens) + 32, 1)
 #endif
 }
 
-template <int kTokens>
-cudaError_t Run(const LinearArgs& args, const LinearConfig& config, cudaStream_t stream) {
+template <int kTokens, int kWarpgroups, bool kHalf>
+cudaError_t RunOf(const LinearArgs& args, const LinearConfig& config, cudaStream_t stream) {
+  const auto kernel = linear_stream<kTokens, kWarpgroups, kHalf>;
   const cudaError_t error = cudaFuncSetAttribute(
-      linear_stream<kTokens>, cudaFuncAttributeMaxDynamicSharedMemorySize, config.shared_bytes);
+      kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, config.shared_bytes);
   if (error != cudaSuccess) return error;
   const LaunchShape shape = {
       .grid = dim3(static_cast<unsigned>(config.grid_x), static_cast<unsigned>(config.grid_y)),
       .block = dim3(static_cast<unsigned>(config.threads)),
       .shared_bytes = static_cast<size_t>(config.shared_bytes),
       .cluster = static_cast<unsigned>(config.cluster)};
-  return Launch(stream, shape, linear_stream<kTokens>, args, config);
+  return Launch(stream, shape, kernel, args, config);
+}
+
+template <int kTokens>
+cudaError_t Run(const LinearArgs& args, const LinearConfig& config, cudaStream_t stream) {
+  if constexpr (kTokens <= 64) {
+    if (config.threads <= 288) {
+      return AllHalf(args) ? RunOf<kTokens, 2, true>(args, config, stream)
+                           : RunOf<kTokens, 2, false>(args, config, stream);
+    }
+  }
+  return RunOf<kTokens, StreamWarpgroups(kTokens), false>(args, config, stream);
 }
 
 }  // namespace stream

@@ -29,6 +29,8 @@ struct TilesMemory {
   }
   __device__ uint64_t* x_full() const { return weights_full(8); }
   __device__ uint64_t* x_empty() const { return x_full() + kMaxStages; }
+  __device__ uint64_t* factors_full() const { return x_empty() + kMaxStages; }
+  __device__ float* factors() const { return reinterpret_cast<float*>(base + kTilesBarriers); }
   __device__ std::byte* x() const { return base + kTilesHead; }
   __device__ std::byte* weights(int warp) const {
     return x() + config.x_stages * kTilesStageBytes + warp * config.ring_bytes;
@@ -36,6 +38,18 @@ struct TilesMemory {
   // Sums of earlier slices: [kMostAccumulators / 4][256 threads] of four.
   __device__ float4* totals() const { return reinterpret_cast<float4*>(weights(8)); }
 };
+
+// By one warp: the tokens' powers of two, for the end.
+template <int kTokens>
+__device__ void bring_factors(const LinearArgs& args, const TilesMemory& memory, int token_block,
+                              int lane) {
+  for (int i = lane; i < kTokens; i += 32) {
+    const int token = token_block * kTokens + i;
+    memory.factors()[i] = token < args.num_tokens ? __ldcg(args.input.factors + token) : 0.0f;
+  }
+  __syncwarp();
+  arrive_if(lane == 0, memory.factors_full());
+}
 
 // By one thread: this block's half of every stage, to both blocks.
 template <int kTokens>
@@ -123,78 +137,125 @@ __device__ __forceinline__ void multiply_slices(const PackedView& weight, Weight
 
 // What a thread holds: of rows n and n + 8 the tokens 8 i + 2 t and + 1.
 struct Place {
-  int n;      // in the matrix
-  int token;  // first, in the step
+  int n;       // in the matrix
+  int token;   // first, in the step
+  int inside;  // the same in the block
+  bool whole;  // all rows and tokens of the block exist
 };
 
 // acc becomes the products with powers of two and bias.
 template <int kSize>
-__device__ __forceinline__ void finish(const LinearArgs& args, const LinearTask& task,
-                                       const Place& place, float (&acc)[kSize]) {
-  const auto row_factor = [&](int n) {
-    return task.weight.row_factors != nullptr ? __ldg(task.weight.row_factors + n) : 1.0f;
-  };
-  const auto bias = [&](int n) { return task.bias != nullptr ? __ldg(task.bias + n) : 0.0f; };
+__device__ __forceinline__ void finish(const LinearTask& task, const Place& place,
+                                       const float* factors, float (&acc)[kSize]) {
   const int rows[2] = {min(place.n, task.weight.rows - 1), min(place.n + 8, task.weight.rows - 1)};
-  const float row_factors[2] = {row_factor(rows[0]), row_factor(rows[1])};
-  const float biases[2] = {bias(rows[0]), bias(rows[1])};
+  float row_factors[2] = {1.0f, 1.0f};
+  float biases[2] = {};
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+    if (task.weight.row_factors != nullptr)
+      row_factors[r] = __ldg(task.weight.row_factors + rows[r]);
+    if (task.bias != nullptr) biases[r] = __ldg(task.bias + rows[r]);
+  }
 #pragma unroll
   for (int i = 0; i < kSize; i += 4) {
-    if (i % 32 == 0) few_at_a_time();
-    const int token = place.token + i * 2;
-    float factors[2];
-    factors[0] = token < args.num_tokens ? __ldcg(args.input.factors + token) : 0.0f;
-    factors[1] = token + 1 < args.num_tokens ? __ldcg(args.input.factors + token + 1) : 0.0f;
+    const float2 factor = *reinterpret_cast<const float2*>(factors + place.inside + i * 2);
 #pragma unroll
     for (int q = 0; q < 4; ++q) {
-      float sum = __fmul_rn(__fmul_rn(acc[i + q], factors[q % 2]), row_factors[q / 2]);
-      if (task.bias != nullptr) sum = __fadd_rn(sum, biases[q / 2]);
-      acc[i + q] = sum;
+      acc[i + q] =
+          __fmul_rn(__fmul_rn(acc[i + q], q % 2 == 0 ? factor.x : factor.y), row_factors[q / 2]);
     }
   }
+  if (task.bias == nullptr) return;
+#pragma unroll
+  for (int i = 0; i < kSize; ++i) acc[i] = __fadd_rn(acc[i], biases[i / 2 % 2]);
 }
 
-// Eight lanes write the eight rows of a token's sector.
-template <int kSize>
+// Writes acc[kFirst, kEnd). Eight lanes have the eight rows of a token's sector.
+template <bool kWhole, bool kAdd, int kFirst, int kEnd, int kSize>
+__device__ __forceinline__ void write_all(const LinearArgs& args, const LinearTask& task,
+                                          const Place& place, const float (&acc)[kSize]) {
+  const int64_t stride = task.out_stride;
+  float* to = task.out + static_cast<int64_t>(place.token + kFirst * 2) * stride + place.n;
+  const bool inside[2] = {place.n < task.weight.rows, place.n + 8 < task.weight.rows};
+#pragma unroll
+  for (int first = kFirst; first < kEnd; first += 16) {
+    few_at_a_time();
+    float old[16];
+#pragma unroll
+    for (int turn = 0; turn < (kAdd ? 2 : 1); ++turn) {
+      const bool loads = kAdd && turn == 0;
+#pragma unroll
+      for (int i = 0; i < 16; ++i) {
+        float* at = to + i / 4 * 8 * stride + i % 2 * stride + i / 2 % 2 * 8;
+        const int token = place.token + (first + i / 4 * 4) * 2 + i % 2;
+        if (!kWhole && (!inside[i / 2 % 2] || token >= args.num_tokens)) continue;
+        if (loads) {
+          old[i] = __ldcg(at);
+        } else {
+          const float sum = acc[first + i];
+          *at = kAdd ? __fadd_rn(old[i], __fmul_rn(args.scale, sum)) : sum;
+        }
+      }
+    }
+    to += 32 * stride;
+  }
+}
+template <int kFirst, int kEnd, int kSize>
 __device__ __forceinline__ void write(const LinearArgs& args, const LinearTask& task,
                                       const Place& place, const float (&acc)[kSize]) {
-#pragma unroll
-  for (int i = 0; i < kSize; i += 4) {
-    if (i % 16 == 0) few_at_a_time();
-#pragma unroll
-    for (int q = 0; q < 4; ++q) {
-      const int token = place.token + i * 2 + q % 2;
-      const int n = place.n + q / 2 * 8;
-      if (n >= task.weight.rows || token >= args.num_tokens) continue;
-      float* out = task.out + static_cast<int64_t>(token) * task.out_stride + n;
-      float sum = acc[i + q];
-      if (args.add_to_out) sum = __fadd_rn(__ldcg(out), __fmul_rn(args.scale, sum));
-      *out = sum;
+  if (!place.whole) {
+    if (args.add_to_out) {
+      write_all<false, true, kFirst, kEnd>(args, task, place, acc);
+    } else {
+      write_all<false, false, kFirst, kEnd>(args, task, place, acc);
     }
+  } else if (args.add_to_out) {
+    write_all<true, true, kFirst, kEnd>(args, task, place, acc);
+  } else {
+    write_all<true, false, kFirst, kEnd>(args, task, place, acc);
   }
 }
 
-// The second warpgroup hands its gates to the first, whose ups are of the same rows.
+// The first warpgroup has ups and the second gates of the same rows: each gets the other's for half
+// of the tokens, and writes those.
 template <int kSize>
-__device__ __forceinline__ void apply_gates(const LinearArgs& args, const TilesMemory& memory,
-                                            int warpgroup, float (&acc)[kSize]) {
-  float4* gates = reinterpret_cast<float4*>(memory.x()) + threadIdx.x % 128;
+__device__ __forceinline__ void write_gated(const LinearArgs& args, const Place& place,
+                                            const TilesMemory& memory, int warpgroup,
+                                            float (&acc)[kSize]) {
+  constexpr int kHalf = kSize / 2;
+  float4* shared = reinterpret_cast<float4*>(memory.x()) + threadIdx.x % 128;
   // Both are through with the operand rows that lay there, and no more are on their way.
   asm volatile("bar.sync 1, 256;" ::: "memory");
   if (warpgroup == 1) {
 #pragma unroll
-    for (int i = 0; i < kSize; i += 4) gates[i / 4 * 128] = four_of(acc, i);
+    for (int i = 0; i < kHalf; i += 4) shared[i / 4 * 128] = four_of(acc, i);
+  } else {
+#pragma unroll
+    for (int i = kHalf; i < kSize; i += 4) shared[i / 4 * 128] = four_of(acc, i);
   }
   asm volatile("bar.sync 1, 256;" ::: "memory");
-  if (warpgroup == 1) return;
+  if (warpgroup == 0) {
 #pragma unroll
-  for (int i = 0; i < kSize; i += 4) {
-    if (i % 16 == 0) few_at_a_time();
-    const float4 gate = gates[i / 4 * 128];
-    acc[i] = gated(args.activation, gate.x, acc[i]);
-    acc[i + 1] = gated(args.activation, gate.y, acc[i + 1]);
-    acc[i + 2] = gated(args.activation, gate.z, acc[i + 2]);
-    acc[i + 3] = gated(args.activation, gate.w, acc[i + 3]);
+    for (int i = 0; i < kHalf; i += 4) {
+      if (i % 16 == 0) few_at_a_time();
+      const float4 gate = shared[i / 4 * 128];
+      acc[i] = gated(args.activation, gate.x, acc[i]);
+      acc[i + 1] = gated(args.activation, gate.y, acc[i + 1]);
+      acc[i + 2] = gated(args.activation, gate.z, acc[i + 2]);
+      acc[i + 3] = gated(args.activation, gate.w, acc[i + 3]);
+    }
+    write<0, kHalf>(args, args.tasks[0], place, acc);
+  } else {
+#pragma unroll
+    for (int i = kHalf; i < kSize; i += 4) {
+      if (i % 16 == 0) few_at_a_time();
+      const float4 up = shared[i / 4 * 128];
+      acc[i] = gated(args.activation, acc[i], up.x);
+      acc[i + 1] = gated(args.activation, acc[i + 1], up.y);
+      acc[i + 2] = gated(args.activation, acc[i + 2], up.z);
+      acc[i + 3] = gated(args.activation, acc[i + 3], up.w);
+    }
+    write<kHalf, kSize>(args, args.tasks[0], place, acc);
   }
 }
 
@@ -227,6 +288,7 @@ __global__ void __launch_bounds__(kThreads, 1)
       init_barrier(memory.x_full() + i, 1);
       init_barrier(memory.x_empty() + i, 16);
     }
+    init_barrier(memory.factors_full(), 1);
     fence_barriers();
   }
   WeightRing weights;
@@ -245,6 +307,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   if (warpgroup == 2) {
     asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
     if (threadIdx.x == 256) bring_operands<kTokens>(args, config, memory, token_block, rank);
+    if (warp == 9) bring_factors<kTokens>(args, memory, token_block, lane);
     __syncwarp();
   } else {
     asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
@@ -256,10 +319,19 @@ __global__ void __launch_bounds__(kThreads, 1)
     x.stages = config.x_stages;
     multiply_slices<Unit, kTokens>(task.weight, weights, x, memory.totals() + threadIdx.x, lane,
                                    acc);
-    const Place place = {tile * kTileRows + lane / 4, token_block * kTokens + lane % 4 * 2};
-    finish(args, task, place, acc);
-    if (args.gated) apply_gates(args, memory, warpgroup, acc);
-    if (weights.active && !(args.gated && warpgroup == 1)) write(args, task, place, acc);
+    Place place;
+    place.n = tile * kTileRows + lane / 4;
+    place.inside = lane % 4 * 2;
+    place.token = token_block * kTokens + place.inside;
+    place.whole = (tile + 1) * kTileRows <= task.weight.rows &&
+                  (token_block + 1) * kTokens <= args.num_tokens;
+    wait_for_phase(memory.factors_full(), 0);
+    finish(task, place, memory.factors(), acc);
+    if (args.gated) {
+      write_gated(args, place, memory, warpgroup, acc);
+    } else {
+      write<0, kTokens / 2>(args, task, place, acc);
+    }
     __syncwarp();
   }
   // The other block's copies and arrivals come here until it is done.

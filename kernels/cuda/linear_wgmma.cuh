@@ -4,6 +4,8 @@
 // chain of wgmma steps, and the end of a product. A warp asks for the weights of its own 16 rows,
 // so only operand rows need barriers between warps.
 
+#include <type_traits>
+
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/device_math.cuh"
 #include "kernels/cuda/fragments.cuh"
@@ -12,6 +14,31 @@
 #include "kernels/cuda/linear_stage.h"
 
 namespace sluice::kernels::cuda {
+
+// UnitHalf where it lies in shared memory: a step's operand is loaded when its registers are free.
+// (Loaded a unit ahead, the compiler would have them written while wgmma still reads.)
+struct StagedHalf {
+  static constexpr int kBytes = UnitHalf::kBytes;
+  static constexpr int kScaleWords = 0;
+  static constexpr bool kSupers = false;
+
+  const std::byte* at = nullptr;
+
+  template <typename Words>
+  __device__ void take(const std::byte* chunk, const uint32_t*, const uint32_t*, int lane) {
+    at = chunk + lane * 16;
+  }
+  template <int j>
+  __device__ void fragment(int, uint32_t (&a)[4]) const {
+    const uint4 words = SharedWords::four(at + j * 512);
+    a[0] = words.x;
+    a[1] = words.y;
+    a[2] = words.z;
+    a[3] = words.w;
+  }
+};
+template <typename Unit>
+using Staged = std::conditional_t<std::is_same_v<Unit, UnitHalf>, StagedHalf, Unit>;
 
 // Weights on their way to one warp: units [begin, end) of one tile, or none. All lanes have the
 // same.
@@ -146,7 +173,7 @@ __device__ __forceinline__ void multiply_units(const PackedView& w, WeightRing& 
   const uint64_t base = operand_descriptor(x.memory, 128, 256);
   for (int u = begin; u < end; ++u) {
     const int first = (u - begin) * 4 % kStageSteps;  // the unit's first step in its stage
-    Unit unit;
+    Staged<Unit> unit;
     weights.take(u, lane, unit);
     if (first == 0) {
 #pragma unroll
