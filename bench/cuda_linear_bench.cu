@@ -5,8 +5,6 @@
 //   cuda_linear_bench [model ...]            of 7b, 0.5b, 135m; all
 //   cuda_linear_bench sweep [model ...]      every way to spread products of few tokens
 
-#include <dlfcn.h>
-
 #include <algorithm>
 #include <cstdint>
 #include <cstdio>
@@ -16,6 +14,7 @@
 #include <string>
 #include <vector>
 
+#include "bench/device_rates.h"
 #include "kernels/cuda/linear.h"
 #include "kernels/cuda/linear_paths.h"
 #include "kernels/cuda/linear_row.h"
@@ -87,66 +86,6 @@ double GraphMicros(cudaStream_t stream, int launches, const Work& work) {
   Expect(cudaGraphExecDestroy(exec));
   Expect(cudaGraphDestroy(graph));
   return 1e3 * static_cast<double>(best) / launches;
-}
-
-// ---- the machine's limits
-
-double CopyRate(cudaStream_t stream) {
-  constexpr int64_t kBytes = int64_t{1} << 30;
-  auto* from = Allocate<std::byte>(kBytes, ~0u);
-  auto* to = Allocate<std::byte>(kBytes, ~0u);
-  const double micros = GraphMicros(stream, 4, [&](int) {
-    Expect(cudaMemcpyAsync(to, from, kBytes, cudaMemcpyDeviceToDevice, stream));
-  });
-  Expect(cudaFree(from));
-  Expect(cudaFree(to));
-  return 2.0 * kBytes / micros / 1e3;  // GB/s
-}
-
-// f16 [N, K] by [K, M] to f32 through cublasGemmEx; 0 where the library is missing.
-double LibraryRate(cudaStream_t stream, int n, int m, int k) {
-  void* library = nullptr;
-  for (const char* name : {"libcublas.so.13", "libcublas.so", "libcublas.so.12"}) {
-    if (library == nullptr) library = dlopen(name, RTLD_NOW);
-  }
-  if (library == nullptr) return 0.0;
-  using Create = int (*)(void**);
-  using SetStream = int (*)(void*, cudaStream_t);
-  using Gemm = int (*)(void*, int, int, int, int, int, const void*, const void*, int, int,
-                       const void*, int, int, const void*, void*, int, int, int, int);
-  const auto create = reinterpret_cast<Create>(dlsym(library, "cublasCreate_v2"));
-  const auto set_stream = reinterpret_cast<SetStream>(dlsym(library, "cublasSetStream_v2"));
-  const auto gemm = reinterpret_cast<Gemm>(dlsym(library, "cublasGemmEx"));
-  static void* handle = nullptr;
-  if (handle == nullptr && create(&handle) != 0) return 0.0;
-  set_stream(handle, stream);
-  auto* a = Allocate<uint16_t>(int64_t{2} * n * k, 0xbbffbbffu);
-  auto* b = Allocate<uint16_t>(int64_t{2} * m * k, 0xbbffbbffu);
-  auto* c = Allocate<float>(int64_t{4} * m * n, 0);
-  const float one = 1.0f, zero = 0.0f;
-  constexpr int kTransposed = 1, kPlain = 0, kHalf = 2, kFloat = 0, kCompute32 = 68, kDefault = -1;
-  std::vector<double> times;
-  cudaEvent_t begin, end;
-  Expect(cudaEventCreate(&begin));
-  Expect(cudaEventCreate(&end));
-  for (int i = 0; i < 8; ++i) {
-    Expect(cudaEventRecord(begin, stream));
-    if (gemm(handle, kTransposed, kPlain, n, m, k, &one, a, kHalf, k, b, kHalf, k, &zero, c, kFloat,
-             n, kCompute32, kDefault) != 0) {
-      return 0.0;
-    }
-    Expect(cudaEventRecord(end, stream));
-    Expect(cudaEventSynchronize(end));
-    float ms = 0.0f;
-    Expect(cudaEventElapsedTime(&ms, begin, end));
-    times.push_back(1e3 * static_cast<double>(ms));
-  }
-  Expect(cudaEventDestroy(begin));
-  Expect(cudaEventDestroy(end));
-  Expect(cudaFree(a));
-  Expect(cudaFree(b));
-  Expect(cudaFree(c));
-  return 2.0 * n * m * k / *std::min_element(times.begin(), times.end()) / 1e6;  // TFLOP/s
 }
 
 // ---- the products
@@ -263,78 +202,89 @@ double Run(const Bench& bench, const Product& product, int num_tokens,
   });
 }
 
-int Main(std::vector<std::string> models) {
+double BytesOf(const Product& product) {
+  double bytes = 0.0;
+  for (int i = 0; i < kMaxTasks && product.rows[i] > 0; ++i) {
+    bytes += static_cast<double>(
+        PackedLayout::Of(product.types[i], product.rows[i], product.cols).bytes);
+  }
+  return bytes;
+}
+
+// Measures, prints and adds to `json`. The microseconds of one launch.
+double Report(const Bench& bench, const Product& product, int num_tokens, std::string& json) {
+  const double bytes = BytesOf(product);
+  double flops = 0.0;
+  for (const int64_t rows : product.rows) {
+    flops += 2.0 * num_tokens * static_cast<double>(rows * product.cols);
+  }
+  std::string described;
+  const double micros = Run(bench, product, num_tokens, std::nullopt, described);
+  std::printf("%-5s %-8s M %4d %9.2f us %6.0f GB/s %6.1f TFLOP/s", product.model, product.name,
+              num_tokens, micros, bytes / micros / 1e3, flops / micros / 1e6);
+  // The ways not taken.
+  if (num_tokens >= 256) {
+    std::printf("  (");
+    for (const LinearPath path :
+         {LinearPath::kStream, LinearPath::kTiles128, LinearPath::kTiles256}) {
+      std::string other;
+      std::printf(" %.1f", Run(bench, product, num_tokens, path, other));
+    }
+    std::printf(" us)");
+  }
+  std::printf("  %s\n", num_tokens == 1 ? "linear_row" : described.c_str());
+  json += std::string(json.back() == '[' ? "" : ",") + "{\"model\":\"" + product.model +
+          "\",\"product\":\"" + product.name + "\",\"tokens\":" + std::to_string(num_tokens) +
+          ",\"us\":" + std::to_string(micros) +
+          ",\"gb_s\":" + std::to_string(bytes / micros / 1e3) +
+          ",\"tflop_s\":" + std::to_string(flops / micros / 1e6) + "}";
+  return micros;
+}
+
+Bench MakeBench() {
   Bench bench;
-  const bool sweep = !models.empty() && models[0] == "sweep";
-  if (sweep) models.erase(models.begin());
   const auto device = FindLinearDevice();
   Expect(device.status());
   bench.device = *device;
   Expect(cudaStreamCreateWithFlags(&bench.stream, cudaStreamNonBlocking));
-  cudaDeviceProp properties;
-  Expect(cudaGetDeviceProperties(&properties, 0));
   bench.rows.x = Allocate<uint4>(OperandBytes(kMostTokens, 18944), 0xbbffbbffu);
   bench.rows.factors = Allocate<float>(kMostTokens * 4, 0x3f800000u);
   bench.values = Allocate<float>(18944 * 4, 0x3fffffffu);
   bench.out = Allocate<float>(int64_t{kMostTokens} * 152064 * 4, 0);
-  const double copy_rate = CopyRate(bench.stream);
-  const double gemm_rate = LibraryRate(bench.stream, 37888, 2048, 3584);
-  std::printf("%s: copy %.0f GB/s, cuBLAS f16 [37888 x 3584] x 2048 %.0f TFLOP/s\n",
-              properties.name, copy_rate, gemm_rate);
-  std::string json = "{\"device\":\"" + std::string(properties.name) +
-                     "\",\"copy_gb_s\":" + std::to_string(copy_rate) +
+  return bench;
+}
+
+int Main(std::vector<std::string> models) {
+  const bool sweep = !models.empty() && models[0] == "sweep";
+  if (sweep) models.erase(models.begin());
+  if (models.empty()) models = {"7b", "0.5b", "135m"};
+  const Bench bench = MakeBench();
+  const double copy_rate = ::sluice::bench::CopyBandwidth(0) / 1e9;  // GB/s
+  const double gemm_rate = ::sluice::bench::GemmRate(0) / 1e12;      // TFLOP/s
+  const std::string device = ::sluice::bench::DeviceName(0);
+  std::printf("%s: copy %.0f GB/s, cuBLAS f16 %.0f TFLOP/s\n", device.c_str(), copy_rate,
+              gemm_rate);
+  std::string json = "{\"device\":\"" + device + "\",\"copy_gb_s\":" + std::to_string(copy_rate) +
                      ",\"gemm_tflop_s\":" + std::to_string(gemm_rate) + ",\"products\":[";
-  const char* comma = "";
-  for (const char* model : {"7b", "0.5b", "135m"}) {
-    if (!models.empty() && std::find(models.begin(), models.end(), model) == models.end()) continue;
+  for (const std::string& model : models) {
     for (const int num_tokens : kTokenCounts) {
       double step = 0.0;
       double step_bytes = 0.0;
       for (const Product& product : kProducts) {
-        if (std::strcmp(product.model, model) != 0) continue;
         // Prompts want one row of logits.
         const bool is_head = std::strcmp(product.name, "head") == 0;
-        if (is_head && num_tokens > 256) continue;
-        double bytes = 0.0;
-        double flops = 0.0;
-        for (int i = 0; i < kMaxTasks && product.rows[i] > 0; ++i) {
-          bytes += static_cast<double>(
-              PackedLayout::Of(product.types[i], product.rows[i], product.cols).bytes);
-          flops += 2.0 * num_tokens * static_cast<double>(product.rows[i] * product.cols);
+        if (product.model != model || (is_head && num_tokens > 256)) continue;
+        if (!sweep) {
+          step += Report(bench, product, num_tokens, json) * product.layers;
+          step_bytes += BytesOf(product) * product.layers;
+        } else if (num_tokens == 8 || num_tokens == 64) {
+          std::string described;
+          Run(bench, product, num_tokens, std::nullopt, described, /*sweep=*/true);
         }
-        std::string described;
-        if (sweep) {
-          if (num_tokens == 8 || num_tokens == 64) {
-            Run(bench, product, num_tokens, std::nullopt, described, /*sweep=*/true);
-          }
-          continue;
-        }
-        const double micros = Run(bench, product, num_tokens, std::nullopt, described);
-        step += micros * product.layers;
-        step_bytes += bytes * product.layers;
-        std::printf("%-5s %-8s M %4d %9.2f us %6.0f GB/s %6.1f TFLOP/s", model, product.name,
-                    num_tokens, micros, bytes / micros / 1e3, flops / micros / 1e6);
-        // The ways not taken.
-        if (num_tokens >= 256) {
-          std::printf("  (");
-          for (const LinearPath path :
-               {LinearPath::kStream, LinearPath::kTiles128, LinearPath::kTiles256}) {
-            std::string other;
-            std::printf(" %.1f", Run(bench, product, num_tokens, path, other));
-          }
-          std::printf(" us)");
-        }
-        std::printf("  %s\n", num_tokens == 1 ? "linear_row" : described.c_str());
-        json += comma + std::string("{\"model\":\"") + model + "\",\"product\":\"" + product.name +
-                "\",\"tokens\":" + std::to_string(num_tokens) +
-                ",\"us\":" + std::to_string(micros) +
-                ",\"gb_s\":" + std::to_string(bytes / micros / 1e3) +
-                ",\"tflop_s\":" + std::to_string(flops / micros / 1e6) + "}";
-        comma = ",";
       }
       if (sweep) continue;
-      std::printf("%-5s whole step M %4d %9.3f ms, floor of memory %.3f ms\n", model, num_tokens,
-                  step / 1e3, step_bytes / copy_rate / 1e6);
+      std::printf("%-5s whole step M %4d %9.3f ms, floor of memory %.3f ms\n", model.c_str(),
+                  num_tokens, step / 1e3, step_bytes / copy_rate / 1e6);
     }
   }
   std::printf("%s]}\n", json.c_str());

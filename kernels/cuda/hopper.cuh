@@ -49,8 +49,7 @@ __device__ __forceinline__ void arrive_at_if(bool wanted, uint64_t* barrier, int
       ".reg .b32 remote;"
       "setp.ne.u32 p, %0, 0;"
       "mapa.shared::cluster.u32 remote, %1, %2;"
-      "@p mbarrier.arrive.shared::cluster.b64 _, [remote];}" ::"r"(
-          static_cast<uint32_t>(wanted)),
+      "@p mbarrier.arrive.shared::cluster.b64 _, [remote];}" ::"r"(static_cast<uint32_t>(wanted)),
       "r"(shared_address(barrier)), "r"(rank)
       : "memory");
 }

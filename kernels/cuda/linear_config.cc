@@ -85,13 +85,18 @@ bool Apply(const Spread& spread, const LinearArgs& args, LinearConfig& config) {
   return true;
 }
 
-// A step of a warpgroup, when the other warpgroups keep the multiprocessor busy: of the tensor
-// cores, or of making its weights.
+// A step of a warpgroup, when the other warpgroups keep the multiprocessor busy: of making its
+// weights and of the tensor cores. Fitted to measurements on an H200.
 double StepNanos(DType type, int32_t tokens) {
-  const double cycles = Traits(type).block_values == 256 ? 55.0
-                        : Traits(type).quantized         ? 40.0
-                                                         : 20.0;
-  return std::max(cycles, tokens / 2.0) / 1.7;
+  const double cycles = IsHalf(type) ? 25.0 + 0.6 * tokens : 90.0 + 1.1 * tokens;
+  return cycles / 1.7;
+}
+
+// Multiprocessors that blocks of a cluster can be on: not those that are left over when its
+// eighteen (a processing cluster of the card has about so many) are divided by four or eight.
+int32_t Reachable(const Spread& spread, int32_t multiprocessors) {
+  return spread.cluster >= 4 ? std::max(spread.cluster, multiprocessors * 16 / 18)
+                             : multiprocessors;
 }
 
 // Blocks that a multiprocessor has at a time.
@@ -100,7 +105,7 @@ int32_t Together(const LinearArgs& args, const Spread& spread, int32_t tokens) {
 }
 
 // Shares shared memory out between weights and operand rows.
-void SizeRings(const LinearArgs& args, const Spread& spread, int32_t multiprocessors,
+void SizeRings(const LinearArgs& args, const Spread& spread, int32_t reachable,
                LinearConfig& config) {
   const int32_t warps = 4 * spread.warpgroups;
   int32_t stage_bytes = 0;
@@ -120,7 +125,7 @@ void SizeRings(const LinearArgs& args, const Spread& spread, int32_t multiproces
   const int32_t x_stage_bytes = x_units * 128 * config.tokens;
   const int32_t part_bytes = config.tokens * kPartRow * 4;
   const auto blocks =
-      static_cast<int32_t>(CeilDiv(int64_t{config.grid_x} * config.grid_y, multiprocessors));
+      static_cast<int32_t>(CeilDiv(int64_t{config.grid_x} * config.grid_y, reachable));
   const int32_t budget =
       kAllShared / std::min(blocks, Together(args, spread, config.tokens)) - kBlockShared;
   const auto ring_bytes = [&](int32_t stages) {
@@ -151,17 +156,18 @@ void SizeRings(const LinearArgs& args, const Spread& spread, int32_t multiproces
 // How long the launch takes, in nanoseconds: bound by memory, by L2, by what a block does one after
 // the other, or by how long a ring's stages take to come again.
 double StreamCost(const LinearArgs& args, const Spread& spread, const LinearConfig& config,
-                  int32_t multiprocessors) {
+                  int32_t reachable) {
   constexpr double kMemoryRate = 4200.0;  // bytes a nanosecond
-  constexpr double kL2Rate = 42.0;        // of one multiprocessor when all want some
+  constexpr double kL2Rate = 55.0;        // of one multiprocessor when all want some
   constexpr double kBlockRate = 60.0;     // when few do
   constexpr double kMemoryLatency = 1600.0;
   constexpr double kL2Latency = 1300.0;
-  constexpr double kClusterCost = 500.0;
-  constexpr double kStartCost = 2000.0;
+  constexpr double kClusterCost = 150.0;  // for every block of it
+  constexpr double kStartCost = 4000.0;
   double weights = 0.0;
-  double most = 0.0;
-  double slowest = 0.0;
+  double most = 0.0;     // bytes of a block
+  double work = 0.0;     // of a block, which others on the multiprocessor add to
+  double waiting = 0.0;  // of a block, which others fill
   const int32_t x_units = StreamUnits(config.tokens);
   const int num_tasks = args.gated ? 1 : args.num_tasks;
   for (int i = 0; i < num_tasks; ++i) {
@@ -173,24 +179,28 @@ double StreamCost(const LinearArgs& args, const Spread& spread, const LinearConf
         plan.slice_groups * slice_units * (tiles * UnitBytes(weight.type) + 128.0 * config.tokens);
     weights += 1.0 * weight.tiles * weight.units * UnitBytes(weight.type) * (args.gated ? 2 : 1);
     most = std::max(most, bytes);
-    const double steps =
-        spread.warpgroups * slice_units * StepNanos(weight.type, config.tokens) * 4;
+    const int32_t used = spread.warpgroups / plan.slice_groups * plan.slice_groups;
+    const double steps = used * slice_units * StepNanos(weight.type, config.tokens) * 4;
     const StageShape shape = StageOf(weight.type);
     const int32_t held_weights = config.ring_bytes / shape.bytes() * shape.units;
     const int32_t held_x = config.x_stages * x_units;
     double wait = 0.0;
     if (slice_units > held_weights) wait = kMemoryLatency / held_weights;
     if (slice_units > held_x) wait = std::max(wait, kL2Latency / (held_x - x_units));
-    slowest = std::max({slowest, bytes / kBlockRate, steps, slice_units * wait});
+    work = std::max({work, bytes / kBlockRate, steps});
+    waiting = std::max(waiting, slice_units * wait);
   }
   const int64_t blocks = int64_t{config.grid_x} * config.grid_y;
   const int32_t together = Together(args, spread, config.tokens);
-  const int64_t rounds = blocks / (int64_t{multiprocessors} * together);
-  const int64_t rest = CeilDiv(blocks - rounds * multiprocessors * together, multiprocessors);
-  const double busy = static_cast<double>(rounds * together + rest) * slowest;
-  const double flow = static_cast<double>(blocks) * most / (multiprocessors * kL2Rate);
+  const int64_t rounds = blocks / (int64_t{reachable} * together);
+  const int64_t rest = CeilDiv(blocks - rounds * reachable * together, reachable);
+  const auto round = [&](int64_t at_once) {
+    return at_once == 0 ? 0.0 : std::max(static_cast<double>(at_once) * work, waiting);
+  };
+  const double busy = static_cast<double>(rounds) * round(together) + round(rest);
+  const double flow = static_cast<double>(blocks) * most / (reachable * kL2Rate);
   return std::max({weights * config.grid_y / kMemoryRate, flow, busy}) +
-         (config.cluster > 1 ? kClusterCost : 0.0) +
+         (config.cluster > 1 ? kClusterCost * config.cluster : 0.0) +
          kStartCost * static_cast<double>(rounds + (rest > 0 ? 1 : 0));
 }
 
@@ -223,12 +233,10 @@ LinearChoice ConfigureTiles(const LinearArgs& args, int32_t tokens, int32_t mult
     config.grid_x += static_cast<int32_t>(CeilDiv(weight.tiles, plan.tiles_a_block));
     slices = std::max(slices, NumSlices(weight));
     stage_bytes = std::max(stage_bytes, StageOf(weight.type).bytes());
-    // Two warpgroups take turns on the tensor cores, and make their weights at the same time;
-    // measured: 230 ns for 256 tokens, 145 for 128.
-    const double own = Traits(weight.type).block_values == 256 ? 90.0
-                       : Traits(weight.type).quantized         ? 60.0
-                                                               : 0.0;
-    step_nanos = std::max(step_nanos, tokens == 256 ? 230.0 + own : 130.0 + own);
+    // Measured on an H200.
+    const double step =
+        IsHalf(weight.type) ? (tokens == 256 ? 210.0 : 175.0) : (tokens == 256 ? 257.0 : 180.0);
+    step_nanos = std::max(step_nanos, step);
   }
   config.grid_x = static_cast<int32_t>(CeilDiv(config.grid_x, 2) * 2);
   const bool totals = slices > 1 && tokens == kMostTilesTokens;
@@ -238,10 +246,18 @@ LinearChoice ConfigureTiles(const LinearArgs& args, int32_t tokens, int32_t mult
   config.shared_bytes = kTilesHead + config.x_stages * kTilesStageBytes +
                         kTilesRows * config.ring_bytes +
                         (totals ? kTilesRows * kTileRows * kMostTilesTokens * 4 : 0);
-  const auto rounds =
-      static_cast<double>(CeilDiv(int64_t{config.grid_x} * config.grid_y, multiprocessors));
-  const double nanos = rounds * (args.input.units * 4 * step_nanos + 3000.0 + 16.0 * tokens +
-                                 (totals ? 1200.0 : 100.0) * slices);
+  // Types follow each other in launches of their own.
+  int64_t rounds = 0;
+  for (int i = 0; i < num_tasks;) {
+    int64_t blocks = 0;
+    const DType type = args.tasks[i].weight.type;
+    for (; i < num_tasks && args.tasks[i].weight.type == type; ++i) {
+      blocks += CeilDiv(args.tasks[i].weight.tiles, config.tasks[i].tiles_a_block);
+    }
+    rounds += CeilDiv(CeilDiv(blocks, 2) * 2 * config.grid_y, multiprocessors);
+  }
+  const double nanos =
+      rounds * (args.input.units * 4 * step_nanos + 4000.0 + (totals ? 1000.0 : 50.0) * slices);
   return {config, nanos};
 }
 
@@ -260,8 +276,9 @@ std::vector<LinearChoice> LinearChoices(const LinearArgs& args, int32_t multipro
         const Spread spread = {warpgroups, cluster, tiles};
         if (!Apply(spread, args, config)) continue;
         config.threads = 128 * warpgroups + 32;
-        SizeRings(args, spread, multiprocessors, config);
-        choices.push_back({config, StreamCost(args, spread, config, multiprocessors)});
+        const int32_t reachable = Reachable(spread, multiprocessors);
+        SizeRings(args, spread, reachable, config);
+        choices.push_back({config, StreamCost(args, spread, config, reachable)});
       }
     }
   }
@@ -280,8 +297,13 @@ LinearConfig ConfigureLinear(const LinearArgs& args, const LinearDevice& device,
   const LinearChoice small = ConfigureTiles(args, 128, multiprocessors);
   if (path == LinearPath::kTiles256) return large.config;
   if (path == LinearPath::kTiles128) return small.config;
-  // Too few tiles to do without all slices at once.
-  if (args.num_tokens <= 256 && small.config.grid_x * small.config.grid_y < multiprocessors / 5) {
+  // Too few tiles to do without all slices at once, or without all types in one launch.
+  bool mixed = false;
+  for (int i = 1; i < args.num_tasks; ++i) {
+    mixed = mixed || args.tasks[i].weight.type != args.tasks[0].weight.type;
+  }
+  const bool few = small.config.grid_x * small.config.grid_y < multiprocessors / 2;
+  if (args.num_tokens <= 256 && few && (mixed || args.input.units > 60)) {
     return ConfigureStream(args, multiprocessors);
   }
   return small.nanos < large.nanos ? small.config : large.config;
