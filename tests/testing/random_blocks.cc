@@ -44,14 +44,14 @@ uint16_t ToBfloat16(float value) {
 }
 
 // Where a block keeps its scales, and the standard deviation of its levels in steps.
-struct Layout {
+struct BlockLayout {
   int scale = -1;       // f16
   int minimum = -1;     // f16
   int sub_scales = -1;  // of K quants
   int num_levels = 0;
 };
 
-Layout LayoutOf(DType type) {
+BlockLayout LayoutOf(DType type) {
   switch (type) {
     case DType::kQ4_0:
       return {.scale = 0, .num_levels = 16};
@@ -96,7 +96,7 @@ RandomBlocks::RandomBlocks(DType type, float sigma) : type_(type) {
     }
     return;
   }
-  const Layout layout = LayoutOf(type);
+  const BlockLayout layout = LayoutOf(type);
   const double levels = layout.num_levels;
   double step = sigma / std::sqrt((levels * levels - 1) / 12);
   Random random(0x5C41E5);
@@ -126,7 +126,7 @@ RandomBlocks::RandomBlocks(DType type, float sigma) : type_(type) {
 }
 
 void RandomBlocks::SetScales(uint64_t bits, std::byte* block) const {
-  const Layout layout = LayoutOf(type_);
+  const BlockLayout layout = LayoutOf(type_);
   const size_t index = bits % kNumScales;
   std::memcpy(block + layout.scale, &scales_[index], 2);
   if (layout.sub_scales >= 0) {
