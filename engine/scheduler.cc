@@ -251,6 +251,7 @@ void Scheduler::CommitToken(Sequence& sequence, TokenLogprobs&& token, Time now)
 void Scheduler::Fail(const absl::Status& cause, Time now) {
   if (!down_) {
     down_ = true;
+    stats_->fault = Message(cause);
     stats_->up.store(false, std::memory_order_release);
   }
   const Outcome after_tokens = {Prefix("the engine failed", Internal(Message(cause))),

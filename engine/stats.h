@@ -47,6 +47,7 @@ struct EngineStats {
   std::atomic<int64_t> kv_pages_free{0};
   std::atomic<int64_t> leaked_pages{0};  // checked whenever the engine is idle; must be 0
   std::atomic<bool> up{false};           // serves; false for ever after a fault
+  std::string fault;  // what that was; set before `up` falls, read by who has seen it fall
   std::atomic<int64_t> last_step_nanos{
       0};  // steady clock at the end of the last step, or when last idle
   std::atomic<double> tokens_per_second{0};  // generated, over about the last second
@@ -61,8 +62,10 @@ struct EngineStats {
   std::atomic<uint64_t> cancelled_running{0};
 
   StatHistogram step_duration;  // seconds
-  StatHistogram step_host_gap;  // seconds between the end of a step and the launch of the next,
-                                // when there was work
+  // Seconds between two steps when there was work: on the CPU from the end of a step to the launch
+  // of the next; on a device by its own clock, from the arrival of a step's tokens on the host to
+  // the begin of the next step; of some steps only, that sample and follow one that does.
+  StatHistogram step_host_gap;
   StatHistogram step_tokens;
   StatHistogram batch_rows;
   StatHistogram queue_time;  // seconds

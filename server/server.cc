@@ -7,6 +7,7 @@
 #include <atomic>
 #include <thread>
 #include <utility>
+#include <vector>
 
 #include "engine/base/check.h"
 #include "engine/base/mutex.h"
@@ -59,6 +60,7 @@ class Server::Impl {
  private:
   void Watch();
   void CheckEngines();
+  void LogFaults(const engine::Dispatcher& dispatcher);
   void CheckProgress();
   // Something broke for good: not live, and WaitForDrainOrFault returns.
   void Fault(const char* what);
@@ -77,7 +79,8 @@ class Server::Impl {
   const Time started_ = Now();
 
   std::atomic<bool> engines_down_{false};
-  bool engines_were_up_ = false;  // watcher only
+  bool engines_were_up_ = false;    // watcher only
+  std::vector<bool> fault_logged_;  // watcher only; by engine
   engine::Mutex mutex_;
   engine::CondVar changed_;
   std::optional<Time> drain_began_ ABSL_GUARDED_BY(mutex_);
@@ -183,7 +186,19 @@ void Server::Impl::CheckEngines() {
   if (model == nullptr || engines_down_.load()) return;
   const bool up = model->dispatcher().any_up();
   if (up) engines_were_up_ = true;
+  if (engines_were_up_) LogFaults(model->dispatcher());
   if (!up && engines_were_up_) Fault("all engines are down");
+}
+
+// Of engines that went down since the last look.
+void Server::Impl::LogFaults(const engine::Dispatcher& dispatcher) {
+  fault_logged_.resize(dispatcher.engines().size());
+  for (size_t i = 0; i < fault_logged_.size(); ++i) {
+    const engine::Engine& engine = *dispatcher.engines()[i];
+    if (fault_logged_[i] || engine.up()) continue;
+    fault_logged_[i] = true;
+    spdlog::error("engine {} failed and is out of service: {}", i, engine.stats().fault);
+  }
 }
 
 void Server::Impl::CheckProgress() {
