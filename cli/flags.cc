@@ -141,6 +141,7 @@ absl::StatusOr<kernels::PlantedBug> ParsePlantedBug(const std::string& name) {
       {"k-bias", PlantedBug::kKeyBiasDropped},
       {"rope-base", PlantedBug::kRopeBaseTenThousand},
       {"vocab-unpadded", PlantedBug::kVocabularyUnpadded},
+      {"device-fault", PlantedBug::kDeviceFault},
   };
   if (!kernels::kPlantedBugsBuilt) {
     return engine::FailedPrecondition(

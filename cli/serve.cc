@@ -161,6 +161,7 @@ int Run(const ServeFlags& flags) {
   }
   for (const std::string& warning : model->warnings) spdlog::warn("{}", warning);
   spdlog::info("{}", model->self_check.message);
+  for (const std::string& note : model->notes) spdlog::info("{}", note);
   const engine::ModelFacts facts = model->facts;
   LogDevice(facts);
   // Before the first call can be accepted: from then on a signal has something to lose.

@@ -46,7 +46,7 @@ void PrintReport(const engine::VerifyReport& report) {
               report.max_logit_error, static_cast<long long>(report.top1_equal),
               static_cast<long long>(report.positions),
               Percent(report.top1_equal, report.positions));
-  std::printf("best tokens that differ although the strict margin is above 0.005: %lld\n",
+  std::printf("best tokens that differ although the margin is above %g: %lld\n", report.margin,
               static_cast<long long>(report.top1_beyond_margin));
   if (report.kl_positions > 0) {
     std::printf(
@@ -62,8 +62,8 @@ void PrintReport(const engine::VerifyReport& report) {
   } else {
     std::printf(
         "FAILED: every operation is within its tolerance, but %lld best tokens differ although the "
-        "strict margin is above 0.005\n",
-        static_cast<long long>(report.top1_beyond_margin));
+        "margin is above %g\n",
+        static_cast<long long>(report.top1_beyond_margin), report.margin);
   }
 }
 
@@ -84,7 +84,7 @@ int Run(const VerifyFlags& flags) {
 Command AddVerify(CLI::App& program) {
   auto flags = std::make_shared<VerifyFlags>();
   CLI::App* const app = program.add_subcommand(
-      kName, "Compare the fast path with the strict one, operation by operation");
+      kName, "Compare a device's path with the strict one, operation by operation");
   AddModelFlag(*app, &flags->model);
   app->add_option("--text", flags->options.text, "Prompt to compare on; unset: a built-in one")
       ->type_name("TEXT");
@@ -96,12 +96,19 @@ Command AddVerify(CLI::App& program) {
       ->check(IntegerBetween(1, std::numeric_limits<int32_t>::max()))
       ->capture_default_str();
   AddComputeFlags(*app, &flags->options.engine, "Engine");
+  app->add_option("--against", flags->options.against,
+                  "What the device is compared with: ref (strict, slow), cpu")
+      ->type_name("NAME")
+      ->check(OneOf({"ref", "cpu"}))
+      ->capture_default_str()
+      ->group("Engine");
   AddPlantBugFlag(*app, &flags->options.engine);
   app->footer(
       "Exit code 0: all within tolerance. 1: not, and the first operation beyond it is named.\n"
       "\n"
       "Example:\n"
-      "  sluice verify --model smollm2.gguf --kl README.md");
+      "  sluice verify --model smollm2.gguf --kl README.md\n"
+      "  sluice verify --model smollm2.gguf --device cuda:0 --against cpu");
   return {app, [flags] { return Run(*flags); }};
 }
 

@@ -35,18 +35,19 @@ absl::Status ForwardProbe::Append(std::span<const TokenId> tokens, bool all_logi
   const int32_t page_begins[2] = {0, num_pages};
   const int32_t adapter = 0;
   next_position_ += count;
-  return runner_.Forward({.num_tokens = count,
-                          .num_rows = 1,
-                          .num_logit_rows = static_cast<int64_t>(logit_tokens.size()),
-                          .tokens = tokens.data(),
-                          .positions = positions.data(),
-                          .row_begins = row_begins,
-                          .page_begins = page_begins,
-                          .pages = pages.data(),
-                          .logit_tokens = logit_tokens.data(),
-                          .adapters = &adapter,
-                          .previous_tokens = nullptr,
-                          .num_previous = 0});
+  RETURN_IF_ERROR(runner_.Forward({.num_tokens = count,
+                                   .num_rows = 1,
+                                   .num_logit_rows = static_cast<int64_t>(logit_tokens.size()),
+                                   .tokens = tokens.data(),
+                                   .positions = positions.data(),
+                                   .row_begins = row_begins,
+                                   .page_begins = page_begins,
+                                   .pages = pages.data(),
+                                   .logit_tokens = logit_tokens.data(),
+                                   .adapters = &adapter,
+                                   .previous_tokens = nullptr,
+                                   .num_previous = 0}));
+  return runner_.FetchLogits();
 }
 
 }  // namespace sluice::engine

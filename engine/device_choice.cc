@@ -35,6 +35,7 @@ absl::StatusOr<DeviceChoice> DeviceChoice::Open(const std::string& device) {
   choice.major = facts.major;
   choice.minor = facts.minor;
   choice.free_bytes = facts.free_bytes;
+  choice.total_bytes = facts.total_bytes;
   return choice;
 }
 

@@ -17,6 +17,7 @@ struct DeviceChoice {
   std::string name;          // "cuda:0 NVIDIA H200"; empty for the CPU
   int major = 0, minor = 0;  // compute capability
   uint64_t free_bytes = 0;   // of the device; 0 for the CPU
+  uint64_t total_bytes = 0;
 
   bool is_cuda() const { return backend == kernels::Backend::kCuda; }
   // "cuda:0 NVIDIA H200, compute capability 9.0, its own kernels": also which kernels run there,

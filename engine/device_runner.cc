@@ -62,13 +62,18 @@ absl::Status DeviceRunner::Forward(const kernels::BatchView& batch) {
 kernels::MatrixF32 DeviceRunner::logits() const {
   kernels::MatrixF32 logits = activations_.logits;
   if (exec_.backend() != kernels::Backend::kCuda) return logits;
-  host_logits_.resize(static_cast<size_t>(logits.rows * logits.cols));
-  SLUICE_CHECK(kernels::CopyFromBackend(exec_.backend(), host_logits_.data(), logits.values,
-                                        host_logits_.size() * sizeof(float))
-                   .ok(),
-               "a device whose logits are looked at works");
-  logits.values = host_logits_.data();
+  SLUICE_CHECK(!host_logits_.empty(), "logits are fetched before they are looked at");
+  logits.values = const_cast<float*>(host_logits_.data());
   return logits;
+}
+
+absl::Status DeviceRunner::FetchLogits() {
+  if (exec_.backend() != kernels::Backend::kCuda) return absl::OkStatus();
+  const kernels::MatrixF32 logits = activations_.logits;
+  host_logits_.resize(static_cast<size_t>(logits.rows * logits.cols));
+  return kernels::CopyFromBackend(
+      exec_.backend(), host_logits_.data(), logits.values,
+      static_cast<size_t>(num_logit_rows_ * logits.cols) * sizeof(float));
 }
 
 absl::Status DeviceRunner::Sample(std::span<const kernels::SampleRow> rows,

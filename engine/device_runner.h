@@ -45,14 +45,20 @@ class DeviceRunner {
   // The two halves of Sample on an asynchronous device; the tokens stay there for the next step.
   absl::Status LaunchSample(std::span<const kernels::SampleRow> rows);
   absl::Status CollectSample(std::span<kernels::SampledToken> out);
+  // Marks that a step begins; how long the device waited for the one last collected.
+  absl::Status MarkStep() { return kernels::MarkStep(*slots_); }
+  std::optional<double> IdleBeforeStep() const { return kernels::IdleBeforeStep(*slots_); }
   // Ops return before they are done.
   bool asynchronous() const { return exec_.backend() == kernels::Backend::kCuda; }
 
   kernels::SamplerSlots& slots() { return *slots_; }
   kernels::Exec& exec() { return exec_; }
   const kernels::Exec& exec() const { return exec_; }
-  // The logits on the host: for tests and checks, on CUDA a copy that lives until the next call.
+  // The logits on the host; on CUDA as they were at the last FetchLogits.
   kernels::MatrixF32 logits() const;
+  // Waits for the last Forward and, on CUDA, copies its logit rows to the host: for tests and
+  // checks. The device's error when there is one.
+  absl::Status FetchLogits();
   const KvCache& kv() const { return kv_; }
   const ModelConfig& config() const { return *config_; }
 
@@ -68,7 +74,7 @@ class DeviceRunner {
   Activations activations_;
   std::optional<kernels::SamplerSlots> slots_;  // set by Prepare
   int64_t num_logit_rows_ = 0;                  // of the last Forward
-  mutable std::vector<float> host_logits_;
+  std::vector<float> host_logits_;              // [max_logit_rows, V] of CUDA, from FetchLogits on
 };
 
 }  // namespace sluice::engine

@@ -155,6 +155,7 @@ struct LoadedModel {
   ModelFacts facts;
   std::shared_ptr<const Tokenizer> tokenizer;  // null when the file has no vocabulary
   std::vector<std::string> warnings;
+  std::vector<std::string> notes;  // lines for the log: how long what took, where memory went
   SelfCheck self_check;
   std::unique_ptr<Dispatcher> dispatcher;
 };

@@ -115,12 +115,9 @@ void EngineLoop::Apply(Command&& command, Time now) {
 
 void EngineLoop::Launch(const StepPlan& plan) {
   const Time now = clock_->Now();
-  if (in_flight_) {
-    stats_->step_host_gap.Observe(0);  // it follows on the device without a pause
-  } else if (last_end_) {
-    stats_->step_host_gap.Observe(Seconds(now - *last_end_));
-  }
-  launched_[next_plan_] = now;
+  // Behind a step in flight only the device can say whether it paused: Finish asks.
+  launched_[next_plan_] = {now, in_flight_ != nullptr};
+  if (!in_flight_ && last_end_) stats_->step_host_gap.Observe(Seconds(now - *last_end_));
   stats_->step_tokens.Observe(static_cast<double>(plan.tokens.size()));
   stats_->batch_rows.Observe(static_cast<double>(plan.rows.size()));
   runner_->Launch(plan);
@@ -129,7 +126,11 @@ void EngineLoop::Launch(const StepPlan& plan) {
 void EngineLoop::Finish(const StepPlan& plan) {
   StepResult result = runner_->Wait(plan);
   const Time now = clock_->Now();
-  Time begin = launched_[static_cast<size_t>(&plan - plans_.data())];
+  const Launched& launched = launched_[static_cast<size_t>(&plan - plans_.data())];
+  if (launched.follows && result.idle_before) {
+    stats_->step_host_gap.Observe(Seconds(*result.idle_before));
+  }
+  Time begin = launched.at;
   if (last_end_) begin = std::max(begin, *last_end_);  // it waited for the step before
   stats_->step_duration.Observe(Seconds(now - begin));
   stats_->steps.fetch_add(1, std::memory_order_relaxed);

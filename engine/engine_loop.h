@@ -65,9 +65,13 @@ class EngineLoop {
   std::array<StepPlan, 2> plans_ ABSL_GUARDED_BY(role_);  // in turn; their arrays are reused
   size_t next_plan_ ABSL_GUARDED_BY(role_) = 0;
   const StepPlan* in_flight_ ABSL_GUARDED_BY(role_) = nullptr;
-  std::array<Time, 2> launched_ ABSL_GUARDED_BY(role_);   // when each of plans_ was
-  std::optional<Time> last_end_ ABSL_GUARDED_BY(role_);   // of a step, when work followed it
-  int64_t drained_sequences_ ABSL_GUARDED_BY(role_) = 0;  // not yet counted as live
+  struct Launched {
+    Time at;
+    bool follows = false;  // another step was in flight
+  };
+  std::array<Launched, 2> launched_ ABSL_GUARDED_BY(role_);  // of each of plans_
+  std::optional<Time> last_end_ ABSL_GUARDED_BY(role_);      // of a step, when work followed it
+  int64_t drained_sequences_ ABSL_GUARDED_BY(role_) = 0;     // not yet counted as live
   int64_t drained_tokens_ ABSL_GUARDED_BY(role_) = 0;
   Time rate_since_ ABSL_GUARDED_BY(role_);
   uint64_t rate_tokens_ ABSL_GUARDED_BY(role_) = 0;  // generated until rate_since_

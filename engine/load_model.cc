@@ -1,7 +1,8 @@
 #include <algorithm>
 #include <cctype>
+#include <chrono>
 #include <cstdio>
-#include <limits>
+#include <future>
 #include <map>
 #include <string>
 #include <thread>
@@ -18,6 +19,7 @@
 #include "engine/model_file/model_file.h"
 #include "engine/model_file/open_file.h"
 #include "engine/model_runner.h"
+#include "engine/pool_size.h"
 #include "engine/self_check.h"
 
 namespace sluice::engine {
@@ -53,32 +55,6 @@ absl::Status CheckOptions(const EngineOptions& options) {
   return absl::OkStatus();
 }
 
-// Pages and served context of one engine's pool.
-struct PoolSize {
-  int64_t num_pages = 0;  // page 0 included
-  int32_t max_context = 0;
-};
-
-// Pages of one engine, page 0 included, as asked for; or what max_batch sequences of full context
-// need, at most a quarter of the available memory (all of it on a device of its own) shared by the
-// engines, at least one sequence of 2,048 positions.
-absl::StatusOr<int64_t> NumPages(const EngineOptions& options, int64_t page_bytes,
-                                 int64_t sequence_pages, int64_t available, bool is_cuda) {
-  if (options.kv_memory_bytes == 0) {
-    const int64_t share = (is_cuda ? available : available / 4) / options.num_engines;
-    const int64_t least = std::min<int64_t>(sequence_pages, 2048 / kernels::kPageTokens);
-    return 1 + std::max(least, std::min(sequence_pages * options.max_batch, share / page_bytes));
-  }
-  const auto pages =
-      static_cast<int64_t>(options.kv_memory_bytes / static_cast<uint64_t>(page_bytes));
-  if (pages < 2) {
-    return InvalidArgument("KV memory: at least 2 pages of " + std::to_string(page_bytes) +
-                           " bytes are needed, got " + std::to_string(options.kv_memory_bytes) +
-                           " bytes");
-  }
-  return std::min(pages, sequence_pages * options.max_batch + 1);
-}
-
 // What the weights will take in memory, in the layout of `backend`.
 uint64_t WeightBytes(const ModelFile& file, const ModelConfig& config, kernels::Backend backend) {
   std::unordered_set<std::string> placed;
@@ -111,47 +87,21 @@ uint64_t ScratchBytes(const EngineOptions& options, const ModelConfig& config) {
   return of_logits + of_tokens + (uint64_t{1} << 30);
 }
 
-// `weight_bytes`: what the weights will take out of the available memory.
-absl::StatusOr<PoolSize> SizePool(const EngineOptions& options, const DeviceChoice& device,
-                                  const ModelConfig& config, kernels::DType kv_type,
-                                  uint64_t weight_bytes) {
-  if (config.context_length < 2) {
-    return InvalidArgument("context_length: expected at least 2 positions, got " +
-                           std::to_string(config.context_length));
-  }
-  const int32_t wanted = options.max_context > 0 ? options.max_context : config.context_length;
-  if (wanted > config.context_length) {
-    return InvalidArgument("context: the model has " + std::to_string(config.context_length) +
-                           " positions, asked for " + std::to_string(wanted));
-  }
-  const int64_t page_bytes = KvCache::PageBytes(config, kv_type);
-  const int64_t sequence_pages =
-      (int64_t{wanted} + kernels::kPageTokens - 1) / kernels::kPageTokens;
+// What is there for KV caches once weights of `weight_bytes` are loaded.
+MemoryOffer OfferOf(const EngineOptions& options, const DeviceChoice& device,
+                    const ModelConfig& config, uint64_t weight_bytes) {
+  MemoryOffer offer;
   uint64_t memory = AvailableMemory(), taken = weight_bytes;
   if (device.is_cuda()) {
     memory =
         static_cast<uint64_t>(static_cast<double>(device.free_bytes) * options.gpu_memory_fraction);
     taken += ScratchBytes(options, config);
+    offer.all_for_kv = true;
+    offer.facts = "; the device has " + std::to_string(device.free_bytes) + " of " +
+                  std::to_string(device.total_bytes) + " bytes free";
   }
-  const auto available = static_cast<int64_t>(memory > taken ? memory - taken : 0);
-  ASSIGN_OR_RETURN(const int64_t pages,
-                   NumPages(options, page_bytes, sequence_pages, available, device.is_cuda()));
-  if (pages > std::numeric_limits<int32_t>::max() / 2) {
-    return InvalidArgument("KV memory: at most 2^30 pages, got " + std::to_string(pages));
-  }
-  if (pages * page_bytes * options.num_engines > available) {
-    return ResourceExhausted("KV memory: " + std::to_string(options.num_engines) + " x " +
-                             std::to_string(pages) + " pages of " + std::to_string(page_bytes) +
-                             " bytes do not fit the " + std::to_string(available) +
-                             " bytes that the weights leave available");
-  }
-  const int64_t positions = (pages - 1) * kernels::kPageTokens;
-  if (options.max_context > positions) {
-    return InvalidArgument("context: " + std::to_string(options.max_context) +
-                           " positions were asked for, the KV pool holds " +
-                           std::to_string(positions));
-  }
-  return PoolSize{pages, static_cast<int32_t>(std::min<int64_t>(wanted, positions))};
+  offer.bytes = static_cast<int64_t>(memory > taken ? memory - taken : 0);
+  return offer;
 }
 
 std::string MostFrequentMatrixType(const ModelFile& file) {
@@ -259,6 +209,89 @@ absl::Status WarnOfUnused(const ModelFile& file, std::vector<std::string>& warni
   return absl::OkStatus();
 }
 
+// How long the phases of a start took, one after the other.
+class PhaseClock {
+ public:
+  void End(const char* phase) {
+    const auto now = std::chrono::steady_clock::now();
+    char text[64];
+    std::snprintf(text, sizeof text, "%s%s %.2f s", line_.empty() ? "" : ", ", phase,
+                  Seconds(now - begin_));
+    line_ += text;
+    begin_ = now;
+  }
+  std::string Line() const { return "start-up: " + line_; }
+
+ private:
+  std::chrono::steady_clock::time_point begin_ = std::chrono::steady_clock::now();
+  std::string line_;
+};
+
+// What is known of a model before its weights are read. A device comes up meanwhile: its context
+// takes as long as a vocabulary of 150,000 tokens.
+struct OpenedModel {
+  std::shared_ptr<const ModelFile> file;
+  std::shared_ptr<const ModelConfig> config;  // as options.planted_bug has it
+  std::shared_ptr<const ModelConfig> strict_config;
+  std::shared_ptr<const Tokenizer> tokenizer;
+  DeviceChoice device;
+};
+
+absl::StatusOr<OpenedModel> OpenModel(const std::string& path, const EngineOptions& options,
+                                      std::vector<std::string>& warnings) {
+  // Once more below, where an error is told and the device becomes this thread's.
+  const std::future<void> device =
+      std::async(options.device == "cpu" ? std::launch::deferred : std::launch::async,
+                 [&options] { DeviceChoice::Open(options.device).status().IgnoreError(); });
+  OpenedModel model;
+  ASSIGN_OR_RETURN(model.file, ModelFile::Open(path));
+  ASSIGN_OR_RETURN(ModelConfig config, ModelConfig::FromFile(*model.file, options.planted_bug));
+  ASSIGN_OR_RETURN(ModelConfig strict_config, ModelConfig::FromFile(*model.file));
+  model.config = std::make_shared<const ModelConfig>(std::move(config));
+  model.strict_config = std::make_shared<const ModelConfig>(std::move(strict_config));
+  warnings = model.config->notes;
+  RETURN_IF_ERROR(WarnOfUnused(*model.file, warnings));
+  ASSIGN_OR_RETURN(model.tokenizer, LoadTokenizer(*model.file, *model.config, warnings));
+  device.wait();
+  ASSIGN_OR_RETURN(model.device, DeviceChoice::Open(options.device));
+  return model;
+}
+
+// Starts the engines of a model whose weights are there.
+absl::StatusOr<std::unique_ptr<Dispatcher>> StartEngines(
+    const EngineOptions& options, const OpenedModel& opened, const PoolSize& pool,
+    const DeviceRunner::Options& runner_options, const std::shared_ptr<const Weights>& weights,
+    int num_lanes, std::string& backend) {
+  // While a device computes a step, the next one is planned and launched.
+  const int depth = opened.device.is_cuda() ? 1 : 0;
+  const SchedulerLimits limits = {.depth = depth,
+                                  .max_batch = options.max_batch,
+                                  .max_step_tokens = options.max_step_tokens,
+                                  .max_queue = options.max_queue,
+                                  .num_pages = static_cast<int>(pool.num_pages),
+                                  .max_context = pool.max_context,
+                                  .f16_kv = runner_options.kv_type == kernels::DType::kF16};
+  const int64_t sequence_pages =
+      (pool.max_context + kernels::kPageTokens - 1) / kernels::kPageTokens;
+  const Batch::Limits batch_limits = {
+      .max_tokens = options.max_step_tokens,
+      .max_rows = options.max_batch,
+      .max_pages = static_cast<int>(std::min(sequence_pages * options.max_batch, pool.num_pages))};
+  DeviceRunner::Options served_options = runner_options;  // the self-check's caches live shortly
+  served_options.lock_memory = options.lock_memory;
+  auto chunks = std::make_unique<ChunkMailbox>(num_lanes);
+  std::vector<std::unique_ptr<Engine>> engines;
+  for (int i = 0; i < options.num_engines; ++i) {
+    ASSIGN_OR_RETURN(std::unique_ptr<DeviceRunner> rank,
+                     DeviceRunner::Create(served_options, opened.config, weights));
+    backend = opened.device.is_cuda() ? opened.device.name : rank->exec().Describe();
+    engines.push_back(std::make_unique<Engine>(
+        i, limits, std::make_unique<ModelRunner>(std::move(rank), batch_limits, depth),
+        opened.tokenizer, chunks.get()));
+  }
+  return std::make_unique<Dispatcher>(std::move(engines), std::move(chunks));
+}
+
 }  // namespace
 
 std::string_view Name(KvDType type) { return type == KvDType::kF16 ? "f16" : "f32"; }
@@ -270,25 +303,36 @@ absl::StatusOr<LoadedModel> LoadModel(const std::string& path, const EngineOptio
     if (progress) progress({phase, done, total});
   };
   RETURN_IF_ERROR(CheckOptions(options));
+  PhaseClock clock;
   report("open", 0, 0);
-  if (!options.model_sha256.empty()) RETURN_IF_ERROR(CheckSha256(path, options.model_sha256));
-  ASSIGN_OR_RETURN(std::shared_ptr<const ModelFile> file, ModelFile::Open(path));
-  ASSIGN_OR_RETURN(ModelConfig read_config, ModelConfig::FromFile(*file, options.planted_bug));
-  const auto config = std::make_shared<const ModelConfig>(std::move(read_config));
+  if (!options.model_sha256.empty()) {
+    RETURN_IF_ERROR(CheckSha256(path, options.model_sha256));
+    clock.End("sha256 of the file");
+  }
   LoadedModel model;
-  model.warnings = config->notes;
-  RETURN_IF_ERROR(WarnOfUnused(*file, model.warnings));
-  ASSIGN_OR_RETURN(model.tokenizer, LoadTokenizer(*file, *config, model.warnings));
-
-  ASSIGN_OR_RETURN(const DeviceChoice device, DeviceChoice::Open(options.device));
+  ASSIGN_OR_RETURN(const OpenedModel opened, OpenModel(path, options, model.warnings));
+  const DeviceChoice& device = opened.device;
+  model.tokenizer = opened.tokenizer;
   ASSIGN_OR_RETURN(kernels::CpuIsa isa, kernels::DetectCpuIsa());
   if (options.force_avx2) isa = kernels::CpuIsa::kAvx2;
   const int num_threads = ThreadsPerEngine(options);
   const kernels::DType kv_type = device.KvType(options);
-  const uint64_t weight_bytes = WeightBytes(*file, *config, device.backend);
-  ASSIGN_OR_RETURN(const PoolSize pool, SizePool(options, device, *config, kv_type, weight_bytes));
+  const uint64_t weight_bytes = WeightBytes(*opened.file, *opened.config, device.backend);
+  ASSIGN_OR_RETURN(
+      const PoolSize pool,
+      SizePool(options, OfferOf(options, device, *opened.config, weight_bytes),
+               opened.config->context_length, KvCache::PageBytes(*opened.config, kv_type)));
+  clock.End("open");
+
+  // On the CPU inside the self-check; beside the loading of a device, whose memory it does not
+  // take.
+  std::future<absl::StatusOr<std::vector<float>>> strict =
+      std::async(device.is_cuda() ? std::launch::async : std::launch::deferred, [&] {
+        return StrictCanary(*opened.file, *opened.strict_config, opened.config->vocab_size,
+                            num_threads);
+      });
   ASSIGN_OR_RETURN(std::shared_ptr<const Weights> weights,
-                   Weights::Load(*file, *config,
+                   Weights::Load(*opened.file, *opened.config,
                                  {.backend = device.backend,
                                   .num_threads = num_threads * options.num_engines,
                                   .planted_bug = options.planted_bug,
@@ -296,6 +340,7 @@ absl::StatusOr<LoadedModel> LoadModel(const std::string& path, const EngineOptio
                                   .progress = [&](uint64_t done, uint64_t total) {
                                     report("weights", done, total);
                                   }}));
+  clock.End("weights");
 
   const DeviceRunner::Options runner_options = {
       .exec = {.backend = device.backend,
@@ -310,42 +355,25 @@ absl::StatusOr<LoadedModel> LoadModel(const std::string& path, const EngineOptio
       .max_rows = options.max_batch,
       .max_context = pool.max_context};
   report("self-check", 0, 0);
-  ASSIGN_OR_RETURN(const ModelConfig strict_config, ModelConfig::FromFile(*file));
   ASSIGN_OR_RETURN(model.self_check,
-                   RunSelfCheck(*file, strict_config, runner_options, config, weights));
+                   RunSelfCheck(*opened.strict_config, runner_options, opened.config, weights,
+                                [&] { return strict.get(); }));
   if (!model.self_check.passed) model.warnings.push_back(model.self_check.message);
+  clock.End("self-check");
 
-  // While a device computes a step, the next one is planned and launched.
-  const int depth = device.is_cuda() ? 1 : 0;
-  const SchedulerLimits limits = {.depth = depth,
-                                  .max_batch = options.max_batch,
-                                  .max_step_tokens = options.max_step_tokens,
-                                  .max_queue = options.max_queue,
-                                  .num_pages = static_cast<int>(pool.num_pages),
-                                  .max_context = pool.max_context,
-                                  .f16_kv = kv_type == kernels::DType::kF16};
-  const int64_t sequence_pages =
-      (pool.max_context + kernels::kPageTokens - 1) / kernels::kPageTokens;
-  const Batch::Limits batch_limits = {
-      .max_tokens = options.max_step_tokens,
-      .max_rows = options.max_batch,
-      .max_pages = static_cast<int>(std::min(sequence_pages * options.max_batch, pool.num_pages))};
-  DeviceRunner::Options served_options = runner_options;  // the self-check's caches live shortly
-  served_options.lock_memory = options.lock_memory;
-  auto chunks = std::make_unique<ChunkMailbox>(num_lanes);
-  std::vector<std::unique_ptr<Engine>> engines;
   std::string backend;
-  for (int i = 0; i < options.num_engines; ++i) {
-    ASSIGN_OR_RETURN(std::unique_ptr<DeviceRunner> rank,
-                     DeviceRunner::Create(served_options, config, weights));
-    backend = device.is_cuda() ? device.name : rank->exec().Describe();
-    engines.push_back(std::make_unique<Engine>(
-        i, limits, std::make_unique<ModelRunner>(std::move(rank), batch_limits, depth),
-        model.tokenizer, chunks.get()));
+  ASSIGN_OR_RETURN(model.dispatcher, StartEngines(options, opened, pool, runner_options, weights,
+                                                  num_lanes, backend));
+  clock.End("engines");
+  model.facts =
+      MakeFacts(*opened.file, *opened.config, *weights, pool, runner_options, options, backend);
+  model.notes.push_back(clock.Line());
+  if (device.is_cuda()) {
+    model.notes.push_back("weights: " + std::to_string(weights->resident_bytes()) +
+                          " bytes on the device, " + std::to_string(weights->tensor_bytes()) +
+                          " in the file");
   }
-  model.facts = MakeFacts(*file, *config, *weights, pool, runner_options, options, backend);
   RETURN_IF_ERROR(AddDeviceFacts(device, options, model.facts));
-  model.dispatcher = std::make_unique<Dispatcher>(std::move(engines), std::move(chunks));
   return model;
 }
 

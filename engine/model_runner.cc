@@ -42,6 +42,7 @@ RowResult ToRowResult(const kernels::SampledToken& sampled) {
 ModelRunner::ModelRunner(std::unique_ptr<DeviceRunner> rank, const Batch::Limits& limits, int depth)
     : batch_(limits), depth_(depth) {
   ranks_.push_back(std::move(rank));
+  sampled_.reserve(static_cast<size_t>(limits.max_rows));
 }
 
 void ModelRunner::Launch(const StepPlan& plan) {
@@ -63,9 +64,14 @@ StepResult ModelRunner::Wait(const StepPlan& plan) {
   const Flight flight = std::move(flights_.front());
   flights_.pop_front();
   result.status = flight.status;
-  sampled_.assign(flight.num_samples, {});
+  sampled_.resize(flight.num_samples);
   if (result.status.ok() && !sampled_.empty()) {
     result.status = ranks_.front()->CollectSample(sampled_);
+    const std::optional<double> idle = ranks_.front()->IdleBeforeStep();
+    if (result.status.ok() && idle.has_value()) {
+      result.idle_before =
+          std::chrono::duration_cast<Duration>(std::chrono::duration<double>(*idle));
+    }
   }
   // Without tokens there is nothing to wait for: what follows is ordered behind it.
   result.device_time = std::chrono::steady_clock::now() - flight.launched;
@@ -101,6 +107,7 @@ void ModelRunner::FillRows(const StepPlan& plan, std::vector<RowResult>& rows) c
 }
 
 absl::Status ModelRunner::Enqueue(const StepPlan& plan) {
+  RETURN_IF_ERROR(ranks_.front()->MarkStep());
   RETURN_IF_ERROR(batch_.Fill(plan, previous_ ? &*previous_ : nullptr));
   RETURN_IF_ERROR(ResetSlots(plan));
   DeviceRunner& rank = *ranks_.front();

@@ -66,17 +66,37 @@ void Compare(std::span<const float> actual, std::span<const float> expected, Sel
 
 }  // namespace
 
-absl::StatusOr<SelfCheck> RunSelfCheck(const ModelFile& file, const ModelConfig& reference_config,
-                                       const DeviceRunner::Options& options,
-                                       std::shared_ptr<const ModelConfig> config,
-                                       std::shared_ptr<const Weights> weights) {
+absl::StatusOr<std::vector<float>> StrictCanary(const ModelFile& file,
+                                                const ModelConfig& reference_config,
+                                                int32_t vocab_size, int num_threads) {
+  const std::vector<TokenId> tokens =
+      CanaryTokens(std::min(vocab_size, reference_config.vocab_size), kCanaryTokens);
+  const ModelConfig config = FirstLayers(reference_config);
+  ASSIGN_OR_RETURN(std::shared_ptr<const Weights> weights,
+                   Weights::Load(file, config,
+                                 {.backend = kernels::Backend::kRef,
+                                  .num_threads = num_threads,
+                                  .compute_digest = false,
+                                  .progress = {}}));
+  DeviceRunner::Options options;
+  options.exec = {.backend = kernels::Backend::kRef, .num_threads = num_threads};
+  options.kv_type = kernels::DType::kF32;
+  ASSIGN_OR_RETURN(std::unique_ptr<DeviceRunner> first,
+                   MakeProbe(options, config, std::move(weights)));
+  return LastLogits(*first, tokens);
+}
+
+absl::StatusOr<SelfCheck> RunSelfCheck(
+    const ModelConfig& reference_config, const DeviceRunner::Options& options,
+    std::shared_ptr<const ModelConfig> config, std::shared_ptr<const Weights> weights,
+    const std::function<absl::StatusOr<std::vector<float>>()>& strict) {
   const auto begin = std::chrono::steady_clock::now();
   const std::vector<TokenId> tokens =
       CanaryTokens(std::min(config->vocab_size, reference_config.vocab_size), kCanaryTokens);
   const double tolerance =
       options.exec.backend == kernels::Backend::kCuda ? kCudaCanaryTolerance : kCanaryTolerance;
   SelfCheck check;
-  std::vector<float> whole_model, actual, expected;
+  std::vector<float> whole_model, actual;
   {
     ASSIGN_OR_RETURN(std::unique_ptr<DeviceRunner> whole, MakeProbe(options, *config, weights));
     ASSIGN_OR_RETURN(whole_model, LastLogits(*whole, tokens));
@@ -86,21 +106,7 @@ absl::StatusOr<SelfCheck> RunSelfCheck(const ModelFile& file, const ModelConfig&
                      MakeProbe(options, FirstLayers(*config), weights));
     ASSIGN_OR_RETURN(actual, LastLogits(*first, tokens));
   }
-  {
-    const ModelConfig strict_config = FirstLayers(reference_config);
-    ASSIGN_OR_RETURN(std::shared_ptr<const Weights> strict_weights,
-                     Weights::Load(file, strict_config,
-                                   {.backend = kernels::Backend::kRef,
-                                    .num_threads = options.exec.num_threads,
-                                    .compute_digest = false,
-                                    .progress = {}}));
-    DeviceRunner::Options strict = options;
-    strict.exec = {.backend = kernels::Backend::kRef, .num_threads = options.exec.num_threads};
-    strict.kv_type = kernels::DType::kF32;
-    ASSIGN_OR_RETURN(std::unique_ptr<DeviceRunner> first,
-                     MakeProbe(strict, strict_config, std::move(strict_weights)));
-    ASSIGN_OR_RETURN(expected, LastLogits(*first, tokens));
-  }
+  ASSIGN_OR_RETURN(const std::vector<float> expected, strict());
   const size_t common = std::min(actual.size(), expected.size());
   Compare(std::span(actual).first(common), std::span(expected).first(common), check);
   check.seconds = Seconds(std::chrono::steady_clock::now() - begin);

@@ -81,6 +81,9 @@ struct StepResult {
   absl::Status status;          // an error takes the engine out of service
   std::vector<RowResult> rows;  // one a row of the plan
   Duration device_time{};
+  // How long the device had nothing to do between the step before and this one, by its own clock;
+  // none where that is not known.
+  std::optional<Duration> idle_before;
 };
 
 }  // namespace sluice::engine

@@ -2,6 +2,7 @@
 
 #include <cstring>
 #include <string>
+#include <utility>
 
 #include "kernels/cuda/cuda_ops.h"
 #include "kernels/ops.h"
@@ -33,6 +34,74 @@ absl::StatusOr<Activation> AllocateActivation(Backend backend, int64_t max_rows,
                                       std::to_string(max_rows) + ", " + std::to_string(cols) + "]");
   }
   return cuda::AllocateActivation(max_rows, cols);
+}
+
+WeightFeed::WeightFeed(int num_lanes, size_t piece_bytes)
+    : piece_bytes_(piece_bytes), lanes_(static_cast<size_t>(num_lanes)) {}
+WeightFeed::~WeightFeed() = default;
+
+absl::StatusOr<std::unique_ptr<WeightFeed>> WeightFeed::Create(Backend backend, int num_lanes,
+                                                               size_t piece_bytes) {
+  std::unique_ptr<WeightFeed> feed(new WeightFeed(num_lanes, piece_bytes));
+  if (backend == Backend::kCuda) {
+    auto ring = cuda::MakeUploadRing(num_lanes, piece_bytes);
+    if (!ring.ok()) return ring.status();
+    feed->ring_ = std::move(*ring);
+  }
+  return feed;
+}
+
+absl::StatusOr<std::byte*> WeightFeed::Next(int lane) {
+  if (ring_ != nullptr) return cuda::NextPiece(*ring_, lane);
+  Buffer& memory = lanes_[static_cast<size_t>(lane)];
+  if (memory.size() < piece_bytes_) {
+    auto allocated = Buffer::Allocate(piece_bytes_);
+    if (!allocated.ok()) return allocated.status();
+    memory = std::move(*allocated);
+  }
+  return memory.bytes();
+}
+
+absl::Status WeightFeed::Pack(int lane, PackedWeight& weight, int64_t first_row, int64_t num_rows) {
+  if (ring_ != nullptr) return cuda::PackPiece(*ring_, lane, weight, first_row, num_rows);
+  return PackWeightRows(weight, first_row, num_rows, lanes_[static_cast<size_t>(lane)].bytes());
+}
+
+absl::Status WeightFeed::Finish() {
+  return ring_ != nullptr ? cuda::FinishPieces(*ring_) : absl::OkStatus();
+}
+
+absl::Status CopyPages(Exec& exec, std::span<const KvLayer> layers, std::span<const int32_t> from,
+                       std::span<const int32_t> to) {
+  if (from.size() != to.size()) {
+    return absl::InvalidArgumentError("CopyPages: expected as many target pages as source pages (" +
+                                      std::to_string(from.size()) + "), got " +
+                                      std::to_string(to.size()));
+  }
+  for (const KvLayer& layer : layers) {
+    for (size_t i = 0; i < from.size(); ++i) {
+      for (const int32_t page : {from[i], to[i]}) {
+        if (page < 0 || page >= layer.num_pages) {
+          return absl::InvalidArgumentError("CopyPages: expected a page in [0, " +
+                                            std::to_string(layer.num_pages) + "), got " +
+                                            std::to_string(page));
+        }
+      }
+    }
+  }
+  if (exec.backend() == Backend::kCuda) return cuda::CopyPages(exec, layers, from, to);
+  for (const KvLayer& layer : layers) {
+    const size_t bytes =
+        static_cast<size_t>(KvPageBytes(layer.type, layer.num_kv_heads, layer.head_size) / 2);
+    for (size_t i = 0; i < from.size(); ++i) {
+      if (from[i] == to[i]) continue;
+      const size_t source = static_cast<size_t>(from[i]) * bytes;
+      const size_t target = static_cast<size_t>(to[i]) * bytes;
+      std::memcpy(layer.k + target, layer.k + source, bytes);
+      std::memcpy(layer.v + target, layer.v + source, bytes);
+    }
+  }
+  return absl::OkStatus();
 }
 
 absl::StatusOr<BatchView> UploadBatch(Exec& exec, const BatchView& host) {

@@ -139,28 +139,30 @@ void ObserveHost(Exec& exec, std::string_view op, const float* values, int64_t r
   exec.observer()->OnOp(op, exec.layer(), {values, static_cast<size_t>(rows * cols)}, rows, cols);
 }
 
-void Observe(Exec& exec, std::string_view op, const float* values, int64_t rows, int64_t cols) {
-  if (exec.observer() == nullptr) return;
+// Tells the observer, once the device is done. A device's error.
+absl::Status Observe(Exec& exec, std::string_view op, const float* values, int64_t rows,
+                     int64_t cols) {
+  if (exec.observer() == nullptr) return absl::OkStatus();
   std::vector<float> copy;
   if (!OnHost(exec)) {
     copy.resize(static_cast<size_t>(rows * cols));
-    SLUICE_KERNEL_CHECK(cuda::Synchronize(exec).ok() &&
-                            cuda::CopyFromDevice(copy.data(), values, copy.size() * 4).ok(),
-                        "an observed device must not fail");
+    const absl::Status status = cuda::CopyFromDevice(copy.data(), values, copy.size() * 4);
+    if (!status.ok()) return status;
     values = copy.data();
   }
   ObserveHost(exec, op, values, rows, cols);
+  return absl::OkStatus();
 }
 
 // The K and V that the step has just stored, read back from their pages: [T, G*D] each.
-void ObserveKv(Exec& exec, const BatchView& batch, const KvLayer& kv) {
-  if (exec.observer() == nullptr) return;
+absl::Status ObserveKv(Exec& exec, const BatchView& batch, const KvLayer& kv) {
+  if (exec.observer() == nullptr) return absl::OkStatus();
   const int64_t cols = kv.num_kv_heads * kv.head_size;
   std::vector<float> values(static_cast<size_t>(batch.num_tokens * cols));
   for (bool value : {false, true}) {
     if (!OnHost(exec)) {
-      SLUICE_KERNEL_CHECK(cuda::ReadStepKv(exec, batch, kv, value, values.data()).ok(),
-                          "an observed device must not fail");
+      const absl::Status status = cuda::ReadStepKv(exec, batch, kv, value, values.data());
+      if (!status.ok()) return status;
       ObserveHost(exec, value ? "v" : "k", values.data(), batch.num_tokens, cols);
       continue;
     }
@@ -175,6 +177,7 @@ void ObserveKv(Exec& exec, const BatchView& batch, const KvLayer& kv) {
     }
     ObserveHost(exec, value ? "v" : "k", values.data(), batch.num_tokens, cols);
   }
+  return absl::OkStatus();
 }
 
 // Calls the function of the Exec's backend.
@@ -346,8 +349,7 @@ absl::Status EmbedTokens(Exec& exec, const PackedWeight& table, float scale,
       exec, [&] { cpu::EmbedTokens(exec, table, scale, ropes, batch, residual); },
       [&] { ref::EmbedTokens(exec, table, scale, ropes, batch, residual); },
       [&] { return cuda::EmbedTokens(exec, table, scale, ropes, batch, residual); }));
-  Observe(exec, "embedding", residual.values, residual.rows, residual.cols);
-  return absl::OkStatus();
+  return Observe(exec, "embedding", residual.values, residual.rows, residual.cols);
 }
 
 absl::Status NormQkvRopeStore(Exec& exec, const NormQkvRopeStoreArgs& args, ConstMatrixF32 residual,
@@ -381,9 +383,8 @@ absl::Status NormQkvRopeStore(Exec& exec, const NormQkvRopeStoreArgs& args, Cons
       exec, [&] { cpu::NormQkvRopeStore(exec, args, residual, batch, kv, q_out); },
       [&] { ref::NormQkvRopeStore(exec, args, residual, batch, kv, q_out); },
       [&] { return cuda::NormQkvRopeStore(exec, args, residual, batch, kv, q_out); }));
-  Observe(exec, "qkv", q_out.values, q_out.rows, q_out.cols);
-  ObserveKv(exec, batch, kv);
-  return absl::OkStatus();
+  RETURN_IF_ERROR(Observe(exec, "qkv", q_out.values, q_out.rows, q_out.cols));
+  return ObserveKv(exec, batch, kv);
 }
 
 absl::Status PagedAttention(Exec& exec, const PagedAttentionArgs& args, ConstMatrixF32 q,
@@ -409,8 +410,7 @@ absl::Status PagedAttention(Exec& exec, const PagedAttentionArgs& args, ConstMat
       exec, [&] { cpu::PagedAttention(exec, args, q, batch, kv, out); },
       [&] { ref::PagedAttention(exec, args, q, batch, kv, out); },
       [&] { return cuda::PagedAttention(exec, args, q, batch, kv, out); }));
-  Observe(exec, "attention", out.values, batch.num_tokens, out.cols);
-  return absl::OkStatus();
+  return Observe(exec, "attention", out.values, batch.num_tokens, out.cols);
 }
 
 absl::Status MatMulAddResidual(Exec& exec, const MatMulAddResidualArgs& args,
@@ -433,8 +433,7 @@ absl::Status MatMulAddResidual(Exec& exec, const MatMulAddResidualArgs& args,
       exec, [&] { cpu::MatMulAddResidual(exec, args, input, batch, residual); },
       [&] { ref::MatMulAddResidual(exec, args, input, batch, residual); },
       [&] { return cuda::MatMulAddResidual(exec, args, input, batch, residual); }));
-  Observe(exec, op, residual.values, residual.rows, residual.cols);
-  return absl::OkStatus();
+  return Observe(exec, op, residual.values, residual.rows, residual.cols);
 }
 
 absl::Status NormGateUpSwiglu(Exec& exec, const NormGateUpArgs& args, ConstMatrixF32 residual,
@@ -457,8 +456,7 @@ absl::Status NormGateUpSwiglu(Exec& exec, const NormGateUpArgs& args, ConstMatri
       exec, [&] { cpu::NormGateUpSwiglu(exec, args, residual, batch, out); },
       [&] { ref::NormGateUpSwiglu(exec, args, residual, batch, out); },
       [&] { return cuda::NormGateUpSwiglu(exec, args, residual, batch, out); }));
-  Observe(exec, "ffn", out.values, batch.num_tokens, out.cols);
-  return absl::OkStatus();
+  return Observe(exec, "ffn", out.values, batch.num_tokens, out.cols);
 }
 
 absl::Status NormLmHead(Exec& exec, const NormLmHeadArgs& args, ConstMatrixF32 residual,
@@ -490,8 +488,7 @@ absl::Status NormLmHead(Exec& exec, const NormLmHeadArgs& args, ConstMatrixF32 r
       exec, [&] { cpu::NormLmHead(exec, args, residual, batch, first, logits); },
       [&] { ref::NormLmHead(exec, args, residual, batch, first, logits); },
       [&] { return cuda::NormLmHead(exec, args, residual, batch, first, logits); }));
-  Observe(exec, "logits", logits.values, logits.rows, logits.cols);
-  return absl::OkStatus();
+  return Observe(exec, "logits", logits.values, logits.rows, logits.cols);
 }
 
 }  // namespace sluice::kernels

@@ -44,6 +44,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -59,6 +60,9 @@
 #include "kernels/core/tensor.h"
 
 namespace sluice::kernels {
+namespace cuda {
+class UploadRing;
+}
 
 inline constexpr int kPageTokens = 16;  // B
 inline constexpr int kMaxTopLogprobs = 20;
@@ -120,6 +124,37 @@ absl::StatusOr<PackedWeight> PlaceWeight(Backend backend, DType type, int64_t ro
 // last piece may be shorter. Pieces may be packed from several threads at once.
 absl::Status PackWeightRows(PackedWeight& weight, int64_t first_row, int64_t num_rows,
                             const std::byte* stored);
+
+// Brings stored rows into weights, a piece at a time: gives the memory that a piece is read into
+// and repacks what was read. On CUDA that memory is page-locked, and pieces are copied to the
+// device and repacked there while their lane reads the next ones. Each lane is one thread's; all
+// lanes at once.
+//
+//   std::byte* piece = *feed.Next(lane);  // room for piece_bytes
+//   file.Read(.., {piece, bytes});
+//   feed.Pack(lane, weight, first_row, num_rows);
+class WeightFeed {
+ public:
+  // Memory is the calling thread's device's. RESOURCE_EXHAUSTED with the numbers.
+  static absl::StatusOr<std::unique_ptr<WeightFeed>> Create(Backend backend, int num_lanes,
+                                                            size_t piece_bytes);
+  ~WeightFeed();
+  WeightFeed(const WeightFeed&) = delete;
+  WeightFeed& operator=(const WeightFeed&) = delete;
+
+  // Memory for the next piece of `lane`: waits until what was packed from it has left it.
+  absl::StatusOr<std::byte*> Next(int lane);
+  // PackWeightRows of the rows that lie in the memory Next gave last.
+  absl::Status Pack(int lane, PackedWeight& weight, int64_t first_row, int64_t num_rows);
+  // Waits until every piece is where it belongs. Before anything reads the weights.
+  absl::Status Finish();
+
+ private:
+  WeightFeed(int num_lanes, size_t piece_bytes);
+  const size_t piece_bytes_;
+  std::vector<Buffer> lanes_;               // of a host backend, made by the first Next
+  std::shared_ptr<cuda::UploadRing> ring_;  // of CUDA
+};
 
 // Dequantises row `row` of a packed weight: out [K] on the host. Bit-equal to the format's
 // definition in f32 (one product, one sum); on cuda F32 rounded to the 11 bits of f16.
@@ -191,8 +226,7 @@ int64_t KvPageBytes(DType type, int64_t num_kv_heads, int64_t head_size);
 void ReadKv(const KvLayer& layer, std::span<const int32_t> pages,
             std::span<const int32_t> positions, bool value, float* out);
 
-// Copies whole pages from -> to, pairwise, in every layer given. Host backends only so far:
-// UNIMPLEMENTED on cuda.
+// Copies whole pages from -> to, pairwise, in every layer given. No page is a source and a target.
 absl::Status CopyPages(Exec& exec, std::span<const KvLayer> layers, std::span<const int32_t> from,
                        std::span<const int32_t> to);
 
@@ -428,5 +462,13 @@ absl::Status Sample(Exec& exec, ConstMatrixF32 logits, const SampleArgs& args, S
 absl::Status LaunchSample(Exec& exec, ConstMatrixF32 logits, const SampleArgs& args,
                           SamplerSlots& slots);
 absl::Status CollectSample(Exec& exec, SamplerSlots& slots, std::span<SampledToken> out);
+
+// Marks in a device's queue that a step begins; it ends when its LaunchSample's tokens have reached
+// the host. Nothing on the host backends.
+absl::Status MarkStep(SamplerSlots& slots);
+// By the device's clock, the seconds from the end of the step before to the begin of the step last
+// collected: how long the device had nothing to do. None where that is not known: no device, or the
+// step before sampled nothing.
+std::optional<double> IdleBeforeStep(const SamplerSlots& slots);
 
 }  // namespace sluice::kernels

@@ -39,6 +39,12 @@ absl::Status CheckRows(ConstMatrixF32 logits, const SampleArgs& args) {
   return absl::OkStatus();
 }
 
+constexpr int kPlantedFaultAt = 20;
+// True from the call on that PlantedBug::kDeviceFault wants to fail.
+bool FaultIsDue(const Exec& exec, SamplerSlots& slots) {
+  return exec.planted(PlantedBug::kDeviceFault) && ++slots.table().num_samples >= kPlantedFaultAt;
+}
+
 }  // namespace
 
 #define RETURN_IF_ERROR(expr)                                         \
@@ -94,6 +100,7 @@ absl::Status Sample(Exec& exec, ConstMatrixF32 logits, const SampleArgs& args, S
     return CollectSample(exec, slots, out);
   }
   RETURN_IF_ERROR(CheckRows(logits, args));
+  if (FaultIsDue(exec, slots)) return absl::InternalError("a fault was planted");
   if (exec.backend() == Backend::kCpu) {
     cpu::Sample(exec, logits, args, slots.table(), out);
   } else {
@@ -111,12 +118,23 @@ absl::Status LaunchSample(Exec& exec, ConstMatrixF32 logits, const SampleArgs& a
                           SamplerSlots& slots) {
   SLUICE_KERNEL_CHECK(exec.backend() == Backend::kCuda, "host backends sample in Sample");
   RETURN_IF_ERROR(CheckRows(logits, args));
+  if (FaultIsDue(exec, slots)) RETURN_IF_ERROR(cuda::PlantFault(exec));
   return cuda::LaunchSample(exec, *slots.table().device, logits, args);
 }
 
 absl::Status CollectSample(Exec& exec, SamplerSlots& slots, std::span<SampledToken> out) {
   SLUICE_KERNEL_CHECK(exec.backend() == Backend::kCuda, "host backends sample in Sample");
   return cuda::CollectSample(*slots.table().device, out);
+}
+
+absl::Status MarkStep(SamplerSlots& slots) {
+  const auto& device = slots.table().device;
+  return device == nullptr ? absl::OkStatus() : cuda::MarkStep(*device);
+}
+
+std::optional<double> IdleBeforeStep(const SamplerSlots& slots) {
+  const auto& device = slots.table().device;
+  return device == nullptr ? std::nullopt : cuda::IdleBeforeStep(*device);
 }
 
 }  // namespace sluice::kernels

@@ -92,7 +92,7 @@ void AddEngineHistograms(const engine::EngineStats& stats, const Labels& labels,
   out->Histogram("sluice_step_duration_seconds", "Duration of a step.", labels,
                  stats.step_duration.Read());
   out->Histogram("sluice_step_host_gap_seconds",
-                 "Between the end of a step and the launch of the next, when there was work.",
+                 "Between two steps when there was work; on a GPU its wait, by its clock.",
                  labels, stats.step_host_gap.Read());
   out->Histogram("sluice_step_tokens", "Tokens a step.", labels, stats.step_tokens.Read());
   out->Histogram("sluice_batch_rows", "Rows a step.", labels, stats.batch_rows.Read());

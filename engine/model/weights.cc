@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <atomic>
-#include <numeric>
 #include <optional>
 #include <span>
 #include <thread>
@@ -23,6 +22,9 @@ using kernels::PackedWeight;
 
 namespace {
 
+constexpr size_t kAlignment = 256;  // of matrices and vectors in their memory
+size_t Padded(size_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
+
 void AddToEach(float added, std::span<float> values) {
   if (added == 0.0f) return;  // keeps -0
   for (float& value : values) value += added;
@@ -30,8 +32,9 @@ void AddToEach(float added, std::span<float> values) {
 
 }  // namespace
 
-// One load: tensors are shared out among threads, the largest first; each thread reads the pieces
-// of its tensor in order into a buffer of its own, hashes and repacks them while they are in cache.
+// One load: tasks are shared out among threads, the largest first; each thread reads the pieces of
+// its task in order into memory of its lane, hashes them while they are in cache and hands them on
+// to be repacked: at once on the CPU, behind its back on CUDA.
 class WeightsLoader {
  public:
   WeightsLoader(const ModelFile& file, const ModelConfig& config,
@@ -46,8 +49,8 @@ class WeightsLoader {
     int64_t first_row = 0;
     int64_t num_rows = 0;
     PackedWeight* matrix = nullptr;  // filled by the job, or
-    size_t memory_offset = 0;        // of the matrix in Weights::matrix_memory_
-    Buffer* vector = nullptr;        // f32; neither: rotary factors, only hashed
+    bool is_vector = false;          // f32; neither: rotary factors, only hashed
+    size_t memory_offset = 0;        // in Weights::matrix_memory_ or vector_memory_
   };
   // One tensor of the file.
   struct Job {
@@ -55,21 +58,35 @@ class WeightsLoader {
     std::vector<Part> parts;  // all its rows, in order
     Sha256::Digest digest = {};
   };
+  // What one thread does in a go: all of a tensor that is hashed; else some rows of one of its
+  // parts, so that a few large tensors keep all threads busy.
+  struct Task {
+    Job* job = nullptr;
+    const Part* part = nullptr;  // null: all
+    int64_t first_row = 0;       // of the part
+    int64_t num_rows = 0;
+    uint64_t bytes = 0;
+  };
   // What the loader made of a place.
   struct Held {
     const PackedWeight* matrix = nullptr;
-    const Buffer* vector = nullptr;
+    int64_t vector_offset = -1;  // in vector_memory_
   };
 
   absl::Status Plan();
+  void PlanTasks();
   absl::Status CheckTypes() const;
   size_t PackedSize(const Job& job, const Part& part) const;
-  absl::Status AllocateMatrices();
-  void Work();
-  absl::Status Run(Job& job, Buffer& staging);
-  absl::Status RunPart(const Job& job, const Part& part, Buffer& staging, Sha256& hash);
-  absl::Status FillVector(const Job& job, const Part& part, const std::byte* stored, int64_t values,
-                          int64_t first);
+  int64_t PieceRows(const Job& job, const Part& part) const;
+  absl::Status Allocate();
+  absl::Status LockMemory() const;
+  absl::Status RunTasks();
+  void Work(int lane);
+  absl::Status Run(const Task& task, int lane);
+  absl::Status RunRows(const Job& job, const Part& part, int64_t begin, int64_t end, int lane,
+                       Sha256* hash);
+  void FillVector(const Job& job, const Part& part, const std::byte* stored, int64_t values,
+                  int64_t first);
   absl::Status HashMetadata();
   void Report(uint64_t bytes);
   void Fail(const absl::Status& status);
@@ -80,8 +97,11 @@ class WeightsLoader {
   kernels::Norm NormOf(TensorPart weight, std::optional<TensorPart> bias, int layer);
   void SetDigest();
 
-  // Small enough to stay in a core's cache between read, hash and repack.
+  // Small enough to stay in a core's cache between read, hash and repack; on CUDA a few calls of
+  // the driver are made for each.
   static constexpr int64_t kPieceBytes = int64_t{1} << 20;
+  static constexpr int64_t kCudaPieceBytes = int64_t{2} << 20;
+  static constexpr int64_t kTaskBytes = int64_t{32} << 20;  // of tensors that are not hashed
   static constexpr int64_t kPanelRows = 16;  // pieces are whole panels of PackWeightRows
 
   const ModelFile& file_;
@@ -90,13 +110,17 @@ class WeightsLoader {
   Weights& weights_;
 
   std::vector<TensorPlace> places_;
-  std::vector<Job> jobs_;     // in file order
-  std::vector<size_t> turn_;  // indices of jobs_, largest first
-  std::vector<Held> held_;    // [(1 + num_layers) * kNumTensorParts]
+  std::vector<Job> jobs_;    // in file order
+  std::vector<Task> tasks_;  // largest first
+  std::vector<Held> held_;   // [(1 + num_layers) * kNumTensorParts]
+  std::unique_ptr<kernels::WeightFeed> feed_;
+  Buffer vectors_on_host_;  // filled here and copied at once, where vector_memory_ is a device's
+  std::byte* vector_values_ = nullptr;
   Sha256::Digest metadata_digest_ = {};
   uint64_t total_bytes_ = 0;
+  size_t vector_bytes_ = 0;
 
-  std::atomic<size_t> next_turn_{0};
+  std::atomic<size_t> next_task_{0};
   std::atomic<bool> failed_{false};
   Mutex mutex_;
   uint64_t done_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
@@ -108,17 +132,12 @@ absl::Status WeightsLoader::Plan() {
   places_ = TensorPlaces(config_);
   held_.resize(static_cast<size_t>(1 + config_.num_layers) * kNumTensorParts);
   std::unordered_map<std::string_view, std::vector<const TensorPlace*>> places_of;
-  size_t num_vectors = 0;
   for (const TensorPlace& place : places_) {
     // The factors are part of the config's frequencies already.
-    const bool is_hashed_only = IsRopeFactors(place.part);
-    if (is_hashed_only && !options_.compute_digest) continue;
+    if (IsRopeFactors(place.part) && !options_.compute_digest) continue;
     if (file_.FindTensor(place.name) == nullptr) continue;
     places_of[place.name].push_back(&place);
-    num_vectors += place.is_vector && !is_hashed_only ? 1 : 0;
   }
-  weights_.vectors_.resize(num_vectors);
-  size_t vector = 0;
   for (const FileTensor& tensor : file_.tensors()) {
     const auto found = places_of.find(tensor.name);
     if (found == places_of.end()) continue;
@@ -132,21 +151,41 @@ absl::Status WeightsLoader::Plan() {
       if (IsRopeFactors(place->part)) continue;
       Held& held = HeldAt(place->part, place->layer);
       if (place->is_vector) {
-        held.vector = part.vector = &weights_.vectors_[vector++];
+        part.is_vector = true;
+        part.memory_offset = vector_bytes_;
+        held.vector_offset = static_cast<int64_t>(vector_bytes_);
+        vector_bytes_ += Padded(tensor.cols() * sizeof(float));
       } else {
         part.matrix = weights_.matrices_.emplace_back(std::make_unique<PackedWeight>()).get();
         held.matrix = part.matrix;
       }
     }
   }
+  weights_.tensor_bytes_ = total_bytes_;
   if (options_.compute_digest) total_bytes_ += file_.metadata_bytes();
-  turn_.resize(jobs_.size());
-  std::iota(turn_.begin(), turn_.end(), size_t{0});
-  std::stable_sort(turn_.begin(), turn_.end(), [this](size_t a, size_t b) {
-    return jobs_[a].tensor->bytes > jobs_[b].tensor->bytes;
-  });
   RETURN_IF_ERROR(CheckTypes());
-  return AllocateMatrices();
+  PlanTasks();
+  return Allocate();
+}
+
+void WeightsLoader::PlanTasks() {
+  for (Job& job : jobs_) {
+    if (options_.compute_digest) {
+      tasks_.push_back({.job = &job, .bytes = job.tensor->bytes});
+      continue;
+    }
+    const int64_t row_bytes =
+        kernels::RowBytes(job.tensor->type, static_cast<int64_t>(job.tensor->cols()));
+    const int64_t panels = std::max<int64_t>(1, kTaskBytes / (row_bytes * kPanelRows));
+    for (const Part& part : job.parts) {
+      for (int64_t first = 0; first < part.num_rows; first += panels * kPanelRows) {
+        const int64_t rows = std::min(panels * kPanelRows, part.num_rows - first);
+        tasks_.push_back({&job, &part, first, rows, static_cast<uint64_t>(rows * row_bytes)});
+      }
+    }
+  }
+  std::stable_sort(tasks_.begin(), tasks_.end(),
+                   [](const Task& a, const Task& b) { return a.bytes > b.bytes; });
 }
 
 // Before anything is read, so that a model that cannot be served is refused at once.
@@ -169,20 +208,53 @@ size_t WeightsLoader::PackedSize(const Job& job, const Part& part) const {
                                                   static_cast<int64_t>(job.tensor->cols())));
 }
 
-// One Buffer for all, in the order of the file: matrices of a few hundred KiB each would not get
-// the huge pages that reading them at full speed needs.
-absl::Status WeightsLoader::AllocateMatrices() {
-  constexpr size_t kAlignment = 64;
-  size_t bytes = 0;
+int64_t WeightsLoader::PieceRows(const Job& job, const Part& part) const {
+  const int64_t row_bytes =
+      kernels::RowBytes(job.tensor->type, static_cast<int64_t>(job.tensor->cols()));
+  const int64_t bytes = options_.backend == kernels::Backend::kCuda ? kCudaPieceBytes : kPieceBytes;
+  const int64_t panels = std::max<int64_t>(1, bytes / (row_bytes * kPanelRows));
+  return std::min(part.num_rows, panels * kPanelRows);
+}
+
+// One Buffer for all matrices, in the order of the file: matrices of a few hundred KiB each would
+// not get the huge pages that reading them at full speed needs.
+absl::Status WeightsLoader::Allocate() {
+  size_t matrix_bytes = 0;
   for (Job& job : jobs_) {
     for (Part& part : job.parts) {
       if (part.matrix == nullptr) continue;
-      part.memory_offset = bytes;
-      bytes += (PackedSize(job, part) + kAlignment - 1) / kAlignment * kAlignment;
+      part.memory_offset = matrix_bytes;
+      matrix_bytes += Padded(PackedSize(job, part));
     }
   }
-  ASSIGN_OR_RETURN(weights_.matrix_memory_, kernels::AllocateMemory(options_.backend, bytes));
+  absl::StatusOr<Buffer> matrices = kernels::AllocateMemory(options_.backend, matrix_bytes);
+  if (!matrices.ok()) return Prefix("weights", matrices.status());
+  weights_.matrix_memory_ = *std::move(matrices);
+  absl::StatusOr<Buffer> vectors = kernels::AllocateMemory(options_.backend, vector_bytes_);
+  if (!vectors.ok()) return Prefix("weights", vectors.status());
+  weights_.vector_memory_ = *std::move(vectors);
+  weights_.resident_bytes_ = matrix_bytes + vector_bytes_;
+  vector_values_ = weights_.vector_memory_.bytes();
+  if (options_.backend == kernels::Backend::kCuda) {
+    ASSIGN_OR_RETURN(vectors_on_host_, Buffer::Allocate(vector_bytes_));
+    vector_values_ = vectors_on_host_.bytes();
+  }
+  for (Job& job : jobs_) {
+    for (Part& part : job.parts) {
+      if (part.matrix == nullptr) continue;
+      ASSIGN_OR_RETURN(*part.matrix,
+                       kernels::PlaceWeight(options_.backend, job.tensor->type, part.num_rows,
+                                            static_cast<int64_t>(job.tensor->cols()),
+                                            weights_.matrix_memory_.Part(part.memory_offset,
+                                                                         PackedSize(job, part))));
+    }
+  }
   return absl::OkStatus();
+}
+
+absl::Status WeightsLoader::LockMemory() const {
+  RETURN_IF_ERROR(Prefix("weights", weights_.matrix_memory_.Lock()));
+  return Prefix("weights", weights_.vector_memory_.Lock());
 }
 
 void WeightsLoader::Report(uint64_t bytes) {
@@ -197,74 +269,85 @@ void WeightsLoader::Fail(const absl::Status& status) {
   failed_.store(true, std::memory_order_relaxed);
 }
 
-absl::Status WeightsLoader::RunPart(const Job& job, const Part& part, Buffer& staging,
-                                    Sha256& hash) {
+absl::Status WeightsLoader::RunRows(const Job& job, const Part& part, int64_t begin, int64_t end,
+                                    int lane, Sha256* hash) {
   const FileTensor& tensor = *job.tensor;
   const auto cols = static_cast<int64_t>(tensor.cols());
   const int64_t row_bytes = kernels::RowBytes(tensor.type, cols);
-  const int64_t panels = std::max<int64_t>(1, kPieceBytes / (row_bytes * kPanelRows));
-  const int64_t piece_rows = std::min(part.num_rows, panels * kPanelRows);
-  const auto piece_bytes = static_cast<size_t>(piece_rows * row_bytes);
-  if (staging.size() < piece_bytes) {
-    ASSIGN_OR_RETURN(staging,
-                     Buffer::Allocate(std::max(piece_bytes, static_cast<size_t>(kPieceBytes))));
-  }
-  for (int64_t first = 0; first < part.num_rows; first += piece_rows) {
+  const int64_t piece_rows = PieceRows(job, part);
+  for (int64_t first = begin; first < end; first += piece_rows) {
     if (failed_.load(std::memory_order_relaxed)) return absl::OkStatus();
-    const int64_t num_rows = std::min(piece_rows, part.num_rows - first);
-    const std::span<std::byte> piece(staging.bytes(), static_cast<size_t>(num_rows * row_bytes));
-    const int64_t begin = (part.first_row + first) * row_bytes;
-    RETURN_IF_ERROR(file_.Read(tensor.offset + static_cast<uint64_t>(begin), piece));
-    if (options_.compute_digest) hash.Add(piece);
+    const int64_t num_rows = std::min(piece_rows, end - first);
+    ASSIGN_OR_RETURN(std::byte* const memory, feed_->Next(lane));
+    const std::span<std::byte> piece(memory, static_cast<size_t>(num_rows * row_bytes));
+    const auto at = static_cast<uint64_t>((part.first_row + first) * row_bytes);
+    RETURN_IF_ERROR(file_.Read(tensor.offset + at, piece));
+    if (hash != nullptr) hash->Add(piece);
     if (part.matrix != nullptr) {
-      RETURN_IF_ERROR(kernels::PackWeightRows(*part.matrix, first, num_rows, piece.data()));
-    } else if (part.vector != nullptr) {
-      RETURN_IF_ERROR(FillVector(job, part, piece.data(), num_rows * cols, first * cols));
+      RETURN_IF_ERROR(feed_->Pack(lane, *part.matrix, first, num_rows));
+    } else if (part.is_vector) {
+      FillVector(job, part, memory, num_rows * cols, first * cols);
     }
     Report(piece.size());
   }
   return absl::OkStatus();
 }
 
-absl::Status WeightsLoader::FillVector(const Job& job, const Part& part, const std::byte* stored,
-                                       int64_t values, int64_t first) {
-  std::vector<float> dequantized(static_cast<size_t>(values));
-  kernels::DequantizeStored(job.tensor->type, stored, values, dequantized.data());
-  AddToEach(job.tensor->added, dequantized);
-  return kernels::CopyToBackend(options_.backend, part.vector->as<float>() + first,
-                                dequantized.data(), dequantized.size() * sizeof(float));
+void WeightsLoader::FillVector(const Job& job, const Part& part, const std::byte* stored,
+                               int64_t values, int64_t first) {
+  float* const out = reinterpret_cast<float*>(vector_values_ + part.memory_offset) + first;
+  kernels::DequantizeStored(job.tensor->type, stored, values, out);
+  AddToEach(job.tensor->added, {out, static_cast<size_t>(values)});
 }
 
-absl::Status WeightsLoader::Run(Job& job, Buffer& staging) {
-  const FileTensor& tensor = *job.tensor;
-  Sha256 hash;
-  for (const Part& part : job.parts) {
-    if (part.matrix != nullptr) {
-      ASSIGN_OR_RETURN(
-          *part.matrix,
-          kernels::PlaceWeight(
-              options_.backend, tensor.type, part.num_rows, static_cast<int64_t>(tensor.cols()),
-              weights_.matrix_memory_.Part(part.memory_offset, PackedSize(job, part))));
-    } else if (part.vector != nullptr) {
-      ASSIGN_OR_RETURN(*part.vector,
-                       kernels::AllocateMemory(options_.backend, tensor.cols() * sizeof(float)));
-    }
-    RETURN_IF_ERROR(RunPart(job, part, staging, hash));
+absl::Status WeightsLoader::Run(const Task& task, int lane) {
+  if (task.part != nullptr) {
+    return RunRows(*task.job, *task.part, task.first_row, task.first_row + task.num_rows, lane,
+                   nullptr);
   }
-  if (options_.compute_digest) job.digest = hash.Finish();
+  Sha256 hash;
+  for (const Part& part : task.job->parts) {
+    RETURN_IF_ERROR(RunRows(*task.job, part, 0, part.num_rows, lane, &hash));
+  }
+  task.job->digest = hash.Finish();
   return absl::OkStatus();
 }
 
-void WeightsLoader::Work() {
-  Buffer staging;
+void WeightsLoader::Work(int lane) {
   while (!failed_.load(std::memory_order_relaxed)) {
-    const size_t turn = next_turn_.fetch_add(1, std::memory_order_relaxed);
-    if (turn >= turn_.size()) return;
-    Job& job = jobs_[turn_[turn]];
-    if (const absl::Status status = Run(job, staging); !status.ok()) {
-      Fail(Prefix("loading tensor '" + job.tensor->name + "'", status));
+    const size_t next = next_task_.fetch_add(1, std::memory_order_relaxed);
+    if (next >= tasks_.size()) return;
+    const Task& task = tasks_[next];
+    if (const absl::Status status = Run(task, lane); !status.ok()) {
+      Fail(Prefix("loading tensor '" + task.job->tensor->name + "'", status));
     }
   }
+}
+
+absl::Status WeightsLoader::RunTasks() {
+  size_t piece_bytes = 0;
+  for (const Job& job : jobs_) {
+    const int64_t row_bytes =
+        kernels::RowBytes(job.tensor->type, static_cast<int64_t>(job.tensor->cols()));
+    for (const Part& part : job.parts) {
+      piece_bytes = std::max(piece_bytes, static_cast<size_t>(PieceRows(job, part) * row_bytes));
+    }
+  }
+  const auto num_lanes = static_cast<int>(
+      std::min(static_cast<size_t>(std::max(1, options_.num_threads)), tasks_.size()));
+  ASSIGN_OR_RETURN(feed_, kernels::WeightFeed::Create(options_.backend, num_lanes, piece_bytes));
+  std::vector<std::thread> threads;
+  for (int lane = 1; lane < num_lanes; ++lane) threads.emplace_back([this, lane] { Work(lane); });
+  Work(0);
+  for (std::thread& thread : threads) thread.join();
+  {
+    MutexLock lock(mutex_);
+    RETURN_IF_ERROR(first_error_);
+  }
+  RETURN_IF_ERROR(feed_->Finish());
+  if (vectors_on_host_.size() == 0) return absl::OkStatus();
+  return kernels::CopyToBackend(options_.backend, weights_.vector_memory_.bytes(),
+                                vectors_on_host_.bytes(), vectors_on_host_.size());
 }
 
 absl::Status WeightsLoader::HashMetadata() {
@@ -285,8 +368,9 @@ WeightsLoader::Held& WeightsLoader::HeldAt(TensorPart part, int layer) {
 }
 
 const float* WeightsLoader::Vector(TensorPart part, int layer) {
-  const Buffer* vector = HeldAt(part, layer).vector;
-  return vector == nullptr ? nullptr : vector->as<float>();
+  const int64_t offset = HeldAt(part, layer).vector_offset;
+  if (offset < 0) return nullptr;
+  return reinterpret_cast<const float*>(weights_.vector_memory_.bytes() + offset);
 }
 
 kernels::Linear WeightsLoader::LinearOf(TensorPart weight, std::optional<TensorPart> bias,
@@ -331,8 +415,6 @@ void WeightsLoader::Wire() {
   weights_.output_norm_ = NormOf(kOutputNorm, kOutputNormBias, -1);
   weights_.token_embedding_ = HeldAt(kTokenEmbedding, -1).matrix;
   weights_.head_ = LinearOf(config_.tied_head ? kTokenEmbedding : kOutput, std::nullopt, -1);
-  for (const auto& matrix : weights_.matrices_) weights_.resident_bytes_ += matrix->storage.size();
-  for (const Buffer& vector : weights_.vectors_) weights_.resident_bytes_ += vector.size();
 }
 
 void WeightsLoader::SetDigest() {
@@ -345,23 +427,9 @@ void WeightsLoader::SetDigest() {
 absl::Status WeightsLoader::Load() {
   RETURN_IF_ERROR(Plan());
   // Before anything is read: whoever may not lock hears it at once.
-  if (options_.lock_memory) RETURN_IF_ERROR(Prefix("weights", weights_.matrix_memory_.Lock()));
+  if (options_.lock_memory) RETURN_IF_ERROR(LockMemory());
   if (options_.compute_digest) RETURN_IF_ERROR(HashMetadata());
-  std::vector<std::thread> threads;
-  const auto num_threads =
-      std::min(static_cast<size_t>(std::max(1, options_.num_threads)), jobs_.size());
-  for (size_t i = 1; i < num_threads; ++i) threads.emplace_back([this] { Work(); });
-  Work();
-  for (std::thread& thread : threads) thread.join();
-  {
-    MutexLock lock(mutex_);
-    RETURN_IF_ERROR(first_error_);
-  }
-  if (options_.lock_memory) {
-    for (const Buffer& vector : weights_.vectors_) {
-      RETURN_IF_ERROR(Prefix("weights", vector.Lock()));
-    }
-  }
+  RETURN_IF_ERROR(RunTasks());
   RETURN_IF_ERROR(file_.CheckUnchanged());
   Wire();
   if (options_.compute_digest) SetDigest();

@@ -58,6 +58,7 @@ class Weights {
   const kernels::Linear& head() const { return head_; }  // [V, E]; the embedding when tied
 
   uint64_t resident_bytes() const { return resident_bytes_; }
+  uint64_t tensor_bytes() const { return tensor_bytes_; }  // in the file, of the tensors used
   // Hex sha256 over the sha256 of the metadata section and of the stored bytes of every tensor that
   // the model computes with, in file order: equal files, equal digests, computed while loading. Of
   // tensors that are not used, only name, shape and place count: their bytes are never read.
@@ -68,13 +69,14 @@ class Weights {
   friend class WeightsLoader;
 
   kernels::Buffer matrix_memory_;  // of all matrices, which are parts of it
+  kernels::Buffer vector_memory_;
   std::vector<std::unique_ptr<kernels::PackedWeight>> matrices_;
-  std::vector<kernels::Buffer> vectors_;
   const kernels::PackedWeight* token_embedding_ = nullptr;
   std::vector<LayerWeights> layers_;
   kernels::Norm output_norm_;
   kernels::Linear head_;
   uint64_t resident_bytes_ = 0;
+  uint64_t tensor_bytes_ = 0;
   std::string digest_;
 };
 

@@ -62,6 +62,9 @@ class Exec {
     // for an Exec that has its device to itself: the kernel's blocks wait for each other on all
     // multiprocessors.
     bool persistent_decode = true;
+    // CUDA: kernels of a graph may begin before the ones they follow have ended (programmatic
+    // dependent launch). False only in the test that compares the two.
+    bool dependent_launches = true;
   };
   // Scratch memory of one backend; each backend derives its own.
   struct Workspace {
@@ -79,6 +82,7 @@ class Exec {
   bool planted(PlantedBug bug) const { return IsPlanted(options_.planted_bug, bug); }
   WorkerPool& pool() { return *pool_; }
   int num_threads() const { return options_.num_threads; }
+  bool dependent_launches() const { return options_.dependent_launches; }
   std::string Describe() const;  // "cpu avx512 2 threads"
 
   Workspace* workspace() const { return workspace_.get(); }

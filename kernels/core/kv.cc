@@ -33,39 +33,4 @@ void ReadKv(const KvLayer& layer, std::span<const int32_t> pages,
   }
 }
 
-absl::Status CopyPages(Exec& exec, std::span<const KvLayer> layers, std::span<const int32_t> from,
-                       std::span<const int32_t> to) {
-  if (exec.backend() == Backend::kCuda) {
-    return absl::UnimplementedError("CopyPages: not on backend cuda yet");
-  }
-  if (from.size() != to.size()) {
-    return absl::InvalidArgumentError("CopyPages: expected as many target pages as source pages (" +
-                                      std::to_string(from.size()) + "), got " +
-                                      std::to_string(to.size()));
-  }
-  for (const KvLayer& layer : layers) {
-    for (size_t i = 0; i < from.size(); ++i) {
-      for (const int32_t page : {from[i], to[i]}) {
-        if (page < 0 || page >= layer.num_pages) {
-          return absl::InvalidArgumentError("CopyPages: expected a page in [0, " +
-                                            std::to_string(layer.num_pages) + "), got " +
-                                            std::to_string(page));
-        }
-      }
-    }
-  }
-  for (const KvLayer& layer : layers) {
-    const size_t bytes =
-        static_cast<size_t>(KvPageBytes(layer.type, layer.num_kv_heads, layer.head_size) / 2);
-    for (size_t i = 0; i < from.size(); ++i) {
-      if (from[i] == to[i]) continue;
-      const size_t source = static_cast<size_t>(from[i]) * bytes;
-      const size_t target = static_cast<size_t>(to[i]) * bytes;
-      std::memcpy(layer.k + target, layer.k + source, bytes);
-      std::memcpy(layer.v + target, layer.v + source, bytes);
-    }
-  }
-  return absl::OkStatus();
-}
-
 }  // namespace sluice::kernels

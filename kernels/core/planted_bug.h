@@ -16,6 +16,7 @@ enum class PlantedBug : uint8_t {
   kRopeBaseTenThousand,  // rope base 10000 instead of the file's
   kVocabularyUnpadded,  // vocabulary shorter by its padding (rounded down to a multiple of 64, less
                         // 64 when even)
+  kDeviceFault,  // the device fails for good when an engine samples for the twentieth time
 };
 
 #ifdef SLUICE_PLANTED_BUGS

@@ -63,6 +63,7 @@ struct SamplerSlots::Table {
   int64_t vocab_size = 0;
   std::vector<SamplerSlot> slots;               // host backends
   std::shared_ptr<cuda::DeviceSampler> device;  // backend cuda
+  int num_samples = 0;                          // counted for PlantedBug::kDeviceFault alone
 };
 
 }  // namespace sluice::kernels

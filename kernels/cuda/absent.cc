@@ -38,6 +38,13 @@ absl::Status LaunchSample(Exec&, DeviceSampler&, ConstMatrixF32, const SampleArg
   return NotBuilt();
 }
 absl::Status CollectSample(DeviceSampler&, std::span<SampledToken>) { return NotBuilt(); }
+absl::Status MarkStep(DeviceSampler&) { return NotBuilt(); }
+std::optional<double> IdleBeforeStep(const DeviceSampler&) { return std::nullopt; }
+absl::Status PlantFault(Exec&) { return NotBuilt(); }
+absl::Status CopyPages(Exec&, std::span<const KvLayer>, std::span<const int32_t>,
+                       std::span<const int32_t>) {
+  return NotBuilt();
+}
 absl::Status Synchronize(Exec&) { return NotBuilt(); }
 absl::Status EmbedTokens(Exec&, const PackedWeight&, float, std::span<const Rope>, const BatchView&,
                          MatrixF32) {
@@ -69,5 +76,9 @@ absl::Status PackWeightRows(PackedWeight&, int64_t, int64_t, const std::byte*) {
   return NotBuilt();
 }
 absl::Status UnpackWeightRow(const PackedWeight&, int64_t, float*) { return NotBuilt(); }
+absl::StatusOr<std::shared_ptr<UploadRing>> MakeUploadRing(int, size_t) { return NotBuilt(); }
+absl::StatusOr<std::byte*> NextPiece(UploadRing&, int) { return NotBuilt(); }
+absl::Status PackPiece(UploadRing&, int, PackedWeight&, int64_t, int64_t) { return NotBuilt(); }
+absl::Status FinishPieces(UploadRing&) { return NotBuilt(); }
 
 }  // namespace sluice::kernels::cuda

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 
@@ -39,6 +40,14 @@ absl::Status ResetSlot(DeviceSampler& sampler, int slot, const SamplerParams& pa
 absl::Status LaunchSample(Exec& exec, DeviceSampler& sampler, ConstMatrixF32 logits,
                           const SampleArgs& args);
 absl::Status CollectSample(DeviceSampler& sampler, std::span<SampledToken> out);
+absl::Status MarkStep(DeviceSampler& sampler);
+std::optional<double> IdleBeforeStep(const DeviceSampler& sampler);
+
+// Launches a kernel that faults: nothing of this process can use the device from then on.
+absl::Status PlantFault(Exec& exec);
+
+absl::Status CopyPages(Exec& exec, std::span<const KvLayer> layers, std::span<const int32_t> from,
+                       std::span<const int32_t> to);
 
 // K or V of the step that was last uploaded, as stored, for the observer: out [T, G*D] on the host.
 absl::Status ReadStepKv(Exec& exec, const BatchView& batch, const KvLayer& kv, bool value,
@@ -65,5 +74,12 @@ int64_t PackedBytes(DType type, int64_t rows, int64_t cols);
 absl::Status PackWeightRows(PackedWeight& weight, int64_t first_row, int64_t num_rows,
                             const std::byte* stored);
 absl::Status UnpackWeightRow(const PackedWeight& weight, int64_t row, float* out_on_host);
+
+// WeightFeed of kernels/ops.h.
+absl::StatusOr<std::shared_ptr<UploadRing>> MakeUploadRing(int num_lanes, size_t piece_bytes);
+absl::StatusOr<std::byte*> NextPiece(UploadRing& ring, int lane);
+absl::Status PackPiece(UploadRing& ring, int lane, PackedWeight& weight, int64_t first_row,
+                       int64_t num_rows);
+absl::Status FinishPieces(UploadRing& ring);
 
 }  // namespace sluice::kernels::cuda

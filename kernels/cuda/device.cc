@@ -12,6 +12,9 @@ void FreePinned(std::byte* bytes, size_t) { cudaFreeHost(bytes); }
 
 absl::Status ToStatus(cudaError_t error, std::string_view what) {
   if (error == cudaSuccess) return absl::OkStatus();
+  // What a launch left behind is reported here and not once more by the next call; an error that
+  // has poisoned the context stays whatever is asked.
+  cudaGetLastError();
   const std::string message = std::string(what) + ": CUDA error " +
                               std::to_string(static_cast<int>(error)) + " (" +
                               cudaGetErrorName(error) + "): " + cudaGetErrorString(error);
@@ -26,13 +29,13 @@ absl::StatusOr<Buffer> AllocateOnDevice(int device, size_t bytes) {
   void* memory = nullptr;
   const size_t size = bytes == 0 ? 1 : bytes;
   if (const cudaError_t error = cudaMalloc(&memory, size); error != cudaSuccess) {
+    if (error != cudaErrorMemoryAllocation) return ToStatus(error, "device memory");
     cudaGetLastError();
     size_t free_bytes = 0, total_bytes = 0;
     cudaMemGetInfo(&free_bytes, &total_bytes);
-    const absl::Status status = ToStatus(
-        error, "device memory: expected " + std::to_string(bytes) + " bytes, the device has " +
-                   std::to_string(free_bytes) + " of " + std::to_string(total_bytes) + " free");
-    return status;
+    return absl::ResourceExhaustedError("device memory: asked for " + std::to_string(bytes) +
+                                        " bytes, " + std::to_string(free_bytes) + " of " +
+                                        std::to_string(total_bytes) + " are free");
   }
   Buffer buffer = Buffer::Adopt(static_cast<std::byte*>(memory), bytes, FreeDevice);
   absl::Status status = ToStatus(cudaMemset(memory, 0, size), "clearing device memory");
@@ -41,12 +44,12 @@ absl::StatusOr<Buffer> AllocateOnDevice(int device, size_t bytes) {
   return buffer;
 }
 
-absl::StatusOr<Buffer> AllocatePinned(size_t bytes) {
+absl::StatusOr<Buffer> AllocatePinned(size_t bytes, bool clear) {
   void* memory = nullptr;
   const size_t size = bytes == 0 ? 1 : bytes;
   absl::Status status = ToStatus(cudaMallocHost(&memory, size), "page-locked host memory");
   if (!status.ok()) return status;
-  __builtin_memset(memory, 0, size);
+  if (clear) __builtin_memset(memory, 0, size);
   return Buffer::Adopt(static_cast<std::byte*>(memory), bytes, FreePinned);
 }
 

@@ -22,8 +22,8 @@ absl::Status ToStatus(cudaError_t error, std::string_view what);
 // Zero-filled device memory on `device`, freed with the Buffer. RESOURCE_EXHAUSTED with the bytes
 // asked for and the bytes free.
 absl::StatusOr<Buffer> AllocateOnDevice(int device, size_t bytes);
-// Zero-filled page-locked host memory.
-absl::StatusOr<Buffer> AllocatePinned(size_t bytes);
+// Page-locked host memory, zero-filled unless `clear` is false.
+absl::StatusOr<Buffer> AllocatePinned(size_t bytes, bool clear = true);
 
 // One launch: grid, block, dynamic shared memory, blocks of a cluster along x. With `dependent`,
 // the kernel may start before its predecessor in the stream has ended (compute capability 9.0): it

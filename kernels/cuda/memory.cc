@@ -5,6 +5,7 @@
 #include "kernels/core/check.h"
 #include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/device.h"
+#include "kernels/cuda/device_check.h"
 #include "kernels/cuda/pack.h"
 #include "kernels/cuda/rows.h"
 
@@ -16,8 +17,6 @@ namespace {
     if (absl::Status status_ = (expr); !status_.ok()) return status_; \
   } while (false)
 
-constexpr int kLeastMajor = 8;  // compute capability
-
 // Makes the device that holds `memory` the calling thread's.
 absl::Status UseDeviceOf(const void* memory) {
   cudaPointerAttributes attributes = {};
@@ -25,32 +24,57 @@ absl::Status UseDeviceOf(const void* memory) {
   return ToStatus(cudaSetDevice(attributes.device), "choosing the device");
 }
 
+DeviceQuery::Driver DriverState(cudaError_t error, int driver_version) {
+  switch (error) {
+    case cudaSuccess:
+      return DeviceQuery::Driver::kWorks;
+    case cudaErrorInsufficientDriver:
+      return driver_version == 0 ? DeviceQuery::Driver::kNone : DeviceQuery::Driver::kTooOld;
+    case cudaErrorNoDevice:
+      return DeviceQuery::Driver::kNoDevice;
+    case cudaErrorSystemDriverMismatch:
+      return DeviceQuery::Driver::kMismatch;
+    default:
+      return DeviceQuery::Driver::kOtherError;
+  }
+}
+
+absl::StatusOr<DeviceQuery> Query(int device) {
+  DeviceQuery query;
+  query.runtime_version = CUDART_VERSION;
+  query.built_for = SLUICE_CUDA_ARCHITECTURES;
+  RETURN_IF_ERROR(ToStatus(cudaDriverGetVersion(&query.driver_version), "the driver's version"));
+  const cudaError_t error = cudaGetDeviceCount(&query.num_devices);
+  query.driver = DriverState(error, query.driver_version);
+  const absl::Status found = ToStatus(error, "looking for devices");
+  query.error = std::string(found.message());
+  if (error != cudaSuccess || device < 0 || device >= query.num_devices) return query;
+  cudaDeviceProp properties;
+  RETURN_IF_ERROR(ToStatus(cudaGetDeviceProperties(&properties, device), "a device's properties"));
+  query.name = properties.name;
+  query.major = properties.major;
+  query.minor = properties.minor;
+  return query;
+}
+
 }  // namespace
 
 absl::StatusOr<DeviceFacts> OpenDevice(int device) {
-  int count = 0;
-  const cudaError_t error = cudaGetDeviceCount(&count);
+  auto query = Query(device);
+  if (!query.ok()) return query.status();
+  RETURN_IF_ERROR(CheckDevice(device, *query));
   const std::string subject = "cuda:" + std::to_string(device) + ": ";
-  if (error != cudaSuccess) {
-    return absl::FailedPreconditionError(subject +
-                                         "no usable NVIDIA driver: " + cudaGetErrorString(error));
-  }
-  if (device < 0 || device >= count) {
-    return absl::FailedPreconditionError(subject + "expected a device below " +
-                                         std::to_string(count) + ", the number found");
-  }
-  cudaDeviceProp properties;
-  RETURN_IF_ERROR(ToStatus(cudaGetDeviceProperties(&properties, device), subject + "properties"));
-  if (properties.major < kLeastMajor) {
-    return absl::FailedPreconditionError(
-        subject + properties.name + ": expected compute capability 8.0 or more, got " +
-        std::to_string(properties.major) + "." + std::to_string(properties.minor));
-  }
   RETURN_IF_ERROR(ToStatus(cudaSetDevice(device), subject + "choosing it"));
+  const cudaError_t kernels = FindKernels();
+  query->has_kernels = kernels != cudaErrorNoKernelImageForDevice &&
+                       kernels != cudaErrorInvalidDeviceFunction &&
+                       kernels != cudaErrorUnsupportedPtxVersion;
+  RETURN_IF_ERROR(CheckDevice(device, *query));
+  RETURN_IF_ERROR(ToStatus(kernels, subject + "loading the kernels"));
   DeviceFacts facts;
-  facts.name = properties.name;
-  facts.major = properties.major;
-  facts.minor = properties.minor;
+  facts.name = query->name;
+  facts.major = query->major;
+  facts.minor = query->minor;
   size_t free_bytes = 0, total_bytes = 0;
   RETURN_IF_ERROR(ToStatus(cudaMemGetInfo(&free_bytes, &total_bytes), subject + "its memory"));
   facts.free_bytes = free_bytes;

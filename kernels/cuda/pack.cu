@@ -9,10 +9,21 @@ namespace {
 
 constexpr int kPackThreads = 128;
 
-__device__ float stored_float(DType type, const uint8_t* value) {
-  if (type == DType::kF32)
-    return __uint_as_float(stored_half(value) | stored_half(value + 2) << 16);
-  return __uint_as_float(stored_half(value) << 16);  // BF16
+// Two neighbouring values of a row of F32, F16 or BF16 as floats; k is even. Rows of an even number
+// of columns begin at multiples of 4 bytes, like the memory they lie in.
+__device__ float2 stored_pair(DType type, const uint8_t* row, int k, int cols) {
+  if (type == DType::kF32) {
+    const float* values = reinterpret_cast<const float*>(row) + k;
+    return {values[0], k + 1 < cols ? values[1] : 0.0f};
+  }
+  const uint16_t* halves = reinterpret_cast<const uint16_t*>(row) + k;
+  const uint32_t bits = cols % 2 == 0  ? *reinterpret_cast<const uint32_t*>(halves)
+                        : k + 1 < cols ? halves[0] | halves[1] << 16
+                                       : halves[0];
+  if (type == DType::kBF16) {
+    return {__uint_as_float(bits << 16), __uint_as_float(bits & 0xffff0000u)};
+  }
+  return __half22float2(*reinterpret_cast<const __half2*>(&bits));
 }
 
 // The power of two that brings a row's largest value into [2^14, 2^15); 1 for a row of zeros or of
@@ -21,10 +32,10 @@ __global__ void find_row_factors(DType type, const uint8_t* stored, int64_t row_
                                  int cols, float* factors) {
   const int row = blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32;
   if (row >= num_rows) return;
-  const int value_bytes = type == DType::kF32 ? 4 : 2;
   float most = 0.0f;
-  for (int k = threadIdx.x % 32; k < cols; k += 32) {
-    most = fmaxf(most, fabsf(stored_float(type, stored + row * row_bytes + k * value_bytes)));
+  for (int k = threadIdx.x % 32 * 2; k < cols; k += 64) {
+    const float2 pair = stored_pair(type, stored + row * row_bytes, k, cols);
+    most = fmaxf(most, fmaxf(fabsf(pair.x), fabsf(pair.y)));
   }
   for (int offset = 16; offset > 0; offset /= 2) {
     most = fmaxf(most, __shfl_xor_sync(~0u, most, offset));
@@ -37,14 +48,40 @@ __global__ void find_row_factors(DType type, const uint8_t* stored, int64_t row_
   factors[row] = usable ? ldexpf(1.0f, exponent) : 1.0f;
 }
 
-// One f16 of a half-precision weight.
-__device__ uint32_t half_value(DType type, const uint8_t* row, int k, float factor) {
-  if (type == DType::kF16) return stored_half(row + 2 * k);
-  const float value = stored_float(type, row + (type == DType::kF32 ? 4 : 2) * k);
-  return __half_as_ushort(__float2half_rn(value / factor));
+// F32, F16 and BF16: one lane of one unit of one tile a thread, which stores four times 16 bytes.
+__global__ void pack_halves(PackedLayout layout, const uint8_t* stored, int64_t row_bytes,
+                            int num_rows, int first_tile, std::byte* packed) {
+  const int64_t thread = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+  const int lane = thread % 32;
+  const int unit = thread / 32 % layout.units;
+  const int tile = thread / 32 / layout.units;
+  if (tile >= (num_rows + kTileRows - 1) / kTileRows) return;
+  const int64_t index = static_cast<int64_t>(first_tile + tile) * layout.units + unit;
+  uint4* chunk = reinterpret_cast<uint4*>(packed + index * layout.quant_bytes);
+  float inverse[2] = {1.0f, 1.0f};  // of the factors, powers of two, of the lane's two rows
+  for (int r = 0; r < 2 && layout.type != DType::kF16; ++r) {
+    const int row = tile * kTileRows + lane / 4 + r * 8;
+    const float* factors = reinterpret_cast<const float*>(packed + layout.rows_at);
+    if (row < num_rows) inverse[r] = 1.0f / factors[first_tile * kTileRows + row];
+  }
+  for (int j = 0; j < 4; ++j) {
+    uint32_t words[4];
+    for (int pair = 0; pair < 4; ++pair) {
+      const int row = tile * kTileRows + lane / 4 + pair % 2 * 8;
+      const int k = unit * kUnitCols + j * 16 + pair / 2 * 8 + lane % 4 * 2;
+      float2 values = {0.0f, 0.0f};
+      if (row < num_rows && k < layout.cols) {
+        values = stored_pair(layout.type, stored + row * row_bytes, k, layout.cols);
+      }
+      const __half2 halves =
+          __floats2half2_rn(values.x * inverse[pair % 2], values.y * inverse[pair % 2]);
+      words[pair] = *reinterpret_cast<const uint32_t*>(&halves);
+    }
+    chunk[j * 32 + lane] = make_uint4(words[0], words[1], words[2], words[3]);
+  }
 }
 
-// One lane of one unit of one tile a thread. `stored` are the piece's rows; tile 0 is its first.
+// Other types: the same. `stored` are the piece's rows; tile 0 is its first.
 __global__ void pack_units(PackedLayout layout, const uint8_t* stored, int64_t row_bytes,
                            int num_rows, int first_tile, std::byte* packed) {
   const int64_t thread = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
@@ -55,10 +92,8 @@ __global__ void pack_units(PackedLayout layout, const uint8_t* stored, int64_t r
   const DType type = layout.type;
   const int64_t index = static_cast<int64_t>(first_tile + tile) * layout.units + unit;
   std::byte* chunk = packed + index * layout.quant_bytes;
-  const float* factors = reinterpret_cast<const float*>(packed + layout.rows_at);
-  const bool is_half = layout.scale_words == 0;
   const int block_values = layout.supers_at != layout.rows_at ? 256 : 32;
-  const int block_bytes = is_half ? 0 : row_bytes / (layout.cols / block_values);
+  const int block_bytes = row_bytes / (layout.cols / block_values);
 
   uint32_t nibbles[4] = {}, twos[2] = {}, ones = 0;
   uint32_t bytes[4][2] = {};
@@ -69,13 +104,6 @@ __global__ void pack_units(PackedLayout layout, const uint8_t* stored, int64_t r
       const int k = unit * kUnitCols + j * 16 + pair / 2 * 8 + lane % 4 * 2 + i % 2;
       const bool inside = row < num_rows && k < layout.cols;
       const uint8_t* from = stored + row * row_bytes;
-      if (is_half) {
-        const float factor =
-            type == DType::kF16 ? 1.0f : factors[(first_tile + tile) * kTileRows + row % kTileRows];
-        const uint32_t half = inside ? half_value(type, from, k, factor) : 0;
-        reinterpret_cast<uint16_t*>(chunk)[(j * 32 + lane) * 8 + i] = static_cast<uint16_t>(half);
-        continue;
-      }
       const uint32_t quant =
           inside ? stored_quant(type, from + k / block_values * block_bytes, k % block_values) : 0;
       nibbles[j] |= (quant & 15) << (4 * pair + 16 * (i % 2));
@@ -85,7 +113,6 @@ __global__ void pack_units(PackedLayout layout, const uint8_t* stored, int64_t r
       bytes[j][pair / 2] |= quant << (16 * (pair % 2) + 8 * (i % 2));
     }
   }
-  if (is_half) return;
   uint32_t* words = reinterpret_cast<uint32_t*>(chunk);
   if (type == DType::kQ8_0) {
     for (int j = 0; j < 4; ++j) {
@@ -164,13 +191,21 @@ absl::Status PackRows(const PackedLayout& layout, std::byte* packed, int64_t fir
     find_row_factors<<<Blocks(num_rows * 32), kPackThreads, 0, stream>>>(
         layout.type, stored, row_bytes, rows, layout.cols, factors);
   }
-  pack_units<<<Blocks(tiles * layout.units * 32), kPackThreads, 0, stream>>>(
-      layout, stored, row_bytes, rows, first_tile, packed);
-  if (layout.scale_words > 0) {
+  if (layout.scale_words == 0) {
+    pack_halves<<<Blocks(tiles * layout.units * 32), kPackThreads, 0, stream>>>(
+        layout, stored, row_bytes, rows, first_tile, packed);
+  } else {
+    pack_units<<<Blocks(tiles * layout.units * 32), kPackThreads, 0, stream>>>(
+        layout, stored, row_bytes, rows, first_tile, packed);
     pack_scales<<<Blocks(tiles * layout.units * kTileRows), kPackThreads, 0, stream>>>(
         layout, stored, row_bytes, rows, first_tile, packed);
   }
   return ToStatus(cudaGetLastError(), "packing weights");
+}
+
+cudaError_t FindKernels() {
+  cudaFuncAttributes attributes = {};
+  return cudaFuncGetAttributes(&attributes, pack_units);
 }
 
 }  // namespace sluice::kernels::cuda

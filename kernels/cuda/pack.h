@@ -16,4 +16,7 @@ namespace sluice::kernels::cuda {
 absl::Status PackRows(const PackedLayout& layout, std::byte* packed, int64_t first_row,
                       int64_t num_rows, const std::byte* stored_on_device, cudaStream_t stream);
 
+// Whether this program has code for the current device: what CUDA says of one of its kernels.
+cudaError_t FindKernels();
+
 }  // namespace sluice::kernels::cuda

@@ -33,4 +33,9 @@ absl::Status CollectSample(DeviceSampler& sampler, std::span<SampledToken> out) 
   return sampler.Collect(out);
 }
 
+absl::Status MarkStep(DeviceSampler& sampler) { return sampler.MarkStep(); }
+std::optional<double> IdleBeforeStep(const DeviceSampler& sampler) {
+  return sampler.idle_seconds();
+}
+
 }  // namespace sluice::kernels::cuda

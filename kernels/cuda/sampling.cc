@@ -104,10 +104,11 @@ absl::Status DeviceSampler::Allocate() {
   const auto pinned = [&]<typename T>(size_t bytes, T** pointer) {
     if (status.ok()) take(AllocatePinned(bytes), pointer);
   };
-  const auto event = [&](cudaEvent_t* made) {
+  const auto event = [&](cudaEvent_t* made, unsigned flags = cudaEventDisableTiming) {
     if (!status.ok()) return;
-    status = ToStatus(cudaEventCreateWithFlags(made, cudaEventDisableTiming), "a sampler's event");
+    status = ToStatus(cudaEventCreateWithFlags(made, flags), "a sampler's event");
   };
+  device_index_ = device;
   on_device(num_slots * sizeof(SlotState), &slots_.states);
   on_device(num_slots * kMaxBiasTokens * sizeof(TokenBias), &slots_.bias);
   on_device(num_slots * kMaxBannedTokens * sizeof(int32_t), &slots_.banned);
@@ -124,8 +125,11 @@ absl::Status DeviceSampler::Allocate() {
     pinned(table_bytes(shape_.max_rows), &flight.table);
     pinned(mask_bytes, &flight.mask);
     pinned(result_bytes, &flight.results);
-    event(&flight.done);
     flight.num_top.resize(max_rows);
+  }
+  for (Mark& mark : marks_) {
+    event(&mark.began, cudaEventDefault);
+    event(&mark.done, cudaEventDefault);
   }
   for (Stage& stage : stages_) {
     pinned(history_offset() + capacity * sizeof(int32_t), &stage.bytes);
@@ -134,12 +138,17 @@ absl::Status DeviceSampler::Allocate() {
   if (!status.ok()) return status;
   plain_.assign(num_slots, 0);
   last_row_of_slot_.assign(num_slots, -1);
+  return ClearSlots();
+}
+
+absl::Status DeviceSampler::ClearSlots() {
   // What a slot holds before its first Reset. In the sampler's stream: a plain cudaMemcpy from
   // pageable memory returns before the bytes have arrived, and Reset could overtake them.
-  const std::vector<SlotState> neutral(num_slots);
-  status = ToStatus(cudaMemcpyAsync(slots_.states, neutral.data(), num_slots * sizeof(SlotState),
-                                    cudaMemcpyHostToDevice, stream_),
-                    "the sampler's slots");
+  const std::vector<SlotState> neutral(static_cast<size_t>(shape_.num_slots));
+  absl::Status status =
+      ToStatus(cudaMemcpyAsync(slots_.states, neutral.data(), neutral.size() * sizeof(SlotState),
+                               cudaMemcpyHostToDevice, stream_),
+               "the sampler's slots");
   if (!status.ok()) return status;
   return ToStatus(cudaStreamSynchronize(stream_), "the sampler's slots");
 }
@@ -147,8 +156,9 @@ absl::Status DeviceSampler::Allocate() {
 DeviceSampler::~DeviceSampler() {
   // Nothing may be freed under a kernel or a copy; an error here was reported by a call before.
   cudaStreamSynchronize(stream_);
-  for (Flight& flight : flights_) {
-    if (flight.done != nullptr) cudaEventDestroy(flight.done);
+  for (Mark& mark : marks_) {
+    if (mark.began != nullptr) cudaEventDestroy(mark.began);
+    if (mark.done != nullptr) cudaEventDestroy(mark.done);
   }
   for (Stage& stage : stages_) {
     if (stage.done != nullptr) cudaEventDestroy(stage.done);
@@ -181,7 +191,10 @@ absl::Status DeviceSampler::Reset(int slot, const SamplerParams& params,
   state.num_banned = static_cast<int32_t>(banned.size());
 
   Stage& stage = stages_[num_resets_ % kNumStages];
-  absl::Status status = ToStatus(cudaEventSynchronize(stage.done), "waiting for a sampler's slot");
+  absl::Status status = ToStatus(cudaSetDevice(device_index_), "choosing the device");
+  if (status.ok()) {
+    status = ToStatus(cudaEventSynchronize(stage.done), "waiting for a sampler's slot");
+  }
   const auto send = [&](void* to, size_t offset, const void* from, size_t bytes) {
     if (!status.ok() || bytes == 0) return;
     std::memcpy(stage.bytes + offset, from, bytes);
@@ -371,7 +384,14 @@ absl::Status DeviceSampler::Download() {
         ToStatus(cudaMemcpyAsync(flight.results, results_, bytes, cudaMemcpyDeviceToHost, stream_),
                  "the sampled tokens");
   }
-  if (status.ok()) status = ToStatus(cudaEventRecord(flight.done, stream_), "the sampled tokens");
+  return status.ok() ? EndLaunch() : status;
+}
+
+absl::Status DeviceSampler::EndLaunch() {
+  Mark& mark = marks_[num_launched_ % kNumMarks];
+  mark.step = num_steps_;
+  mark.begun = begun_;
+  const absl::Status status = ToStatus(cudaEventRecord(mark.done, stream_), "the sampled tokens");
   if (status.ok()) ++num_launched_;
   return status;
 }
@@ -393,10 +413,8 @@ absl::Status DeviceSampler::LaunchInOrder(const DeviceLogits& logits, const Samp
   SampleLaunch launch = Describe(logits, previous_tokens);
   launch.table = nullptr;
   launch.tokens = flight.results;  // page-locked: the device writes them there itself
-  absl::Status status = LaunchGreedy(launch, greedy_scratch_, flight.num_rows, stream_);
-  if (status.ok()) status = ToStatus(cudaEventRecord(flight.done, stream_), "the sampled tokens");
-  if (status.ok()) ++num_launched_;
-  return status;
+  const absl::Status status = LaunchGreedy(launch, greedy_scratch_, flight.num_rows, stream_);
+  return status.ok() ? EndLaunch() : status;
 }
 
 absl::Status DeviceSampler::Launch(const DeviceLogits& logits, const SampleArgs& args,
@@ -418,6 +436,15 @@ absl::Status DeviceSampler::Launch(const DeviceLogits& logits, const SampleArgs&
   return Download();
 }
 
+absl::Status DeviceSampler::MarkStep() {
+  absl::Status status = ToStatus(cudaSetDevice(device_index_), "choosing the device");
+  if (!status.ok()) return status;
+  begun_ = ++num_steps_ % kStepsAMark == 0;
+  if (!begun_) return status;
+  return ToStatus(cudaEventRecord(marks_[num_launched_ % kNumMarks].began, stream_),
+                  "a step's begin");
+}
+
 absl::Status DeviceSampler::Collect(std::span<SampledToken> out) {
   if (num_collected_ == num_launched_) {
     return absl::FailedPreconditionError("device sampler: there is no launch to collect");
@@ -427,8 +454,17 @@ absl::Status DeviceSampler::Collect(std::span<SampledToken> out) {
     return Invalid("out: expected " + std::to_string(flight.num_rows) + " entries, got " +
                    std::to_string(out.size()));
   }
-  if (absl::Status status = ToStatus(cudaEventSynchronize(flight.done), "sampling"); !status.ok()) {
-    return status;
+  const Mark& mark = marks_[num_collected_ % kNumMarks];
+  absl::Status status = ToStatus(cudaEventSynchronize(mark.done), "sampling");
+  if (!status.ok()) return status;
+  idle_seconds_.reset();
+  const Mark& before = marks_[(num_collected_ + kNumMarks - 1) % kNumMarks];
+  if (num_collected_ > 0 && mark.begun && mark.step == before.step + 1) {
+    float milliseconds = 0.0f;
+    status =
+        ToStatus(cudaEventElapsedTime(&milliseconds, before.done, mark.began), "a step's begin");
+    if (!status.ok()) return status;
+    idle_seconds_ = static_cast<double>(milliseconds) * 1e-3;
   }
   ++num_collected_;
   const LogprobTerms* all_terms = reinterpret_cast<const LogprobTerms*>(

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -67,6 +68,15 @@ class DeviceSampler {
   // The tokens of the oldest launch that was not collected, in the order of its rows; waits for it.
   absl::Status Collect(std::span<SampledToken> out);
 
+  // Marks that a step begins, ahead of whatever of it goes to the stream. A step ends with the copy
+  // of its launch's tokens to the host.
+  absl::Status MarkStep();
+  // By the device's clock, from the end of the step before to the begin of the step last collected:
+  // how long it had nothing to do, about a microsecond when it went on at once. Of every eighth
+  // step alone, since a mark in the stream costs about as much; none either when the step before
+  // launched nothing.
+  std::optional<double> idle_seconds() const { return idle_seconds_; }
+
   // Launch in its parts, for CUDA graphs. Upload checks and copies the rows to a fixed address,
   // EnqueueGreedy and EnqueueGeneral are kernels alone, Download starts the copy that Collect waits
   // for. A graph holds EnqueueGreedy with num_rows rounded up: what it does beyond the rows of the
@@ -80,9 +90,16 @@ class DeviceSampler {
   bool AllGreedy(const SampleArgs& args) const;
 
  private:
+  // Where a launch's step begins and ends in the stream. One longer than the flights: the end of
+  // the step before is still asked for when the next but one is launched.
+  struct Mark {
+    cudaEvent_t began = nullptr;
+    cudaEvent_t done = nullptr;
+    uint64_t step = 0;   // as MarkStep counts
+    bool begun = false;  // `began` is this step's
+  };
   // What one launch leaves for Collect; page-locked memory of its own.
   struct Flight {
-    cudaEvent_t done = nullptr;
     RowTable* table = nullptr;
     uint32_t* mask = nullptr;
     int32_t* results = nullptr;
@@ -96,10 +113,14 @@ class DeviceSampler {
     std::byte* bytes = nullptr;
   };
   static constexpr int kNumFlights = 2;
+  static constexpr int kNumMarks = 4;
+  static constexpr uint64_t kStepsAMark = 8;
   static constexpr int kNumStages = 4;
 
   DeviceSampler(const Shape& shape, cudaStream_t stream) : shape_(shape), stream_(stream) {}
   absl::Status Allocate();
+  absl::Status ClearSlots();
+  absl::Status EndLaunch();  // of the flight at num_launched_
   absl::Status Check(const DeviceLogits& logits, const SampleArgs& args) const;
   absl::Status ResetPenalties(int slot, const SamplerSlot& host, std::span<const int32_t> prompt,
                               std::span<const int32_t> output, std::byte* stage, SlotState* state);
@@ -128,7 +149,12 @@ class DeviceSampler {
   GreedyScratch* greedy_scratch_ = nullptr;
   TokenCount* count_entries_ = nullptr;  // of the Reset at work
 
+  int device_index_ = 0;
   Flight flights_[kNumFlights];
+  Mark marks_[kNumMarks];
+  uint64_t num_steps_ = 0;
+  bool begun_ = false;  // the step at num_steps_ was marked
+  std::optional<double> idle_seconds_;
   Stage stages_[kNumStages];
   uint64_t num_launched_ = 0;
   uint64_t num_collected_ = 0;

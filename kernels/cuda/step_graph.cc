@@ -1,5 +1,7 @@
 // Replaying the forward pass of a step of single tokens as a CUDA graph.
 
+#include <vector>
+
 #include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/workspace.h"
@@ -12,19 +14,43 @@ namespace {
     if (absl::Status status_ = (expr); !status_.ok()) return status_; \
   } while (false)
 
-absl::StatusOr<cudaGraphExec_t> Record(cudaStream_t stream,
+// Turns every edge along which a kernel may begin early into one that waits for the end.
+absl::Status WaitForEnds(cudaGraph_t graph) {
+  size_t count = 0;
+  RETURN_IF_ERROR(ToStatus(cudaGraphGetEdges(graph, nullptr, nullptr, nullptr, &count),
+                           "the edges of a graph"));
+  std::vector<cudaGraphNode_t> from(count), to(count);
+  std::vector<cudaGraphEdgeData> edges(count);
+  RETURN_IF_ERROR(ToStatus(cudaGraphGetEdges(graph, from.data(), to.data(), edges.data(), &count),
+                           "the edges of a graph"));
+  const cudaGraphEdgeData full = {};
+  for (size_t i = 0; i < count; ++i) {
+    if (edges[i].type != cudaGraphDependencyTypeProgrammatic) continue;
+    RETURN_IF_ERROR(
+        ToStatus(cudaGraphRemoveDependencies(graph, &from[i], &to[i], &edges[i], 1), "an edge"));
+    RETURN_IF_ERROR(
+        ToStatus(cudaGraphAddDependencies(graph, &from[i], &to[i], &full, 1), "an edge"));
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<cudaGraphExec_t> Record(cudaStream_t stream, bool dependent_launches,
                                        const std::function<absl::Status()>& ops) {
   RETURN_IF_ERROR(ToStatus(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal),
                            "recording a step"));
   const absl::Status recorded = ops();
   cudaGraph_t graph = nullptr;
   const cudaError_t ended = cudaStreamEndCapture(stream, &graph);
+  if (!recorded.ok() && graph != nullptr) cudaGraphDestroy(graph);
   RETURN_IF_ERROR(recorded);
   RETURN_IF_ERROR(ToStatus(ended, "recording a step"));
+  absl::Status status = dependent_launches ? absl::OkStatus() : WaitForEnds(graph);
   cudaGraphExec_t exec = nullptr;
-  const cudaError_t error = cudaGraphInstantiate(&exec, graph, 0);
+  if (status.ok()) {
+    status = ToStatus(cudaGraphInstantiate(&exec, graph, 0), "making a graph of a step");
+  }
   cudaGraphDestroy(graph);
-  RETURN_IF_ERROR(ToStatus(error, "making a graph of a step"));
+  if (!status.ok()) return status;
   return exec;
 }
 
@@ -64,7 +90,7 @@ absl::Status RunStep(Exec& exec, const BatchView& batch, const std::function<abs
   }
   if (workspace.graph_rows == 1) RETURN_IF_ERROR(TryRecordLone(exec, workspace, ops));
   if (graph.exec == nullptr) {
-    auto recorded = Record(workspace.stream, ops);
+    auto recorded = Record(workspace.stream, exec.dependent_launches(), ops);
     if (!recorded.ok()) return recorded.status();
     graph.exec = *recorded;
   }

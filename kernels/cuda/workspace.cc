@@ -8,6 +8,7 @@
 #include "kernels/core/check.h"
 #include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/device.h"
+#include "kernels/cuda/step_buckets.h"
 
 namespace sluice::kernels::cuda {
 namespace {
@@ -93,10 +94,6 @@ void TakeScratch(Layout& layout, const WorkspaceShape& shape, CudaWorkspace& wor
   }
 }
 
-// Numbers of rows that graphs are recorded for.
-constexpr int32_t kBuckets[] = {1,  2,  3,  4,  6,  8,  12,  16,  20,  24,  28,  32,
-                                40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256};
-
 // A step of single tokens that all want logits gets rows of padding up to the next bucket, whose K
 // and V go to page 0. Returns the view of the padded step on the host.
 BatchView PadToBucket(const WorkspaceShape& shape, const BatchView& host,
@@ -105,12 +102,11 @@ BatchView PadToBucket(const WorkspaceShape& shape, const BatchView& host,
   BatchView view = host;
   workspace.graph_rows = 0;
   if (host.num_tokens == host.num_rows && host.num_tokens == host.num_logit_rows) {
-    const int32_t* bucket =
-        std::lower_bound(std::begin(kBuckets), std::end(kBuckets), host.num_rows);
     const int64_t most = std::min({shape.max_rows, shape.max_tokens, shape.max_logit_rows});
-    if (bucket != std::end(kBuckets) && *bucket <= most) {
-      workspace.graph_rows = *bucket;
-      for (int64_t row = host.num_rows; row < *bucket; ++row) {
+    const int32_t bucket = BucketOf(host.num_rows, most);
+    if (bucket > 0) {
+      workspace.graph_rows = bucket;
+      for (int64_t row = host.num_rows; row < bucket; ++row) {
         to.tokens[row] = 0;
         to.positions[row] = 0;
         to.logit_tokens[row] = static_cast<int32_t>(row);
@@ -118,7 +114,7 @@ BatchView PadToBucket(const WorkspaceShape& shape, const BatchView& host,
         to.pages[to.page_begins[row]] = 0;
         to.page_begins[row + 1] = to.page_begins[row] + 1;
       }
-      view.num_tokens = view.num_rows = view.num_logit_rows = *bucket;
+      view.num_tokens = view.num_rows = view.num_logit_rows = bucket;
     }
   }
   view.tokens = to.tokens;
