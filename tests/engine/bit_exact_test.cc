@@ -1,6 +1,6 @@
 // The same request gives the same tokens and bit-equal logprobs whatever else runs: alone or in a
 // batch, prompt whole or in chunks, preempted or not, on one thread or two, one engine or two,
-// AVX-512 or AVX2, step depth 0 or 1.
+// AVX-512 or AVX2, step depth 0 or 1. Of the device that the binary is about.
 
 #include <functional>
 #include <string>
@@ -13,6 +13,7 @@
 #include "engine/model_file/model_file.h"
 #include "tests/testing/collect.h"
 #include "tests/testing/model_probe.h"
+#include "tests/testing/test_device.h"
 
 namespace sluice {
 namespace {
@@ -56,8 +57,14 @@ class BitExactTest : public ::testing::TestWithParam<std::string> {
  protected:
   std::string path() const { return std::string(SLUICE_GOLDEN_DIR) + "/tiny/" + GetParam(); }
 
+  void SetUp() override {
+    if (const std::string why = testing::WhyNoDevice(); !why.empty()) GTEST_SKIP() << why;
+  }
+
   static EngineOptions Options() {
     EngineOptions options;
+    options.device = testing::kDevice;
+    options.kv_dtype = engine::KvDType::kF32;
     options.num_threads = 1;
     options.max_batch = 16;
     options.max_step_tokens = 512;
@@ -122,6 +129,7 @@ TEST_P(BitExactTest, ChunkedPrefillEqualsWhole) {
 }
 
 TEST_P(BitExactTest, ThreadsDoNotMatter) {
+  if (testing::OnCuda()) GTEST_SKIP() << "a device has no threads of ours";
   for (int threads : {2, 3}) {
     EngineOptions options = Options();
     options.num_threads = threads;
@@ -130,6 +138,7 @@ TEST_P(BitExactTest, ThreadsDoNotMatter) {
 }
 
 TEST_P(BitExactTest, Avx2EqualsAvx512) {
+  if (testing::OnCuda()) GTEST_SKIP() << "instruction sets are the CPU's";
   EngineOptions options = Options();
   options.force_avx2 = true;
   ExpectSame(Together(options));
@@ -162,18 +171,23 @@ TEST_P(BitExactTest, F16CacheBatchedEqualsAlone) {
   ExpectSame(Together(options));
 }
 
+// On the CPU LoadModel's depth is 0, on a device 1: both are held against what it gave.
 TEST_P(BitExactTest, DepthOneEqualsDepthZero) {
   const auto file = engine::ModelFile::Open(path());
   ASSERT_TRUE(file.ok()) << file.status();
   const auto config = engine::ModelConfig::FromFile(**file);
   ASSERT_TRUE(config.ok()) << config.status();
-  const auto dispatcher = testing::OpenEngine(path(), {.depth = 1,
-                                                       .max_batch = 16,
-                                                       .max_step_tokens = 32,
-                                                       .max_queue = 64,
-                                                       .num_pages = 30,
-                                                       .max_context = 256});
-  ExpectSame(testing::RunAll(*dispatcher, MakeRequests(config->vocab_size)));
+  for (const int depth : {0, 1}) {
+    const auto dispatcher = testing::OpenEngine(path(),
+                                                {.depth = depth,
+                                                 .max_batch = 16,
+                                                 .max_step_tokens = 32,
+                                                 .max_queue = 64,
+                                                 .num_pages = 30,
+                                                 .max_context = 256},
+                                                testing::TestBackend());
+    ExpectSame(testing::RunAll(*dispatcher, MakeRequests(config->vocab_size)));
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(Models, BitExactTest,

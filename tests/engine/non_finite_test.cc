@@ -14,6 +14,7 @@
 #include "tests/testing/collect.h"
 #include "tests/testing/gguf_writer.h"
 #include "tests/testing/model_probe.h"
+#include "tests/testing/test_device.h"
 
 namespace sluice {
 namespace {
@@ -55,14 +56,20 @@ Request MakeRequest(int prompt_size, int max_tokens, bool poisoned_output = fals
 
 class NonFiniteTest : public ::testing::TestWithParam<int> {
  protected:
+  void SetUp() override {
+    if (const std::string why = testing::WhyNoDevice(); !why.empty()) GTEST_SKIP() << why;
+  }
+
   // Few pages: what a poisoned sequence leaves in them is written over by the next.
   std::unique_ptr<engine::Dispatcher> Open(const std::string& path) const {
-    return testing::OpenEngine(path, {.depth = GetParam(),
-                                      .max_batch = 4,
-                                      .max_step_tokens = 64,
-                                      .max_queue = 16,
-                                      .num_pages = 13,
-                                      .max_context = 128});
+    return testing::OpenEngine(path,
+                               {.depth = GetParam(),
+                                .max_batch = 4,
+                                .max_step_tokens = 64,
+                                .max_queue = 16,
+                                .num_pages = 13,
+                                .max_context = 128},
+                               testing::TestBackend());
   }
 
   static void ExpectNonFinite(const Collected& poisoned, size_t tokens) {

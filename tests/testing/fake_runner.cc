@@ -97,6 +97,7 @@ StepResult FakeRunner::Wait(const StepPlan& plan) {
   if (options_.on_wait) options_.on_wait();
   ++steps_;
   StepResult result;
+  result.idle_before = options_.idle_before;
   if (options_.fail_at && steps_ >= *options_.fail_at) {
     result.status = Internal("the fake device failed");
     return result;

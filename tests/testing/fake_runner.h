@@ -45,6 +45,8 @@ class FakeRunner final : public StepRunner {
     std::function<bool(const FakeContext&)> finite{};
     // The step that fails, counted from 1, and all after it.
     std::optional<uint64_t> fail_at{};
+    // What every step says of the device's pause before it.
+    std::optional<Duration> idle_before{};
     // Called when a step is waited for: time passes.
     std::function<void()> on_wait{};
   };

@@ -49,14 +49,16 @@ std::unique_ptr<engine::DeviceRunner> OpenProbe(const std::string& path,
 }
 
 std::unique_ptr<engine::Dispatcher> OpenEngine(const std::string& path,
-                                               const engine::SchedulerLimits& limits) {
+                                               const engine::SchedulerLimits& limits,
+                                               kernels::Backend backend) {
   const auto file = ValueOrAbort(engine::ModelFile::Open(path));
   const auto config = std::make_shared<const engine::ModelConfig>(
       ValueOrAbort(engine::ModelConfig::FromFile(*file)));
-  auto weights = ValueOrAbort(engine::Weights::Load(*file, *config, {}));
+  auto weights =
+      ValueOrAbort(engine::Weights::Load(*file, *config, {.backend = backend, .progress = {}}));
   const kernels::DType kv_type = limits.f16_kv ? kernels::DType::kF16 : kernels::DType::kF32;
   auto rank = ValueOrAbort(engine::DeviceRunner::Create(
-      {.exec = {.num_threads = 1, .isa = ValueOrAbort(kernels::DetectCpuIsa())},
+      {.exec = {.backend = backend, .num_threads = 1, .isa = ValueOrAbort(kernels::DetectCpuIsa())},
        .kv_type = kv_type,
        .num_pages = limits.num_pages,
        .max_tokens = limits.max_step_tokens,

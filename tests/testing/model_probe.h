@@ -36,7 +36,8 @@ std::vector<float> AllLogits(engine::DeviceRunner& runner, std::span<const engin
 // One engine of one thread with `limits` (its depth among them), without a vocabulary and without
 // the self-check that LoadModel runs. Aborts with the status on failure.
 std::unique_ptr<engine::Dispatcher> OpenEngine(const std::string& path,
-                                               const engine::SchedulerLimits& limits);
+                                               const engine::SchedulerLimits& limits,
+                                               kernels::Backend backend = kernels::Backend::kCpu);
 
 size_t ArgMax(std::span<const float> row);
 

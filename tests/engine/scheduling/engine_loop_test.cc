@@ -108,6 +108,19 @@ TEST_P(EngineLoopTest, StatsSayWhatIsGoingOn) {
   EXPECT_GT(fixture.stats.batch_rows.Read().sum, 216);
 }
 
+// Behind a step in flight the device's own clock says how long it paused; the host's cannot.
+TEST_P(EngineLoopTest, TheHostGapIsTheDevicesPause) {
+  LoopFixture fixture(GetParam(), {.idle_before = std::chrono::microseconds(300)});
+  fixture.Submit(MakeRequest(1, 4, 20));
+  for (int i = 0; i < 11; ++i) ASSERT_TRUE(fixture.Step());
+  const StatHistogram::Snapshot gaps = fixture.stats.step_host_gap.Read();
+  uint64_t count = 0;
+  for (const uint64_t bucket : gaps.counts) count += bucket;
+  // At depth 1 the first step follows none and the eleventh is in flight.
+  EXPECT_EQ(count, GetParam() == 0 ? 10u : 9u);
+  EXPECT_NEAR(gaps.sum, GetParam() == 0 ? 0.0 : 9 * 0.0003, 1e-9);
+}
+
 TEST_P(EngineLoopTest, ClosingEndsWhatIsLeft) {
   LoopFixture fixture(GetParam());
   fixture.Submit(MakeRequest(1, 20, 100));
