@@ -347,7 +347,8 @@ absl::StatusOr<LoadedModel> LoadModel(const std::string& path, const EngineOptio
                .num_threads = device.is_cuda() ? 1 : num_threads,
                .isa = isa,
                .planted_bug = options.planted_bug,
-               // Its blocks wait for each other on all multiprocessors: two would starve each other.
+               // Its blocks wait for each other on all multiprocessors: two would starve each
+               // other.
                .persistent_decode = options.num_engines == 1},
       .kv_type = kv_type,
       .num_pages = pool.num_pages,
