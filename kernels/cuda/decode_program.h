@@ -4,7 +4,7 @@
 // grid runs through, recorded from the ops like a CUDA graph. A step of one token is a chain of
 // dependent products so small that starting kernels and meeting at barriers takes longer than
 // reading the weights; here blocks meet through the values they hand over (handoff.cuh), and the
-// weights of later stages are on their way all the while (weight_ring.cuh).
+// weights of later stages are on their way all the while (decode_ring.cuh).
 //
 // Stages of a layer, with what a block waits for and hands over:
 //   qkv        residual [E]            -> q, k, v [(H + 2 G) D]
@@ -129,7 +129,7 @@ struct DecodeLayout {
 // are taken twice. Rows of attention's outcome are always kept.
 inline constexpr int kMaxKeptCols = 8192;
 
-// One of the rings' slots, a chunk of weights (weight_ring.cuh).
+// One of the rings' slots, a chunk of weights (decode_ring.cuh).
 inline constexpr int kSlotBytes = 4608;
 inline constexpr int kMaxRingSlots = 8;  // of a warp
 inline constexpr int kRingWarps = 8;

@@ -3,7 +3,7 @@
 // Shared memory of a block of the persistent decode kernel.
 
 #include "kernels/cuda/decode_program.h"
-#include "kernels/cuda/weight_ring.cuh"
+#include "kernels/cuda/decode_ring.cuh"
 
 namespace sluice::kernels::cuda {
 

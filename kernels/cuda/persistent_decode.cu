@@ -12,7 +12,7 @@
 #include "kernels/cuda/mma.cuh"
 #include "kernels/cuda/packed_value.cuh"
 #include "kernels/cuda/row_sources.cuh"
-#include "kernels/cuda/weight_ring.cuh"
+#include "kernels/cuda/decode_ring.cuh"
 
 namespace sluice::kernels::cuda {
 namespace {
@@ -270,7 +270,7 @@ struct Fragments {
 
 // From unit `kAt` of the fragments on.
 template <typename Unit, int kAt>
-__device__ __forceinline__ void take_fragments(const DecodeItem& item, int begin, WeightRing& ring,
+__device__ __forceinline__ void take_fragments(const DecodeItem& item, int begin, DecodeRing& ring,
                                                Fragments& fragments) {
   constexpr int kMost = kAt == 0 ? kChunkUnits<Unit> : 4 - kAt;
   const int lane = threadIdx.x % 32;
@@ -290,7 +290,7 @@ __device__ __forceinline__ void take_fragments(const DecodeItem& item, int begin
 }
 
 template <int kAt>
-__device__ __forceinline__ void take_chunk(const DecodeItem& item, int begin, WeightRing& ring,
+__device__ __forceinline__ void take_chunk(const DecodeItem& item, int begin, DecodeRing& ring,
                                            Fragments& fragments) {
   fragments.units = 0;
   if (begin >= item.end) return;
@@ -417,7 +417,7 @@ __device__ __forceinline__ void finish_group(const DecodeStage& stage, const flo
 // chunk's weights dequantised, before the block waits for it; and a chunk of the next group before
 // the block meets at the end of this one.
 __device__ __forceinline__ void run_product(const DecodeArgs& args, const DecodeStage& stage,
-                                            DecodeShared& s, WeightRing& ring) {
+                                            DecodeShared& s, DecodeRing& ring) {
   int group = s.work.first_group(stage);
   if (group >= stage.num_groups) return;
   const int rounds = s.work.num_rounds(stage);
@@ -515,7 +515,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   s.position = step.position;
   wait_phase(s.table_barrier(), 0);
   __syncthreads();
-  WeightRing ring(s.work, s.slots + warp * args.ring_slots * kSlotBytes,
+  DecodeRing ring(s.work, s.slots + warp * args.ring_slots * kSlotBytes,
                   s.barriers + warp * kMaxRingSlots, args.ring_slots);
   // So far weights and the program, which no kernel writes.
   wait_for_previous();

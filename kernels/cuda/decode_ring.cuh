@@ -105,10 +105,10 @@ struct DecodeWork {
   }
 };
 
-class WeightRing {
+class DecodeRing {
  public:
   // All lanes. `slots` and `barriers` are the warp's own; fills every slot.
-  __device__ WeightRing(const DecodeWork& work, std::byte* slots, uint64_t* barriers, int num_slots)
+  __device__ DecodeRing(const DecodeWork& work, std::byte* slots, uint64_t* barriers, int num_slots)
       : work_(work), slots_(slots), barriers_(barriers), num_slots_(num_slots) {
     group_ = work_.first_group(work_.stages[0]);
     seek();
