@@ -6,6 +6,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
+#include "engine/device_choice.h"
 #include "engine/engine.h"
 #include "tests/testing/gguf_writer.h"
 
@@ -161,6 +162,23 @@ TEST_F(LoadModelLimitsTest, TheFileHasTheHashThatWasAskedFor) {
   options.model_sha256 = "BA7816BF8F01CFEA414140DE5DAE2223B00361A396177A9CB410FF61F20015AD";
   const auto parsed = Load(abc, options);
   EXPECT_THAT(std::string(parsed.status().message()), ::testing::Not(HasSubstr("sha256")));
+}
+
+TEST(DeviceChoiceTest, DescribesTheDeviceAndWhichKernelsRunThere) {
+  DeviceChoice choice = {
+      .backend = kernels::Backend::kCuda, .name = "cuda:0 NVIDIA H200", .major = 9, .minor = 0};
+  EXPECT_EQ(choice.Describe(), "cuda:0 NVIDIA H200, compute capability 9.0, its own kernels");
+  choice = {
+      .backend = kernels::Backend::kCuda, .name = "cuda:1 NVIDIA A10", .major = 8, .minor = 6};
+  EXPECT_EQ(choice.Describe(), "cuda:1 NVIDIA A10, compute capability 8.6, generic kernels");
+}
+
+TEST_F(LoadModelLimitsTest, FactsOfADeviceAreEmptyOnTheCpu) {
+  const auto model = Load(file_, OneThread());
+  ASSERT_TRUE(model.ok()) << model.status();
+  EXPECT_EQ(model->facts.device, "");
+  EXPECT_EQ(model->facts.device_workspace_bytes, 0u);
+  EXPECT_EQ(model->facts.device_free_bytes, 0u);
 }
 
 }  // namespace
