@@ -159,11 +159,24 @@ absl::Status GgufWriter::Open() {
       return MakeStatus(absl::StatusCode::kAlreadyExists, path_ + ": is there already");
     }
   }
-  const std::string name = path_ + ".partial-" + std::to_string(getpid());
+  // A file without a name is gone with its descriptor, however the process ends.
+  const std::string directory = path_.substr(0, path_.rfind('/') + 1);
+  fd_ = open(directory.empty() ? "." : directory.c_str(), O_TMPFILE | O_WRONLY | O_CLOEXEC, 0666);
+  if (fd_ >= 0 && access(ReadPath().c_str(), R_OK) == 0) return absl::OkStatus();
+  if (fd_ >= 0) close(std::exchange(fd_, -1));  // no /proc to find it by
+  const std::string name = PartialName();
   fd_ = open(name.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
   if (fd_ < 0) return Failed("cannot create " + name, errno);
   partial_ = name;
   return absl::OkStatus();
+}
+
+std::string GgufWriter::PartialName() const {
+  return path_ + ".partial-" + std::to_string(getpid());
+}
+
+std::string GgufWriter::ReadPath() const {
+  return partial_.empty() ? "/proc/self/fd/" + std::to_string(fd_) : partial_;
 }
 
 // A disk that is too full says so now, not after minutes. Where blocks cannot be reserved, writing
@@ -211,7 +224,7 @@ absl::Status GgufWriter::CheckRead() const {
   const auto wrong = [this](const std::string& what) {
     return Internal(path_ + ": what was written does not read back: " + what);
   };
-  const absl::StatusOr<std::shared_ptr<const ModelFile>> file = ModelFile::Open(partial_);
+  const absl::StatusOr<std::shared_ptr<const ModelFile>> file = ModelFile::Open(ReadPath());
   if (!file.ok()) return wrong(Message(file.status()));
   if ((*file)->file_bytes() != file_bytes_) return wrong("its size");
   if ((*file)->entries().size() != num_keys_) return wrong("the number of keys");
@@ -228,6 +241,14 @@ absl::Status GgufWriter::CheckRead() const {
 }
 
 absl::Status GgufWriter::GiveName() {
+  if (partial_.empty()) {
+    const std::string name = replace_ ? PartialName() : path_;
+    if (linkat(AT_FDCWD, ReadPath().c_str(), AT_FDCWD, name.c_str(), AT_SYMLINK_FOLLOW) != 0) {
+      return Failed("cannot be named", errno);
+    }
+    if (!replace_) return absl::OkStatus();
+    partial_ = name;
+  }
   if (replace_) {
     if (rename(partial_.c_str(), path_.c_str()) != 0) return Failed("cannot be named", errno);
     partial_.clear();
@@ -250,7 +271,6 @@ absl::Status GgufWriter::Publish() {
   const std::string padding(file_bytes_ - written_, '\0');
   RETURN_IF_ERROR(Write(padding.data(), padding.size()));
   if (fsync(fd_) != 0) return Failed("cannot be written to the disk", errno);
-  if (close(std::exchange(fd_, -1)) != 0) return Failed("cannot be closed", errno);
   RETURN_IF_ERROR(CheckRead());
   return GiveName();
 }

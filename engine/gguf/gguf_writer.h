@@ -34,8 +34,10 @@ struct MetadataKey {
 };
 
 // Writes a GGUF file, version 3 (ggml/docs/gguf.md), in one pass: the metadata at Create, then the
-// tensors' bytes in the order of their records. The file has a name of its own beside `path` until
-// Publish gives it that name; without Publish it is gone with the writer. One thread.
+// tensors' bytes in the order of their records. The file has no name until Publish gives it `path`:
+// without Publish it is gone with the writer, or with the process however that ends. (On a file
+// system without files without a name it has one beside `path`, which the writer removes.)
+// One thread.
 //
 // Errors name file and byte, and the system's reason (a full disk is RESOURCE_EXHAUSTED).
 class GgufWriter {
@@ -59,6 +61,8 @@ class GgufWriter {
  private:
   GgufWriter(std::string path, bool replace) : path_(std::move(path)), replace_(replace) {}
   absl::Status Open();
+  std::string PartialName() const;
+  std::string ReadPath() const;  // while the file is open
   absl::Status Reserve();
   absl::Status Write(const void* bytes, size_t size);
   absl::Status CheckRead() const;
@@ -67,7 +71,7 @@ class GgufWriter {
 
   std::string path_;
   bool replace_;
-  std::string partial_;  // the name until Publish; empty: there is no such file
+  std::string partial_;  // the name until Publish; empty: it has none
   int fd_ = -1;
   size_t num_keys_ = 0;
   std::vector<TensorRecord> tensors_;

@@ -1,4 +1,4 @@
-"""Writes GGUF files that hold metadata and no tensors: enough for a vocabulary."""
+"""Writes GGUF files: metadata, enough for a vocabulary, and tensors of zeros that take no room on the disk."""
 
 import struct
 
@@ -23,11 +23,21 @@ def typed(value):
     return ARRAY, struct.pack("<IQ", kind, len(value)) + data
 
 
-def write(path, metadata):
+def write(path, metadata, tensors=None):
+    """`tensors`: the length of a row and the number of rows by name; they are F32."""
     metadata = {"general.architecture": "llama", **metadata}
-    parts = [b"GGUF", struct.pack("<IQQ", 3, 0, len(metadata))]
+    tensors = tensors or {}
+    parts = [b"GGUF", struct.pack("<IQQ", 3, len(tensors), len(metadata))]
     for key, value in metadata.items():
         kind, data = typed(value)
         parts += [text(key), struct.pack("<I", kind), data]
-    path.write_bytes(b"".join(parts))
+    size = 0
+    for name, (columns, rows) in tensors.items():
+        parts += [text(name), struct.pack("<IQQIQ", 2, columns, rows, 0, size)]
+        size += columns * rows * 4  # of 32, so that the next one is aligned
+    head = b"".join(parts)
+    with open(path, "wb") as file:
+        file.write(head)
+        if tensors:
+            file.truncate((len(head) + 31) // 32 * 32 + size)
     return path

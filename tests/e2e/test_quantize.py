@@ -5,7 +5,9 @@ import os
 import resource
 import signal
 import subprocess
+import time
 
+import gguf_file
 import harness
 import pytest
 
@@ -88,6 +90,62 @@ def test_refusals_leave_files_as_they_are(sluice, tmp_path):
     assert copy.read_bytes() == FLOATS.read_bytes()
     assert run(sluice, "quantize", copy, out, "--type", "q8_0", "--force").returncode == 0
     assert sorted(os.listdir(tmp_path)) == ["copy.gguf", "out.gguf"]
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory):
+    """A model that takes a second or more."""
+    return gguf_file.write(tmp_path_factory.mktemp("large") / "large.gguf", {}, {"blk.0.ffn_up.weight": (4096, 1 << 16)})
+
+
+def writes_into(process, folder):
+    """Whether it has opened its file there, with a name or without."""
+    files = f"/proc/{process.pid}/fd"
+    for number in os.listdir(files):
+        try:
+            if os.readlink(f"{files}/{number}").startswith(str(folder)):
+                return True
+        except FileNotFoundError:
+            pass  # closed meanwhile
+    return False
+
+
+@pytest.mark.parametrize("signals, codes", [([signal.SIGINT], [130]), ([signal.SIGTERM], [143]),
+                                            ([signal.SIGINT, signal.SIGTERM], [130, 143]), ([signal.SIGKILL], [-9])],
+                         ids=["ctrl-c", "term", "two", "kill"])
+@pytest.mark.parametrize("replaced", [False, True], ids=["new", "replaced"])
+def test_an_interrupted_run_leaves_no_half_file(sluice, tmp_path, large, signals, codes, replaced):
+    out = tmp_path / "out.gguf"
+    if replaced:
+        out.write_text("mine")
+    process = subprocess.Popen([str(sluice), "quantize", str(large), str(out), "--type", "q4_0", "--force"],
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 30
+    while not writes_into(process, tmp_path):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.005)
+    process.send_signal(signal.SIGSTOP)  # so that all arrive together
+    for number in signals:
+        process.send_signal(number)
+    process.send_signal(signal.SIGCONT)
+    output, error = process.communicate(timeout=60)
+    assert process.returncode in codes and output == ""
+    if codes in ([130], [143]):
+        assert one_line(error) == "sluice quantize: interrupted: nothing was written"
+    assert os.listdir(tmp_path) == (["out.gguf"] if replaced else [])
+    assert not replaced or out.read_text() == "mine"
+
+
+def test_a_disk_that_is_really_full(sluice, tmp_path):
+    """A file system of 600 KiB, mounted where only the command sees it."""
+    script = 'mount -t tmpfs -o size=600k none "$1" || exit 99; "$2" quantize "$3" "$1/out.gguf" --type q8_0; echo "code $?"; ls -A "$1"'
+    result = subprocess.run(["unshare", "-rm", "sh", "-c", script, "sh", str(tmp_path), str(sluice), str(FLOATS)],
+                            capture_output=True, text=True, timeout=60)
+    if "code" not in result.stdout:
+        pytest.skip(f"nothing can be mounted here: {result.stderr.strip()}")
+    assert result.stdout == "code 1\n"
+    line = one_line(result.stderr)
+    assert "out.gguf: cannot hold" in line and line.endswith("No space left on device")
 
 
 def limit_file_size():
