@@ -26,6 +26,8 @@ class Greeter {
     port_ = ntohs(address.sin_port);
   }
   ~Greeter() { close(fd_); }
+  // Takes a connection that has been given up, and says nothing.
+  void Forget() { close(accept(fd_, nullptr, nullptr)); }
   void Greet() {
     const int peer = accept(fd_, nullptr, nullptr);
     EXPECT_EQ(write(peer, "x", 1), 1);
@@ -62,6 +64,27 @@ TEST(ListenerProbeTest, TellsOfAListenerThatGreetsNoMore) {
     EXPECT_FALSE(probe.Tick(now));  // not yet
     now += milliseconds(100);
     EXPECT_EQ(probe.Tick(now), failure == 3);
+  }
+}
+
+TEST(ListenerProbeTest, AGreetingMakesUpForTheFailuresBeforeIt) {
+  Greeter greeter;
+  ListenerProbe probe(TcpAddress::Resolve("127.0.0.1:1", greeter.port()), Quick());
+  engine::Time now = std::chrono::steady_clock::now();
+  const auto greet = [&] {
+    EXPECT_FALSE(probe.Tick(now));  // connects
+    greeter.Greet();
+    std::this_thread::sleep_for(milliseconds(20));
+    return probe.Tick(now);
+  };
+  EXPECT_FALSE(greet());
+  for (int round = 0; round < 3; ++round) {
+    for (int failure = 0; failure < 2; ++failure) {
+      EXPECT_FALSE(probe.Tick(now));
+      EXPECT_FALSE(probe.Tick(now += milliseconds(100)));
+      greeter.Forget();
+    }
+    EXPECT_FALSE(greet());
   }
 }
 
