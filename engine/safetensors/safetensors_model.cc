@@ -129,8 +129,8 @@ absl::Status SafetensorsModel::Make() {
   ASSIGN_OR_RETURN(const std::optional<JsonFile> config, ReadJsonFile(file_.path_, "config.json"));
   if (!config.has_value()) {
     return NotFound(file_.path_ +
-                    ": expected a directory with config.json and safetensors files, got none of "
-                    "that name");
+                    ": expected a directory with config.json and safetensors files, got one "
+                    "without config.json");
   }
   AddText(config->name, config->text);
   ASSIGN_OR_RETURN(ConfigFacts facts,
