@@ -12,22 +12,25 @@
 #include "engine/tokenizer/utf8.h"
 
 namespace sluice::engine {
-namespace {
 
-constexpr size_t kJitStackStartBytes = size_t{64} << 10;
-constexpr size_t kJitStackMaxBytes = size_t{32} << 20;
-
+// Has a name for the linker, as PreTokenizer::Pattern has, which owns one.
 template <auto kFree>
-struct Deleter {
+struct PcreDeleter {
   template <typename T>
   void operator()(T* pointer) const {
     kFree(pointer);
   }
 };
-using Code = std::unique_ptr<pcre2_code, Deleter<pcre2_code_free>>;
-using MatchRecord = std::unique_ptr<pcre2_match_data, Deleter<pcre2_match_data_free>>;
-using MatchContext = std::unique_ptr<pcre2_match_context, Deleter<pcre2_match_context_free>>;
-using JitStack = std::unique_ptr<pcre2_jit_stack, Deleter<pcre2_jit_stack_free>>;
+
+namespace {
+
+constexpr size_t kJitStackStartBytes = size_t{64} << 10;
+constexpr size_t kJitStackMaxBytes = size_t{32} << 20;
+
+using Code = std::unique_ptr<pcre2_code, PcreDeleter<pcre2_code_free>>;
+using MatchRecord = std::unique_ptr<pcre2_match_data, PcreDeleter<pcre2_match_data_free>>;
+using MatchContext = std::unique_ptr<pcre2_match_context, PcreDeleter<pcre2_match_context_free>>;
+using JitStack = std::unique_ptr<pcre2_jit_stack, PcreDeleter<pcre2_jit_stack_free>>;
 
 std::string PcreMessage(int error) {
   PCRE2_UCHAR message[256];
