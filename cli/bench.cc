@@ -19,7 +19,7 @@
 namespace sluice::cli {
 namespace {
 
-constexpr char kName[] = "bench";
+constexpr char kBenchName[] = "bench";
 
 struct BenchFlags {
   LoadJob job;
@@ -55,7 +55,7 @@ std::string Facts(const LoadJob& job, const ServerFacts& server, int requests) {
 
 int Run(const BenchFlags& flags) {
   LoadJob job = flags.job;
-  if (job.server.empty()) return UsageError(kName, "give --server ADDRESS:PORT");
+  if (job.server.empty()) return UsageError(kBenchName, "give --server ADDRESS:PORT");
   SignalWatcher signals;
   const int at_once = job.rate > 0 ? 16 : job.streams;
   const int requests = job.requests > 0 ? job.requests : 4 * at_once;
@@ -64,7 +64,7 @@ int Run(const BenchFlags& flags) {
   signals.Arm([&client] { client.Cancel(); });
   const absl::StatusOr<ServerFacts> server = client.Connect();
   if (!server.ok()) {
-    PrintError(kName, engine::Message(server.status()));
+    PrintError(kBenchName, engine::Message(server.status()));
     return kExitFailed;
   }
   client.Run(warmup);
@@ -78,7 +78,7 @@ int Run(const BenchFlags& flags) {
     std::printf("%s on %s, %s\n%s", server->model.c_str(), server->backend.c_str(),
                 server->numerics.c_str(), report.Text().c_str());
   }
-  return FinishOutput(kName, report.calls_ok == report.calls ? kExitOk : kExitFailed);
+  return FinishOutput(kBenchName, report.calls_ok == report.calls ? kExitOk : kExitFailed);
 }
 
 void AddLoadFlags(CLI::App& app, LoadJob& job) {
@@ -120,8 +120,8 @@ void AddLoadFlags(CLI::App& app, LoadJob& job) {
 
 Command AddBench(CLI::App& program) {
   auto flags = std::make_shared<BenchFlags>();
-  CLI::App* const app =
-      program.add_subcommand(kName, "Measure a server: many streams, throughput and latencies");
+  CLI::App* const app = program.add_subcommand(
+      kBenchName, "Measure a server: many streams, throughput and latencies");
   app->add_option("--server", flags->job.server, "The server to measure")
       ->type_name("ADDRESS:PORT");
   app->add_option("--model-name", flags->job.model_name, "Which model; unset: the one served")

@@ -145,7 +145,8 @@ absl::StatusOr<kernels::PlantedBug> ParsePlantedBug(const std::string& name) {
   };
   if (!kernels::kPlantedBugsBuilt) {
     return engine::FailedPrecondition(
-        "--plant-bug: this build holds no planted bugs: configure with the dev preset");
+        "--plant-bug: this program holds no planted bugs, sluice_planted of a tree with tests "
+        "does");
   }
   std::string names;
   for (const auto& [known, bug] : kBugs) {

@@ -17,7 +17,7 @@
 namespace sluice::cli {
 namespace {
 
-constexpr char kName[] = "generate";
+constexpr char kGenerateName[] = "generate";
 constexpr int64_t kMost = std::numeric_limits<int32_t>::max();
 
 struct GenerateFlags {
@@ -151,16 +151,17 @@ std::string CheckFlags(const GenerateFlags& flags) {
 int Run(GenerateFlags& flags) {
   GenerateJob& job = flags.job;
   if (const std::string problem = CheckFlags(flags); !problem.empty()) {
-    return UsageError(kName, problem);
+    return UsageError(kGenerateName, problem);
   }
   if (!flags.token_ids.empty()) {
     absl::StatusOr<std::vector<int32_t>> ids = ParseTokenIds(flags.token_ids);
-    if (!ids.ok()) return UsageError(kName, "--token-ids: " + engine::Message(ids.status()));
+    if (!ids.ok())
+      return UsageError(kGenerateName, "--token-ids: " + engine::Message(ids.status()));
     job.token_ids = *std::move(ids);
   } else if (!flags.prompt_file.empty()) {
     absl::StatusOr<std::string> text = ReadPromptFile(flags.prompt_file);
     if (!text.ok()) {
-      PrintError(kName, "--prompt-file: " + engine::Message(text.status()));
+      PrintError(kGenerateName, "--prompt-file: " + engine::Message(text.status()));
       return kExitFailed;
     }
     job.text = *std::move(text);
@@ -176,14 +177,15 @@ int Run(GenerateFlags& flags) {
   const absl::StatusOr<GenerateOutcome> outcome =
       job.server.empty() ? GenerateLocally(job, signals) : GenerateRemotely(job, signals);
   // Text that cannot be written cancels the call: say that, not that it was cancelled.
-  if (FinishOutput(kName, kExitOk) != kExitOk) return kExitFailed;
+  if (FinishOutput(kGenerateName, kExitOk) != kExitOk) return kExitFailed;
   const absl::Status status = outcome.ok() ? outcome->status : outcome.status();
   if (outcome.ok() && !outcome->summary.empty()) {
     std::fprintf(stderr, "%s\n", outcome->summary.c_str());
   }
   if (status.ok()) return kExitOk;
   if (signals.first_signal() != 0) return kExitSignalOffset + signals.first_signal();
-  PrintError(kName, absl::StatusCodeToString(status.code()) + ": " + engine::Message(status));
+  PrintError(kGenerateName,
+             absl::StatusCodeToString(status.code()) + ": " + engine::Message(status));
   return kExitFailed;
 }
 
@@ -191,8 +193,8 @@ int Run(GenerateFlags& flags) {
 
 Command AddGenerate(CLI::App& program) {
   auto flags = std::make_shared<GenerateFlags>();
-  CLI::App* const app =
-      program.add_subcommand(kName, "Continue a prompt, with a local file or through a server");
+  CLI::App* const app = program.add_subcommand(
+      kGenerateName, "Continue a prompt, with a local file or through a server");
   AddInputFlags(*app, *flags);
   AddSamplingFlags(*app, *flags);
   AddStoppingFlags(*app, *flags);

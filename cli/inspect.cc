@@ -14,7 +14,7 @@
 namespace sluice::cli {
 namespace {
 
-constexpr char kName[] = "inspect";
+constexpr char kInspectName[] = "inspect";
 
 struct InspectFlags {
   std::string file;
@@ -29,29 +29,29 @@ int RunDiff(const InspectFlags& flags) {
   const absl::StatusOr<engine::FileDiff> diff =
       engine::DiffFiles(flags.file, flags.other, flags.json);
   if (!diff.ok()) {
-    PrintError(kName, engine::Message(diff.status()));
+    PrintError(kInspectName, engine::Message(diff.status()));
     return kExitTrouble;
   }
   std::fwrite(diff->text.data(), 1, diff->text.size(), stdout);
-  return FinishOutput(kName, kExitOk) != kExitOk ? kExitTrouble
-         : diff->equal                           ? kExitOk
-                                                 : kExitDifferent;
+  return FinishOutput(kInspectName, kExitOk) != kExitOk ? kExitTrouble
+         : diff->equal                                  ? kExitOk
+                                                        : kExitDifferent;
 }
 
 int Run(const InspectFlags& flags) {
-  if (flags.diff && flags.other.empty()) return UsageError(kName, "--diff: give two models");
+  if (flags.diff && flags.other.empty()) return UsageError(kInspectName, "--diff: give two models");
   if (!flags.diff && !flags.other.empty()) {
-    return UsageError(kName, "give one model, or --diff and two");
+    return UsageError(kInspectName, "give one model, or --diff and two");
   }
   if (flags.diff) return RunDiff(flags);
   const absl::StatusOr<std::string> text = engine::InspectFile(flags.file, flags.json);
   if (!text.ok()) {
-    PrintError(kName, engine::Message(text.status()));
+    PrintError(kInspectName, engine::Message(text.status()));
     return kExitFailed;
   }
   std::fwrite(text->data(), 1, text->size(), stdout);
   if (!text->empty() && text->back() != '\n') std::fputc('\n', stdout);
-  return FinishOutput(kName, kExitOk);
+  return FinishOutput(kInspectName, kExitOk);
 }
 
 }  // namespace
@@ -59,7 +59,7 @@ int Run(const InspectFlags& flags) {
 Command AddInspect(CLI::App& program) {
   auto flags = std::make_shared<InspectFlags>();
   CLI::App* const app = program.add_subcommand(
-      kName, "Show what a model holds: facts, metadata, tensors and their roles");
+      kInspectName, "Show what a model holds: facts, metadata, tensors and their roles");
   app->add_option("file", flags->file, "GGUF file, or directory of safetensors (Hugging Face)")
       ->type_name("PATH")
       ->required();

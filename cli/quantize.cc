@@ -17,7 +17,7 @@
 namespace sluice::cli {
 namespace {
 
-constexpr char kName[] = "quantize";
+constexpr char kQuantizeName[] = "quantize";
 
 struct QuantizeFlags {
   std::string in;
@@ -45,7 +45,7 @@ int Run(const QuantizeFlags& flags) {
   const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - begin;
   signals.Disarm();
   if (!report.ok()) {
-    PrintError(kName, engine::Message(report.status()));
+    PrintError(kQuantizeName, engine::Message(report.status()));
     const bool cut = report.status().code() == absl::StatusCode::kCancelled;
     return cut ? kExitSignalOffset + signals.first_signal() : kExitFailed;
   }
@@ -54,7 +54,7 @@ int Run(const QuantizeFlags& flags) {
               flags.out.c_str(), FormatBytes(report->bytes_out).c_str(),
               FormatBytes(report->bytes_in).c_str(), report->num_quantized, report->num_tensors,
               flags.type.c_str(), report->BitsPerWeight(), seconds.count());
-  return FinishOutput(kName, kExitOk);
+  return FinishOutput(kQuantizeName, kExitOk);
 }
 
 }  // namespace
@@ -62,7 +62,7 @@ int Run(const QuantizeFlags& flags) {
 Command AddQuantize(CLI::App& program) {
   auto flags = std::make_shared<QuantizeFlags>();
   CLI::App* const app = program.add_subcommand(
-      kName, "Write a model as a GGUF file with its matrices rounded to fewer bits");
+      kQuantizeName, "Write a model as a GGUF file with its matrices rounded to fewer bits");
   app->add_option("in", flags->in, "GGUF file, or directory of safetensors (Hugging Face)")
       ->type_name("PATH")
       ->required();

@@ -28,7 +28,7 @@
 namespace sluice::cli {
 namespace {
 
-constexpr char kName[] = "serve";
+constexpr char kServeName[] = "serve";
 constexpr std::chrono::seconds kMostShutdown{5};    // after the drain
 constexpr std::chrono::seconds kMostLogWriting{2};  // within that
 
@@ -131,7 +131,7 @@ int AwaitEnd(server::Server& server) {
 }
 
 int Run(const ServeFlags& flags) {
-  if (flags.model.empty()) return UsageError(kName, "give --model PATH");
+  if (flags.model.empty()) return UsageError(kServeName, "give --model PATH");
   const engine::Time start = engine::SteadyClock().Now();
   std::signal(SIGPIPE, SIG_IGN);  // a scraper or log reader that went away is no reason to end
   SignalWatcher signals;
@@ -142,8 +142,8 @@ int Run(const ServeFlags& flags) {
   absl::StatusOr<std::unique_ptr<server::Server>> server = server::Server::Start(flags.server);
   if (!server.ok()) {
     const std::string message = engine::Message(server.status());
-    if (absl::IsInvalidArgument(server.status())) return UsageError(kName, message);
-    PrintError(kName, message);
+    if (absl::IsInvalidArgument(server.status())) return UsageError(kServeName, message);
+    PrintError(kServeName, message);
     return kExitUnavailable;
   }
   spdlog::info("listening on {}:{}, loading {}", HostOf(flags.server.listen), (*server)->port(),
@@ -156,7 +156,7 @@ int Run(const ServeFlags& flags) {
   absl::StatusOr<engine::LoadedModel> model = Load(flags, (*server)->num_lanes());
   if (!model.ok()) {
     (*server)->Shutdown();
-    PrintError(kName, engine::Message(model.status()));
+    PrintError(kServeName, engine::Message(model.status()));
     return kExitBadModel;
   }
   for (const std::string& warning : model->warnings) spdlog::warn("{}", warning);
@@ -239,7 +239,7 @@ void AddLimitFlags(CLI::App& app, ServeFlags& flags) {
 Command AddServe(CLI::App& program) {
   auto flags = std::make_shared<ServeFlags>();
   flags->server.build = kBuild;
-  CLI::App* const app = program.add_subcommand(kName, "Serve a model over gRPC");
+  CLI::App* const app = program.add_subcommand(kServeName, "Serve a model over gRPC");
   AddListenFlags(*app, *flags);
   app->add_option("--engines", flags->engine.num_engines,
                   "CPU engines that share the weights, each with its own KV cache")

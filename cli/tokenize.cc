@@ -19,7 +19,7 @@
 namespace sluice::cli {
 namespace {
 
-constexpr char kName[] = "tokenize";
+constexpr char kTokenizeName[] = "tokenize";
 
 struct TokenizeFlags {
   std::string model;
@@ -99,10 +99,10 @@ absl::Status Tokenize(const TokenizeFlags& flags) {
 }
 
 int Run(const TokenizeFlags& flags) {
-  if (flags.model.empty()) return UsageError(kName, "give --model PATH");
+  if (flags.model.empty()) return UsageError(kTokenizeName, "give --model PATH");
   const absl::Status status = Tokenize(flags);
-  if (status.ok()) return FinishOutput(kName, kExitOk);
-  PrintError(kName, engine::Message(status));
+  if (status.ok()) return FinishOutput(kTokenizeName, kExitOk);
+  PrintError(kTokenizeName, engine::Message(status));
   return kExitFailed;
 }
 
@@ -111,7 +111,7 @@ int Run(const TokenizeFlags& flags) {
 Command AddTokenize(CLI::App& program) {
   auto flags = std::make_shared<TokenizeFlags>();
   CLI::App* const app =
-      program.add_subcommand(kName, "Print the token ids of the text on standard input");
+      program.add_subcommand(kTokenizeName, "Print the token ids of the text on standard input");
   AddModelFlag(*app, &flags->model);
   app->add_flag("--no-special", flags->no_special,
                 "Take control tokens in the text as ordinary characters");

@@ -15,7 +15,7 @@
 namespace sluice::cli {
 namespace {
 
-constexpr char kName[] = "verify";
+constexpr char kVerifyName[] = "verify";
 
 struct VerifyFlags {
   std::string model;
@@ -68,15 +68,15 @@ void PrintReport(const engine::VerifyReport& report) {
 }
 
 int Run(const VerifyFlags& flags) {
-  if (flags.model.empty()) return UsageError(kName, "give --model PATH");
+  if (flags.model.empty()) return UsageError(kVerifyName, "give --model PATH");
   const absl::StatusOr<engine::VerifyReport> report =
       engine::VerifyModel(flags.model, flags.options);
   if (!report.ok()) {
-    PrintError(kName, engine::Message(report.status()));
+    PrintError(kVerifyName, engine::Message(report.status()));
     return kExitFailed;
   }
   PrintReport(*report);
-  return FinishOutput(kName, report->passed ? kExitOk : kExitFailed);
+  return FinishOutput(kVerifyName, report->passed ? kExitOk : kExitFailed);
 }
 
 }  // namespace
@@ -84,7 +84,7 @@ int Run(const VerifyFlags& flags) {
 Command AddVerify(CLI::App& program) {
   auto flags = std::make_shared<VerifyFlags>();
   CLI::App* const app = program.add_subcommand(
-      kName, "Compare a device's path with the strict one, operation by operation");
+      kVerifyName, "Compare a device's path with the strict one, operation by operation");
   AddModelFlag(*app, &flags->model);
   app->add_option("--text", flags->options.text, "Prompt to compare on; unset: a built-in one")
       ->type_name("TEXT");

@@ -9,17 +9,10 @@ target_link_libraries(sluice_flags INTERFACE Threads::Threads)
 if(CMAKE_CXX_COMPILER_ID MATCHES "Clang")
   target_compile_options(sluice_flags INTERFACE -Wthread-safety)
 endif()
-if(SLUICE_PLANTED_BUGS)
-  target_compile_definitions(sluice_flags INTERFACE SLUICE_PLANTED_BUGS=1)
-endif()
 if(SLUICE_SANITIZE)
   target_compile_options(sluice_flags INTERFACE -fsanitize=${SLUICE_SANITIZE} -fno-omit-frame-pointer
                          -fno-sanitize-recover=all)
   target_link_options(sluice_flags INTERFACE -fsanitize=${SLUICE_SANITIZE})
-endif()
-if(SLUICE_FUZZ)
-  # Without the tracing of comparisons: twice as fast, and seeds and mutators know the format's words.
-  target_compile_options(sluice_flags INTERFACE -fsanitize=fuzzer-no-link -fno-sanitize-coverage=trace-cmp)
 endif()
 
 # sluice_library(name SOURCES a.cc ... DEPS lib ...)
@@ -34,7 +27,10 @@ endfunction()
 function(sluice_test name)
   cmake_parse_arguments(ARG "" "TIMEOUT" "SOURCES;DEPS;LABELS" ${ARGN})
   add_executable(${name} ${ARG_SOURCES})
-  target_link_libraries(${name} PRIVATE sluice_flags ${ARG_DEPS} GTest::gmock GTest::gtest_main)
+  target_link_libraries(${name} PRIVATE sluice_flags sluice_planted_bugs ${ARG_DEPS} GTest::gmock
+                        GTest::gtest_main)
+  # What a test itself does is small; what it tests was compiled as the library it is in.
+  target_compile_options(${name} PRIVATE $<$<COMPILE_LANGUAGE:CXX>:-O0>)
   target_compile_definitions(${name} PRIVATE SLUICE_GOLDEN_DIR="${SLUICE_TEST_ROOT}/tests/golden"
                              SLUICE_MODELS_DIR="${SLUICE_TEST_ROOT}/models")
   if(NOT ARG_TIMEOUT)

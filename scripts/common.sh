@@ -114,6 +114,14 @@ build() {
   cmake --build --preset "$preset" -j "$(build_jobs)" --target "$@"
 }
 
+# The same for the tree of the program, with the tests in it: what they test is what users run.
+build_with_tests() {
+  if ! grep -qs '^SLUICE_TESTS:BOOL=ON' build/release/CMakeCache.txt; then
+    cmake --preset release -DSLUICE_TESTS=ON -DSLUICE_BENCH=ON
+  fi
+  build release "$@"
+}
+
 # The Python environment of the scripts and tests; nothing is installed outside it.
 venv=build/venv
 make_venv() {

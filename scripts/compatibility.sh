@@ -32,8 +32,8 @@ prepare() {
   make_test_venv
   step "Model"
   scripts/fetch_model.sh
-  step "Build: dev"
-  build dev "${programs[@]}" sluice
+  step "Build"
+  build_with_tests "${programs[@]}" sluice
 }
 prepare >&2
 
@@ -42,9 +42,9 @@ step "Compare" >&2
 account() {
   local names
   names="$(IFS='|'; echo "${programs[*]}")"
-  GTEST_OUTPUT="xml:$PWD/$results/" ctest --test-dir build/dev --output-on-failure -R "^($names)\$" || true
+  GTEST_OUTPUT="xml:$PWD/$results/" ctest --test-dir build/release --output-on-failure -R "^($names)\$" || true
   "$venv/bin/python3" -m pytest tests/e2e/test_tokenizers.py -q --tb=short -p no:cacheprovider -o junit_family=xunit1 \
-    --sluice "$PWD/build/dev/sluice" -k "reference or complete" --junitxml="$results/e2e.xml" || true
+    -k "reference or complete" --junitxml="$results/e2e.xml" || true
 }
 account >"$results/log" 2>&1
 python3 scripts/compatibility.py "${flags[@]}" "$results"

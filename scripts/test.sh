@@ -22,10 +22,10 @@ threaded=(worker_pool_test mailbox_test stats_test engine_test engine_loop_test 
 # Of others only the cases in which threads meet, on one model: all would take minutes under the thread sanitizer.
 threaded_in_part=(model_test bit_exact_test)
 threaded_cases='WeightsTest.*:*ThreadsDoNotMatter/tiny_odd*:*TwoEngines*/tiny_odd*:*DepthOne*/tiny_odd*-*SmolLm2*'
-not_long=(-LE long)
+left_out='^long$'  # labels of ctest
 pytest_marks=(-m "not long")
 if [ "$full" -eq 1 ]; then
-  not_long=()
+  left_out='^$'
   pytest_marks=()
 fi
 results=build/test-results
@@ -71,9 +71,8 @@ make_test_venv
 step "Model"
 scripts/fetch_model.sh
 
-step "Build: release and dev"
-build release sluice
-build dev all
+step "Build: program and unit tests"
+build_with_tests all
 
 step "Build: CUDA code for compute capability 9.0"
 find_nvcc
@@ -81,23 +80,22 @@ if [ ! -f build/hopper/build.ninja ]; then cmake --preset hopper -DSLUICE_NVCC="
 build hopper sluice_kernels_cuda sluice_bench_device
 
 step "Unit tests"
-run_ctest dev dev "${not_long[@]}"
+run_ctest unit release --parallel "$(nproc)" -LE "$left_out"
 
 if [ "$quick" -eq 0 ]; then
   step "Address and undefined-behaviour sanitizers: kernels and engine"
   build asan-ubsan all
-  # golden_test asks whether values are right, which dev has answered; bit_exact_test and verify_test take the same
+  # golden_test asks whether values are right, which has been answered; bit_exact_test and verify_test take the same
   # path through the same model here.
-  run_ctest asan-ubsan asan-ubsan --parallel "$(nproc)" -E '^golden_test$' "${not_long[@]}"
+  run_ctest asan-ubsan asan-ubsan --parallel "$(nproc)" -E '^golden_test$' -LE "$left_out|^fuzz\$"
+
+  step "Fuzzing: each target for 20 s"
+  run_ctest fuzz asan-ubsan --parallel "$(nproc)" -L '^fuzz$'
 
   step "Thread sanitizer: worker pool, mailboxes, engine, scheduler, loading"
   build tsan "${threaded[@]}" "${threaded_in_part[@]}"
-  run_ctest tsan tsan -R "$(one_of "${threaded[@]}")" "${not_long[@]}"
-  GTEST_FILTER="$threaded_cases" run_ctest tsan-part tsan -R "$(one_of "${threaded_in_part[@]}")" "${not_long[@]}"
-
-  step "Fuzzing: each target for 20 s"
-  build fuzz fuzzers
-  run_ctest fuzz fuzz --parallel 2
+  run_ctest tsan tsan -R "$(one_of "${threaded[@]}")" -LE "$left_out"
+  GTEST_FILTER="$threaded_cases" run_ctest tsan-part tsan -R "$(one_of "${threaded_in_part[@]}")" -LE "$left_out"
 fi
 
 step "End to end"
@@ -106,7 +104,7 @@ step "End to end"
 
 step "Compared with the references"
 # What failed or was skipped is in the totals below; the table names it and fails nothing.
-python3 scripts/compatibility.py --allow-skips "$results/dev" "$results/e2e.xml" || true
+python3 scripts/compatibility.py --allow-skips "$results/unit" "$results/e2e.xml" || true
 
 step "Result ($SECONDS s)"
 code=0

@@ -5,8 +5,8 @@
 namespace sluice::kernels {
 
 // Bugs that the post-mortem project had, planted on purpose so that tests and `sluice verify` prove
-// that they would be noticed. Compiled in only with SLUICE_PLANTED_BUGS; a release build cannot be
-// made to misbehave.
+// that they would be noticed. Possible only in programs that link planted_bugs.cc, as those of
+// tests do: libraries are the same for both, and the released program cannot be made to misbehave.
 enum class PlantedBug : uint8_t {
   kNone,
   kKvHeadZeroOnly,     // K and V written for head 0 only
@@ -19,14 +19,10 @@ enum class PlantedBug : uint8_t {
   kDeviceFault,  // the device fails for good when an engine samples for the twentieth time
 };
 
-#ifdef SLUICE_PLANTED_BUGS
-inline constexpr bool kPlantedBugsBuilt = true;
-#else
-inline constexpr bool kPlantedBugsBuilt = false;
-#endif
+extern const bool kPlantedBugsBuilt;
 
-constexpr bool IsPlanted(PlantedBug planted, PlantedBug bug) {
-  return kPlantedBugsBuilt && planted == bug;
+inline bool IsPlanted(PlantedBug planted, PlantedBug bug) {
+  return planted == bug && kPlantedBugsBuilt;
 }
 
 }  // namespace sluice::kernels

@@ -9,8 +9,8 @@ import harness  # noqa: E402
 
 def pytest_addoption(parser):
     parser.addoption("--sluice", default=str(harness.ROOT / "build/release/sluice"), help="program under test")
-    parser.addoption("--sluice-dev", default=str(harness.ROOT / "build/dev/sluice"),
-                     help="program with planted bugs compiled in")
+    parser.addoption("--sluice-planted", default=str(harness.ROOT / "build/release/sluice_planted"),
+                     help="the same program, in which --plant-bug works")
 
 
 def pytest_configure(config):
@@ -26,8 +26,8 @@ def sluice(request):
 
 
 @pytest.fixture(scope="session")
-def sluice_dev(request):
-    path = pathlib.Path(request.config.getoption("--sluice-dev"))
+def sluice_planted(request):
+    path = pathlib.Path(request.config.getoption("--sluice-planted"))
     assert path.exists(), f"{path} is not built"
     return path
 

@@ -278,8 +278,8 @@ PLANTED = {
 
 
 @pytest.mark.parametrize("bug", PLANTED)
-def test_verify_goes_red_for_planted_bugs(sluice_dev, bug):
-    result = run(sluice_dev, "verify", "--model", PLANTED[bug], "--plant-bug", bug)
+def test_verify_goes_red_for_planted_bugs(sluice_planted, bug):
+    result = run(sluice_planted, "verify", "--model", PLANTED[bug], "--plant-bug", bug)
     print((result.stdout + result.stderr).decode().strip().splitlines()[-1])
     assert result.returncode == 1
     assert b"FAILED" in result.stdout or one_line(result.stderr).startswith("sluice verify: ")
@@ -287,8 +287,8 @@ def test_verify_goes_red_for_planted_bugs(sluice_dev, bug):
 
 # A wrong rope base moves the canary's few positions too little in one layer; verify looks at all of them.
 @pytest.mark.parametrize("bug", sorted(set(PLANTED) - {"rope-base"}))
-def test_serve_refuses_a_model_that_fails_its_self_check(sluice_dev, bug):
-    result = run(sluice_dev, "serve", "--listen", "127.0.0.1:0", "--log-level", "off", "--model", PLANTED[bug], "--plant-bug",
+def test_serve_refuses_a_model_that_fails_its_self_check(sluice_planted, bug):
+    result = run(sluice_planted, "serve", "--listen", "127.0.0.1:0", "--log-level", "off", "--model", PLANTED[bug], "--plant-bug",
                  bug)
     assert result.returncode == 78
     one_line(result.stderr)
