@@ -91,8 +91,8 @@ uint32_t TokenMatcher::Step(uint32_t node, uint8_t label) const {
   return next;
 }
 
-std::vector<TokenMatcher::Match> TokenMatcher::FindAll(std::string_view text) const {
-  std::vector<Match> matches;  // the longest at each position, from the right
+std::vector<TokenMatcher::Match> TokenMatcher::FindLongest(std::string_view text) const {
+  std::vector<Match> matches;
   if (nodes_.size() == 1) return matches;
   uint32_t node = kRoot;
   for (size_t begin = text.size(); begin-- > 0;) {
@@ -101,6 +101,10 @@ std::vector<TokenMatcher::Match> TokenMatcher::FindAll(std::string_view text) co
     if (at.match_size != 0) matches.push_back({begin, at.match_size, at.match_id});
   }
   std::reverse(matches.begin(), matches.end());
+  return matches;
+}
+
+std::vector<TokenMatcher::Match> TokenMatcher::WithoutOverlaps(std::vector<Match> matches) {
   size_t free_from = 0;
   std::erase_if(matches, [&free_from](const Match& match) {
     if (match.begin < free_from) return true;

@@ -33,7 +33,13 @@ class TokenMatcher {
   static absl::StatusOr<TokenMatcher> Create(std::vector<Token> tokens);
 
   // The matches in `text`, ascending.
-  std::vector<Match> FindAll(std::string_view text) const;
+  std::vector<Match> FindAll(std::string_view text) const {
+    return WithoutOverlaps(FindLongest(text));
+  }
+  // The longest token at each byte where one begins, ascending: they may overlap.
+  std::vector<Match> FindLongest(std::string_view text) const;
+  // Of ascending matches those that a reader from the left takes.
+  static std::vector<Match> WithoutOverlaps(std::vector<Match> matches);
 
  private:
   // A node is a suffix of tokens. The children of a node are neighbours, by ascending label.

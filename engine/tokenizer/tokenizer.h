@@ -10,6 +10,7 @@
 #include "absl/status/statusor.h"
 
 #include "engine/base/ids.h"
+#include "engine/tokenizer/marked_text.h"
 
 namespace sluice::engine {
 
@@ -47,6 +48,12 @@ class Tokenizer {
   // INVALID_ARGUMENT with the byte offset when `text` is not valid UTF-8.
   virtual absl::StatusOr<std::vector<TokenId>> Encode(std::string_view text,
                                                       const EncodeOptions& options) const = 0;
+  // The same for a prompt that a chat template made. Without parse_special control tokens are
+  // recognised where template text spells them, and nowhere else; with it in content too. BOS comes
+  // before it unless the template has put it there, and EOS never follows: the prompt is to be
+  // continued.
+  virtual absl::StatusOr<std::vector<TokenId>> EncodeChat(const MarkedText& text,
+                                                          const EncodeOptions& options) const = 0;
 
   // The bytes that `id` stands for in text: may be a part of a UTF-8 sequence. Control tokens give
   // their name. `id` must be in [0, vocab_size()).

@@ -71,6 +71,17 @@ absl::StatusOr<std::vector<TokenId>> FindEnds(const ModelFile& file, const Vocab
   return ends;
 }
 
+absl::Status CheckText(std::string_view text) {
+  if (text.size() > kMaxTextBytes) {
+    return InvalidArgument("expected a text of at most " + std::to_string(kMaxTextBytes) +
+                           " bytes, got " + std::to_string(text.size()));
+  }
+  if (const size_t at = FindInvalidUtf8(text); at != std::string_view::npos) {
+    return InvalidArgument("expected UTF-8, but the text is wrong from byte " + std::to_string(at));
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 absl::StatusOr<TokenizerTraits> TokenizerTraits::FromFile(const ModelFile& file,
@@ -141,20 +152,45 @@ VocabularyTokenizer::VocabularyTokenizer(Vocabulary vocabulary, TokenizerTraits 
 
 absl::StatusOr<std::vector<TokenId>> VocabularyTokenizer::Encode(
     std::string_view text, const EncodeOptions& options) const {
-  if (text.size() > kMaxTextBytes) {
-    return InvalidArgument("expected a text of at most " + std::to_string(kMaxTextBytes) +
-                           " bytes, got " + std::to_string(text.size()));
-  }
-  if (const size_t at = FindInvalidUtf8(text); at != std::string_view::npos) {
-    return InvalidArgument("expected UTF-8, but the text is wrong from byte " + std::to_string(at));
-  }
-  std::vector<TokenId> ids;
-  if (options.add_special && adds_bos_) ids.push_back(*bos_);
-  const size_t num_added = ids.size();
-
+  RETURN_IF_ERROR(CheckText(text));
   const TokenMatcher& matcher = options.parse_special ? matchers_.special : matchers_.plain;
+  ASSIGN_OR_RETURN(std::vector<TokenId> ids,
+                   EncodeAround(text, matcher.FindAll(text), options.add_special));
+  if (options.add_special && adds_eos_) ids.push_back(*eos_);
+  return ids;
+}
+
+absl::StatusOr<std::vector<TokenId>> VocabularyTokenizer::EncodeChat(
+    const MarkedText& text, const EncodeOptions& options) const {
+  const std::string_view bytes = text.bytes();
+  RETURN_IF_ERROR(CheckText(bytes));
+  if (options.parse_special) {
+    return EncodeAround(bytes, matchers_.special.FindAll(bytes), options.add_special);
+  }
+  // Control tokens within runs of template text, user-defined ones everywhere.
+  std::vector<TokenMatcher::Match> matches = matchers_.plain.FindLongest(bytes);
+  for (const MarkedText::Run& run : text.Runs()) {
+    if (run.mark != MarkedText::Mark::kTemplate) continue;
+    for (TokenMatcher::Match match :
+         matchers_.special.FindLongest(bytes.substr(run.begin, run.end - run.begin))) {
+      match.begin += run.begin;
+      matches.push_back(match);
+    }
+  }
+  std::sort(matches.begin(), matches.end(), [](const auto& a, const auto& b) {
+    return a.begin != b.begin ? a.begin < b.begin : a.size > b.size;
+  });
+  return EncodeAround(bytes, TokenMatcher::WithoutOverlaps(std::move(matches)),
+                      options.add_special);
+}
+
+absl::StatusOr<std::vector<TokenId>> VocabularyTokenizer::EncodeAround(
+    std::string_view text, const std::vector<TokenMatcher::Match>& matches, bool add_bos) const {
+  std::vector<TokenId> ids;
+  if (add_bos && adds_bos_) ids.push_back(*bos_);
+  const size_t num_added = ids.size();
   size_t begin = 0;
-  for (const TokenMatcher::Match& match : matcher.FindAll(text)) {
+  for (const TokenMatcher::Match& match : matches) {
     if (match.begin > begin) {
       RETURN_IF_ERROR(EncodeText(text.substr(begin, match.begin - begin), begin == 0, ids));
     }
@@ -165,7 +201,6 @@ absl::StatusOr<std::vector<TokenId>> VocabularyTokenizer::Encode(
 
   // A text made by a template begins with its own BOS.
   if (num_added == 1 && ids.size() > 1 && ids[1] == *bos_) ids.erase(ids.begin());
-  if (options.add_special && adds_eos_) ids.push_back(*eos_);
   return ids;
 }
 

@@ -45,6 +45,8 @@ class VocabularyTokenizer : public Tokenizer {
  public:
   absl::StatusOr<std::vector<TokenId>> Encode(std::string_view text,
                                               const EncodeOptions& options) const final;
+  absl::StatusOr<std::vector<TokenId>> EncodeChat(const MarkedText& text,
+                                                  const EncodeOptions& options) const final;
   std::string_view TokenBytes(TokenId id) const final { return vocabulary_.Bytes(id); }
   TokenType Type(TokenId id) const final { return vocabulary_.Type(id); }
 
@@ -70,6 +72,11 @@ class VocabularyTokenizer : public Tokenizer {
   const Vocabulary& vocabulary() const { return vocabulary_; }
 
  private:
+  // The ids of `matches` and of the text between them, after BOS when asked for.
+  absl::StatusOr<std::vector<TokenId>> EncodeAround(std::string_view text,
+                                                    const std::vector<TokenMatcher::Match>& matches,
+                                                    bool add_bos) const;
+
   Vocabulary vocabulary_;
   Matchers matchers_;
 };

@@ -33,6 +33,10 @@ class ByteTokenizer final : public engine::Tokenizer {
     for (const char c : text) ids.push_back(static_cast<unsigned char>(c));
     return ids;
   }
+  absl::StatusOr<std::vector<engine::TokenId>> EncodeChat(
+      const engine::MarkedText& text, const EncodeOptions& options) const override {
+    return Encode(text.bytes(), options);
+  }
   std::string_view TokenBytes(engine::TokenId id) const override {
     return pieces_[static_cast<size_t>(id)];
   }

@@ -38,6 +38,10 @@ class FakeTokenizer final : public Tokenizer {
                                               const EncodeOptions&) const override {
     return Unimplemented("the fake tokenizer only decodes");
   }
+  absl::StatusOr<std::vector<TokenId>> EncodeChat(const MarkedText&,
+                                                  const EncodeOptions&) const override {
+    return Unimplemented("the fake tokenizer only decodes");
+  }
   std::string_view TokenBytes(TokenId id) const override {
     return pieces_.at(static_cast<size_t>(id));
   }
