@@ -11,6 +11,8 @@ def pytest_addoption(parser):
     parser.addoption("--sluice", default=str(harness.ROOT / "build/release/sluice"), help="program under test")
     parser.addoption("--sluice-planted", default=str(harness.ROOT / "build/release/sluice_planted"),
                      help="the same program, in which --plant-bug works")
+    parser.addoption("--chat-render", default=str(harness.ROOT / "build/release/chat_render"),
+                     help="program that renders chat templates")
 
 
 def pytest_configure(config):
