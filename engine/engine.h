@@ -23,6 +23,8 @@
 
 namespace sluice::engine {
 
+class ChatEncoder;
+
 enum class KvDType : uint8_t { kF16, kF32 };
 std::string_view Name(KvDType type);
 
@@ -37,13 +39,14 @@ struct EngineOptions {
   std::optional<KvDType> kv_dtype;  // none: f32 on the CPU, f16 on CUDA
   // Of the device's memory, for weights, KV cache and scratch together, when kv_memory_bytes is 0.
   double gpu_memory_fraction = 0.9;
-  int max_batch = 64;         // running sequences of an engine
-  int max_step_tokens = 512;  // token budget of one step
-  int max_queue = 1024;       // waiting sequences of an engine
-  int max_context = 0;        // positions of a sequence; 0: the model's
-  std::string model_sha256;   // hex; the file must have it, checked before anything is parsed
-  bool lock_memory = false;   // weights and KV caches stay in memory, never swapped
-  bool force_avx2 = false;    // even where AVX-512 is there; same bits
+  int max_batch = 64;              // running sequences of an engine
+  int max_step_tokens = 512;       // token budget of one step
+  int max_queue = 1024;            // waiting sequences of an engine
+  int max_context = 0;             // positions of a sequence; 0: the model's
+  std::string chat_template_path;  // file with a template; empty: the model's own
+  std::string model_sha256;        // hex; the file must have it, checked before anything is parsed
+  bool lock_memory = false;        // weights and KV caches stay in memory, never swapped
+  bool force_avx2 = false;         // even where AVX-512 is there; same bits
   kernels::PlantedBug planted_bug = kernels::PlantedBug::kNone;  // test builds only
 };
 
@@ -154,6 +157,8 @@ class Dispatcher {
 struct LoadedModel {
   ModelFacts facts;
   std::shared_ptr<const Tokenizer> tokenizer;  // null when the file has no vocabulary
+  std::shared_ptr<const ChatEncoder> chat;     // null when it cannot chat
+  std::string chat_error;                      // why not: "line 3: ..."
   std::vector<std::string> warnings;
   std::vector<std::string> notes;  // lines for the log: how long what took, where memory went
   SelfCheck self_check;

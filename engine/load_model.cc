@@ -4,6 +4,7 @@
 #include <cstdio>
 #include <future>
 #include <map>
+#include <span>
 #include <string>
 #include <thread>
 #include <unordered_set>
@@ -12,6 +13,7 @@
 
 #include "engine/available_memory.h"
 #include "engine/base/status.h"
+#include "engine/chat/chat_encoder.h"
 #include "engine/device_choice.h"
 #include "engine/engine.h"
 #include "engine/model/sha256.h"
@@ -178,6 +180,46 @@ absl::StatusOr<std::shared_ptr<const Tokenizer>> LoadTokenizer(const ModelFile& 
   return tokenizer;
 }
 
+absl::StatusOr<std::string> ReadTemplateFile(const std::string& path) {
+  ASSIGN_OR_RETURN(const OpenFile file, OpenFile::Open(path));
+  const uint64_t most = chat::Limits().max_template_bytes;
+  if (file.bytes() > most) {
+    return InvalidArgument(path + ": expected a chat template of at most " + std::to_string(most) +
+                           " bytes, got " + std::to_string(file.bytes()));
+  }
+  std::string text(file.bytes(), '\0');
+  RETURN_IF_ERROR(file.Read(0, std::as_writable_bytes(std::span(text))));
+  return text;
+}
+
+// A bad template of the model's file costs its chat only; one that was asked for by name must work.
+absl::Status LoadChat(const EngineOptions& options, LoadedModel& model) {
+  const bool is_named = !options.chat_template_path.empty();
+  if (model.tokenizer == nullptr) {
+    model.chat_error = "the model has no vocabulary: send token_ids";
+    return is_named ? InvalidArgument("chat template: the model has no vocabulary")
+                    : absl::OkStatus();
+  }
+  std::string named;
+  if (is_named) {
+    ASSIGN_OR_RETURN(named, ReadTemplateFile(options.chat_template_path));
+  }
+  const std::string& source = is_named ? named : model.tokenizer->chat_template();
+  if (source.empty() && !is_named) {
+    model.chat_error = "the model's file has no chat template";
+    return absl::OkStatus();
+  }
+  auto chat = ChatEncoder::Create(source, model.tokenizer);
+  if (chat.ok()) {
+    model.chat = *std::move(chat);
+    return absl::OkStatus();
+  }
+  if (is_named) return Prefix(options.chat_template_path, chat.status());
+  model.chat_error = "the model's chat template is not usable: " + Message(chat.status());
+  model.warnings.push_back("tokenizer.chat_template: " + Message(chat.status()) + "; no chat");
+  return absl::OkStatus();
+}
+
 // The file's bytes hash to `expected`, 64 hex digits. Reads all of it once more.
 absl::Status CheckSha256(const std::string& path, const std::string& expected) {
   std::string wanted = expected;
@@ -313,6 +355,7 @@ absl::StatusOr<LoadedModel> LoadModel(const std::string& path, const EngineOptio
   ASSIGN_OR_RETURN(const OpenedModel opened, OpenModel(path, options, model.warnings));
   const DeviceChoice& device = opened.device;
   model.tokenizer = opened.tokenizer;
+  RETURN_IF_ERROR(LoadChat(options, model));
   ASSIGN_OR_RETURN(kernels::CpuIsa isa, kernels::DetectCpuIsa());
   if (options.force_avx2) isa = kernels::CpuIsa::kAvx2;
   const int num_threads = ThreadsPerEngine(options);

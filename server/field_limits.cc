@@ -31,6 +31,7 @@ FieldTable::FieldTable(const ModelBounds& bounds) : bounds_(bounds) {
   };
   set(Field::kRequestIdBytes, {"bytes(request_id)", 0, 128, false, {}});
   set(Field::kPromptTokens, {"count(token_ids.ids)", 1, bounds.MaxPositions() - 1, false, {}});
+  set(Field::kChatMessages, {"count(chat.messages)", 1, 4096, false, {}});
   set(Field::kTokenId, {"token_ids.ids[]", 0, bounds.vocab_size - 1, false, {}});
   set(Field::kTemperature, {"sampling.temperature", 0, 100, false, 1});
   set(Field::kTopK, {"sampling.top_k", 0, kMaxInt32, false, 0});
@@ -81,12 +82,8 @@ std::string PathOf(const FieldLimit& limit) {
 }
 
 std::span<const char* const> UnimplementedFields() {
-  static constexpr const char* kFields[] = {"chat",
-                                            "constraint",
-                                            "resume",
-                                            "output.prompt_logprobs",
-                                            "sampling.typical_p",
-                                            "scheduling.priority"};
+  static constexpr const char* kFields[] = {"constraint", "resume", "output.prompt_logprobs",
+                                            "sampling.typical_p", "scheduling.priority"};
   return kFields;
 }
 

@@ -13,6 +13,7 @@ namespace sluice::server {
 enum class Field : uint8_t {
   kRequestIdBytes,
   kPromptTokens,
+  kChatMessages,
   kTokenId,
   kTemperature,
   kTopK,

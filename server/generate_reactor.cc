@@ -116,12 +116,12 @@ void GenerateReactor::Open(const ServedModel& model, const grpc::ByteBuffer& bod
     if (finishing_) return frontend_.calls.ReleaseName(name);
     name_ = request_id_ = std::move(name);
   }
-  if (draft.text.size() <= Frontend::kInlineTextBytes ||
-      body.Length() > Frontend::kInlineBodyBytes) {  // on a text thread already
-    return Submit(model, std::move(draft));
-  }
+  // A template may take any time that its limits allow, however short the messages are.
+  const bool is_quick = !draft.conversation && draft.text.size() <= Frontend::kInlineTextBytes;
+  const bool on_text_thread = body.Length() > Frontend::kInlineBodyBytes;
+  if (is_quick || on_text_thread) return Submit(model, std::move(draft));
   TextPool::Job job;
-  job.bytes = draft.text.size();
+  job.bytes = std::max(draft.text.size(), body.Length());
   job.run = [self = shared_from_this(), model = &model, draft = std::move(draft)]() mutable {
     self->Submit(*model, std::move(draft));
   };

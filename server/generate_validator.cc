@@ -6,11 +6,13 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <ctime>
 #include <limits>
 #include <utility>
 #include <vector>
 
 #include "engine/base/status.h"
+#include "engine/chat/chat_encoder.h"
 #include "server/messages.h"
 
 namespace sluice::server {
@@ -72,10 +74,53 @@ void CheckTokenIds(const google::protobuf::RepeatedField<int32_t>& ids, const ch
   }
 }
 
+void ValidateMessages(const v1::Chat& in, FieldChecker* check, engine::Conversation* out) {
+  for (int i = 0; i < in.messages_size() && !check->full(); ++i) {
+    const v1::ChatMessage& message = in.messages(i);
+    const auto path = [i](const char* field) { return Indexed("chat.messages", i) + field; };
+    if (!engine::Conversation::IsRole(message.role())) {
+      check->Fail(path(".role"), "must be system, developer, user, assistant or tool, is " +
+                                     Quote(message.role()));
+      continue;
+    }
+    // The role is known, so that only the calls can be wrong.
+    const absl::Status status = out->Add({.role = message.role(),
+                                          .content = message.content(),
+                                          .name = message.name(),
+                                          .reasoning_content = message.reasoning_content(),
+                                          .tool_calls = message.tool_calls_json(),
+                                          .tool_call_id = message.tool_call_id()});
+    if (!status.ok()) check->Fail(path(".tool_calls_json"), engine::Message(status));
+  }
+}
+
+void ValidateChat(const v1::Chat& in, const ServedModel& model, FieldChecker* check,
+                  GenerateDraft* draft) {
+  draft->input = "chat";
+  if (!model.has_vocabulary()) {
+    check->Fail("chat", "the model has no vocabulary: send token_ids");
+    return;
+  }
+  if (!check->Check(Field::kChatMessages, in.messages_size())) return;
+  engine::Conversation& conversation = draft->conversation.emplace();
+  ValidateMessages(in, check, &conversation);
+  if (!in.tools_json().empty()) {
+    const absl::Status status = conversation.SetTools(in.tools_json());
+    if (!status.ok()) check->Fail("chat.tools_json", engine::Message(status));
+  }
+  if (!in.variables_json().empty()) {
+    const absl::Status status = conversation.SetVariables(in.variables_json());
+    if (!status.ok()) check->Fail("chat.variables_json", engine::Message(status));
+  }
+  conversation.set_add_generation_prompt(!in.has_add_generation_prompt() ||
+                                         in.add_generation_prompt());
+}
+
 void ValidateInput(const v1::GenerateRequest& in, const ServedModel& model, FieldChecker* check,
                    GenerateDraft* draft) {
   draft->encode.add_special = !in.has_add_special() || in.add_special();
-  draft->encode.parse_special = !in.has_parse_special() || in.parse_special();
+  // What users of a chat write is text unless the caller says otherwise.
+  draft->encode.parse_special = in.has_parse_special() ? in.parse_special() : !in.has_chat();
   draft->accepted.set_add_special(draft->encode.add_special);
   draft->accepted.set_parse_special(draft->encode.parse_special);
   switch (in.input_case()) {
@@ -101,9 +146,10 @@ void ValidateInput(const v1::GenerateRequest& in, const ServedModel& model, Fiel
       draft->request.prompt.assign(in.token_ids().ids().begin(), in.token_ids().ids().end());
       break;
     case v1::GenerateRequest::kChat:
-      break;  // UNIMPLEMENTED, answered later
+      ValidateChat(in.chat(), model, check, draft);
+      break;
     case v1::GenerateRequest::INPUT_NOT_SET:
-      check->Fail("text", "one of text and token_ids is required");
+      check->Fail("text", "one of text, token_ids and chat is required");
   }
 }
 
@@ -250,7 +296,6 @@ void ValidateOutput(const v1::Output& in, const ServedModel& model, FieldChecker
 
 // The first field of the request that this version does not serve.
 std::optional<std::string> UnimplementedField(const v1::GenerateRequest& in) {
-  if (in.input_case() == v1::GenerateRequest::kChat) return "chat";
   if (in.has_constraint()) return "constraint";
   if (in.has_resume()) return "resume";
   if (in.output().has_prompt_logprobs()) return "output.prompt_logprobs";
@@ -259,6 +304,14 @@ std::optional<std::string> UnimplementedField(const v1::GenerateRequest& in) {
   }
   if (in.scheduling().priority() != 0) return "scheduling.priority";
   return std::nullopt;
+}
+
+RpcError NoChatTemplate(const ServedModel& model) {
+  RpcError error;
+  error.code = absl::StatusCode::kFailedPrecondition;
+  error.message = model.loaded.chat_error;
+  error.reason = "NO_CHAT_TEMPLATE";
+  return error;
 }
 
 RpcError NotImplemented(const std::string& field) {
@@ -319,6 +372,7 @@ std::optional<RpcError> ValidateGenerate(const v1::GenerateRequest& in, const Se
                 Field::kQueueTimeout, arrival, &check, model.limits);
   if (!violations.empty()) return BadFields(std::move(violations));
   if (const auto field = UnimplementedField(in)) return NotImplemented(*field);
+  if (draft->conversation && model.loaded.chat == nullptr) return NoChatTemplate(model);
   draft->request.id = in.request_id();
   draft->request.arrival = arrival;
   draft->accepted.set_request_id(in.request_id());
@@ -328,12 +382,15 @@ std::optional<RpcError> ValidateGenerate(const v1::GenerateRequest& in, const Se
 }
 
 std::optional<RpcError> EncodePrompt(const ServedModel& model, GenerateDraft* draft) {
-  if (draft->text.empty()) return std::nullopt;
-  auto ids = model.loaded.tokenizer->Encode(draft->text, draft->encode);
-  if (!ids.ok()) return BadField("text", engine::Message(ids.status()));
-  if (ids->empty()) return BadField("text", "gives no tokens");
+  if (draft->text.empty() && !draft->conversation) return std::nullopt;
+  auto ids = draft->conversation ? model.loaded.chat->Encode(*draft->conversation, draft->encode,
+                                                             std::time(nullptr))
+                                 : model.loaded.tokenizer->Encode(draft->text, draft->encode);
+  if (!ids.ok()) return BadField(draft->input, engine::Message(ids.status()));
+  if (ids->empty()) return BadField(draft->input, "gives no tokens");
   draft->request.prompt = std::move(*ids);
   draft->text = std::string();
+  draft->conversation.reset();
   return std::nullopt;
 }
 

@@ -4,6 +4,7 @@
 #include <optional>
 #include <string>
 
+#include "engine/chat/conversation.h"
 #include "engine/request.h"
 #include "engine/tokenizer/tokenizer.h"
 #include "server/rpc_error.h"
@@ -14,9 +15,10 @@ namespace sluice::server {
 
 // A Generate call on its way from bytes to an engine::Request. Value.
 struct GenerateDraft {
-  engine::Request request;  // without handle and deadline
-  v1::Accepted accepted;    // without queue_position
-  std::string text;         // to be tokenised into request.prompt; empty: token ids came
+  engine::Request request;                           // without handle and deadline
+  v1::Accepted accepted;                             // without queue_position
+  std::string text;                                  // to be tokenised into request.prompt
+  std::optional<engine::Conversation> conversation;  // the same, by the chat template
   engine::Tokenizer::EncodeOptions encode;
   const char* input = "text";  // the field that the prompt came in
 };
@@ -30,7 +32,7 @@ std::optional<RpcError> ValidateGenerate(const v1::GenerateRequest& request,
                                          const ServedModel& model, uint64_t seed,
                                          engine::Time arrival, GenerateDraft* draft);
 
-// Tokenises the text, if there is one: takes about a second for some megabytes.
+// Tokenises the text or the conversation, if there is one: takes about a second for some megabytes.
 std::optional<RpcError> EncodePrompt(const ServedModel& model, GenerateDraft* draft);
 
 // Checks the prompt's length against context and pool, and resolves max_tokens.

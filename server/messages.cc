@@ -27,7 +27,8 @@ v1::Provenance ProvenanceOf(const ServedModel& model) {
 
 namespace {
 
-void DescribeTokenizer(const engine::Tokenizer& tokenizer, v1::Model::Tokenizer* out) {
+void DescribeTokenizer(const engine::LoadedModel& model, v1::Model::Tokenizer* out) {
+  const engine::Tokenizer& tokenizer = *model.tokenizer;
   out->set_model(std::string(tokenizer.model()));
   out->set_pre(std::string(tokenizer.pre()));
   if (tokenizer.bos()) out->set_bos_token_id(*tokenizer.bos());
@@ -36,7 +37,7 @@ void DescribeTokenizer(const engine::Tokenizer& tokenizer, v1::Model::Tokenizer*
   for (const engine::TokenId id : tokenizer.end_of_generation()) {
     out->add_end_of_generation_ids(id);
   }
-  out->set_has_chat_template(!tokenizer.chat_template().empty());
+  out->set_has_chat_template(model.chat != nullptr);
 }
 
 void DescribeLimits(const FieldTable& table, v1::Model* out) {
@@ -72,7 +73,7 @@ v1::Model Describe(const ServedModel& model) {
   out.set_head_size(facts.head_size);
   out.set_ffn_width(facts.ffn_width);
   *out.mutable_provenance() = ProvenanceOf(model);
-  if (model.has_vocabulary()) DescribeTokenizer(*model.loaded.tokenizer, out.mutable_tokenizer());
+  if (model.has_vocabulary()) DescribeTokenizer(model.loaded, out.mutable_tokenizer());
   DescribeLimits(model.limits, &out);
   const engine::SelfCheck& check = model.loaded.self_check;
   out.mutable_self_check()->set_passed(check.passed);

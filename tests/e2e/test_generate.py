@@ -222,7 +222,8 @@ def test_bad_prompts(client):
 
 
 def test_what_is_not_built_says_so(client):
-    message = pb.GenerateRequest(chat=pb.Chat(messages=[pb.ChatMessage(role="user", content="Hi")]))
+    message = greedy(ids=[1])
+    message.constraint.regex = "a+"
     with pytest.raises(grpc.RpcError) as error:
         client.generate(message)
     assert error.value.code() == grpc.StatusCode.UNIMPLEMENTED

@@ -273,8 +273,6 @@ TEST_F(BadRequestTest, RefusesWhatTheWholePoolCannotHold) {
 TEST_F(BadRequestTest, AnswersUnimplementedFieldsByName) {
   TestServer server;
   const std::vector<BadCase> cases = {
-      {"chat",
-       [](v1::GenerateRequest& in) { in.mutable_chat()->add_messages()->set_role("user"); }},
       {"constraint", SET(constraint, regex, "a+")},
       {"resume", ADD(resume, token_ids, 1)},
       {"output.prompt_logprobs", SET(output, prompt_logprobs, 1)},

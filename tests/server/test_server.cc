@@ -11,6 +11,8 @@
 
 #include "google/rpc/status.pb.h"
 
+#include "engine/chat/chat_encoder.h"
+
 namespace sluice::server {
 namespace {
 
@@ -160,6 +162,10 @@ void TestServer::Serve() {
   model.self_check = {true, 1e-6, true, 0.01, "fine"};
   if (options_.piece_bytes > 0) {
     model.tokenizer = MakeByteTokenizer(options_.piece_bytes, options_.on_encode);
+    model.chat_error = options_.chat_error;
+    if (!options_.chat_template.empty()) {
+      model.chat = *engine::ChatEncoder::Create(options_.chat_template, model.tokenizer);
+    }
   }
   engine::SchedulerLimits limits = options_.limits;
   limits.max_context = options_.max_context;

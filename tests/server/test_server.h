@@ -55,6 +55,8 @@ class TestServer {
     int piece_bytes = 1;  // 0: no vocabulary
     int max_context = 512;
     bool serve = true;
+    std::string chat_template;  // none when empty
+    std::string chat_error = "no template";
     std::function<void()> on_encode{};  // called when the tokenizer is
     bool access_log = false;            // write it to the default logger
 

@@ -159,7 +159,7 @@ std::vector<HostileCase> IdCases() {
   return cases;
 }
 
-// Templates are not rendered while a model loads: whatever they hold, they are text.
+// Templates are parsed, not rendered, while a model loads: a bad one costs its chat only.
 std::vector<HostileCase> TemplateCases() {
   const auto nested = [](std::string_view open, std::string_view inner, std::string_view close) {
     std::string text = "{{ ";
@@ -168,29 +168,38 @@ std::vector<HostileCase> TemplateCases() {
     for (int i = 0; i < 100'000; ++i) text += close;
     return text + " }}";
   };
-  return {
-      {"M89_template_10_mib", SetText(kTemplate, std::string(10 << 20, 'x')), {}, kOk},
-      {"M89_template_17_mib",
-       SetText(kTemplate, std::string(17 << 20, 'x')),
-       {"'tokenizer.chat_template': value: expected a length of 0 to 16777216 bytes"}},
-      {"M89_template_nested", SetText(kTemplate, nested("(", "1", ")")), {}, kOk},
-      {"M89_template_of_open_blocks", SetText(kTemplate, nested("{% if x %}", "", "")), {}, kOk},
-      {"M89_template_calls_itself",
-       SetText(kTemplate, "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}"),
-       {},
-       kOk},
-      {"M89_template_range",
-       SetText(kTemplate, "{% for i in range(10**9) %}{{ i }}{% endfor %}"),
-       {},
-       kOk},
-      {"M89_template_injection",
-       SetText(kTemplate,
-               "{{ ''.__class__.__mro__[1].__subclasses__() }}{% include '/etc/passwd' %}"),
-       {},
-       kOk},
-      {"M89_template_no_string",
-       SetKey(kTemplate, uint32_t{1}),
-       {"'tokenizer.chat_template': expected string, got u32"}}};
+  return {{"M89_template_10_mib",
+           SetText(kTemplate, std::string(10 << 20, 'x')),
+           {"tokenizer.chat_template: expected a template of at most 1048576 bytes, got 10485760",
+            "no chat"},
+           kOk},
+          {"M89_template_17_mib",
+           SetText(kTemplate, std::string(17 << 20, 'x')),
+           {"'tokenizer.chat_template': value: expected a length of 0 to 16777216 bytes"}},
+          {"M89_template_nested",
+           SetText(kTemplate, nested("(", "1", ")")),
+           {"tokenizer.chat_template: line 1: nested deeper than 100", "no chat"},
+           kOk},
+          {"M89_template_of_open_blocks",
+           SetText(kTemplate, nested("1 }}{% if x %}{{ ", "1", "")),
+           {"tokenizer.chat_template: expected a template of at most 1048576 bytes", "no chat"},
+           kOk},
+          {"M89_template_calls_itself",
+           SetText(kTemplate, "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}"),
+           {},
+           kOk},
+          {"M89_template_range",
+           SetText(kTemplate, "{% for i in range(10**9) %}{{ i }}{% endfor %}"),
+           {},
+           kOk},
+          {"M89_template_injection",
+           SetText(kTemplate,
+                   "{{ ''.__class__.__mro__[1].__subclasses__() }}{% include '/etc/passwd' %}"),
+           {"tokenizer.chat_template: line 1: unknown block 'include'", "no chat"},
+           kOk},
+          {"M89_template_no_string",
+           SetKey(kTemplate, uint32_t{1}),
+           {"'tokenizer.chat_template': expected string, got u32"}}};
 }
 
 // Replaces piece 100, the byte token <0x61>.
