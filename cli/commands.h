@@ -17,6 +17,7 @@ struct Command {
 
 Command AddServe(CLI::App& program);
 Command AddGenerate(CLI::App& program);
+Command AddChat(CLI::App& program);
 Command AddInspect(CLI::App& program);
 Command AddQuantize(CLI::App& program);
 Command AddTokenize(CLI::App& program);

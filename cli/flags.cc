@@ -349,6 +349,42 @@ void AddEngineFlags(CLI::App& app, engine::EngineOptions* options, const std::st
       ->group(group);
 }
 
+CLI::Option* AddSamplingFlags(CLI::App& app, engine::SamplingParams* sampling, uint64_t* seed,
+                              const std::string& group) {
+  const auto add = [&](const char* name, auto& value, const char* type, const char* text,
+                       const CLI::Validator& check) {
+    app.add_option(name, value, text)
+        ->type_name(type)
+        ->check(check)
+        ->capture_default_str()
+        ->group(group);
+  };
+  add("--temperature", sampling->temperature, "T", "0 takes the most likely token",
+      Between(0, 100));
+  add("--top-k", sampling->top_k, "N", "Among the N likeliest tokens; 0: all",
+      IntegerBetween(0, std::numeric_limits<int32_t>::max()));
+  add("--top-p", sampling->top_p, "P", "Among the likeliest that sum to P", Between(0, 1, true));
+  add("--min-p", sampling->min_p, "P", "Among those at least P times as likely as the best",
+      Between(0, 1));
+  add("--repetition-penalty", sampling->repetition_penalty, "X",
+      "Above 1: tokens of prompt and output get less likely", Between(0, 100, true));
+  add("--presence-penalty", sampling->presence_penalty, "X",
+      "Subtracted from the logits of tokens in the output", Between(-2, 2));
+  add("--frequency-penalty", sampling->frequency_penalty, "X",
+      "The same, times how often they came", Between(-2, 2));
+  return app.add_option("--seed", *seed, "Same seed, same text; unset: a new one each time")
+      ->type_name("N")
+      ->check(Uint64())
+      ->group(group);
+}
+
+void AddChatTemplateFlag(CLI::App& app, engine::EngineOptions* options, const std::string& group) {
+  app.add_option("--chat-template", options->chat_template_path,
+                 "Jinja file to make prompts of chats with; unset: the model's own")
+      ->type_name("FILE")
+      ->group(group);
+}
+
 void AddPlantBugFlag(CLI::App& app, engine::EngineOptions* options) {
   app.add_option_function<std::string>(
          "--plant-bug",

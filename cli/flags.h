@@ -10,6 +10,7 @@
 #include "absl/status/statusor.h"
 
 #include "engine/engine.h"
+#include "engine/sampling/sampling_params.h"
 
 namespace sluice::cli {
 
@@ -40,6 +41,11 @@ CLI::Option* AddModelFlag(CLI::App& app, std::string* model);
 void AddEngineFlags(CLI::App& app, engine::EngineOptions* options, const std::string& group);
 // --threads and --isa only, for commands that run one engine.
 void AddComputeFlags(CLI::App& app, engine::EngineOptions* options, const std::string& group);
+// The flags that say how tokens are drawn. Returns that of the seed, which may be left out.
+CLI::Option* AddSamplingFlags(CLI::App& app, engine::SamplingParams* sampling, uint64_t* seed,
+                              const std::string& group);
+// --chat-template.
+void AddChatTemplateFlag(CLI::App& app, engine::EngineOptions* options, const std::string& group);
 // The hidden --plant-bug.
 void AddPlantBugFlag(CLI::App& app, engine::EngineOptions* options);
 CLI::Option* AddByteSizeFlag(CLI::App& app, const std::string& name, uint64_t* bytes,

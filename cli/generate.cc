@@ -54,37 +54,6 @@ void AddInputFlags(CLI::App& app, GenerateFlags& flags) {
       ->group(group);
 }
 
-void AddSamplingFlags(CLI::App& app, GenerateFlags& flags) {
-  const char* const group = "Sampling";
-  engine::SamplingParams& sampling = flags.job.sampling;
-  const auto add = [&](const char* name, auto& value, const char* type, const char* text,
-                       const CLI::Validator& check) {
-    app.add_option(name, value, text)
-        ->type_name(type)
-        ->check(check)
-        ->capture_default_str()
-        ->group(group);
-  };
-  add("--temperature", sampling.temperature, "T", "0 takes the most likely token", Between(0, 100));
-  add("--top-k", sampling.top_k, "N", "Among the N likeliest tokens; 0: all",
-      IntegerBetween(0, kMost));
-  add("--top-p", sampling.top_p, "P", "Among the likeliest that sum to P", Between(0, 1, true));
-  add("--min-p", sampling.min_p, "P", "Among those at least P times as likely as the best",
-      Between(0, 1));
-  add("--repetition-penalty", sampling.repetition_penalty, "X",
-      "Above 1: tokens of prompt and output get less likely", Between(0, 100, true));
-  add("--presence-penalty", sampling.presence_penalty, "X",
-      "Subtracted from the logits of tokens in the output", Between(-2, 2));
-  add("--frequency-penalty", sampling.frequency_penalty, "X", "The same, times how often they came",
-      Between(-2, 2));
-  flags.seed_option =
-      app.add_option("--seed", flags.seed, "Same seed, same text; unset: a new one each time")
-          ->type_name("N")
-          ->check(Uint64())
-          ->group(group);
-  add("--n", sampling.n, "N", "Sequences to make from the prompt", IntegerBetween(1, 16));
-}
-
 void AddStoppingFlags(CLI::App& app, GenerateFlags& flags) {
   const char* const group = "Stopping and output";
   engine::StoppingParams& stopping = flags.job.stopping;
@@ -196,7 +165,14 @@ Command AddGenerate(CLI::App& program) {
   CLI::App* const app = program.add_subcommand(
       kGenerateName, "Continue a prompt, with a local file or through a server");
   AddInputFlags(*app, *flags);
-  AddSamplingFlags(*app, *flags);
+  const char* const sampling_group = "Sampling";
+  engine::SamplingParams& sampling = flags->job.sampling;
+  flags->seed_option = AddSamplingFlags(*app, &sampling, &flags->seed, sampling_group);
+  app->add_option("--n", sampling.n, "Sequences to make from the prompt")
+      ->type_name("N")
+      ->check(IntegerBetween(1, 16))
+      ->capture_default_str()
+      ->group(sampling_group);
   AddStoppingFlags(*app, *flags);
   AddEngineFlags(*app, &flags->job.engine, "Engine (with --model)");
   AddPlantBugFlag(*app, &flags->job.engine);

@@ -45,8 +45,8 @@ int Main(int argc, char** argv) {
   program.require_subcommand(1);
   program.footer("sluice COMMAND --help shows the flags of a command, with examples.");
   const std::vector<Command> commands = {
-      AddServe(program),    AddGenerate(program), AddInspect(program), AddQuantize(program),
-      AddTokenize(program), AddVerify(program),   AddBench(program)};
+      AddServe(program),    AddGenerate(program), AddChat(program),   AddInspect(program),
+      AddQuantize(program), AddTokenize(program), AddVerify(program), AddBench(program)};
   try {
     program.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

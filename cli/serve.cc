@@ -195,6 +195,7 @@ void AddListenFlags(CLI::App& app, ServeFlags& flags) {
                  "How clients name the model; unset: as the file does")
       ->type_name("NAME")
       ->group(group);
+  AddChatTemplateFlag(app, &flags.engine, group);
   app.add_flag("--reflection", server.reflection, "Answer gRPC reflection (grpcurl)")->group(group);
   app.add_option("--log-level", flags.log_level, "trace, debug, info, warn, error, off")
       ->type_name("LEVEL")

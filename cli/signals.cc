@@ -57,9 +57,15 @@ void SignalWatcher::Arm(std::function<void()> action) {
   if (first_signal_ != 0 && action_) action_();
 }
 
+void SignalWatcher::ArmEach(std::function<void(int signal_number)> action) {
+  engine::MutexLock lock(mutex_);
+  each_action_ = std::move(action);
+}
+
 void SignalWatcher::Disarm() {
   engine::MutexLock lock(mutex_);
   action_ = nullptr;
+  each_action_ = nullptr;
   exits_unarmed_ = false;
 }
 
@@ -84,6 +90,7 @@ void SignalWatcher::Watch() {
 
 void SignalWatcher::Take(int signal_number) {
   engine::MutexLock lock(mutex_);
+  if (each_action_) return each_action_(signal_number);
   if (first_signal_ != 0 || exits_unarmed_) ExitAtOnce(signal_number);
   first_signal_ = signal_number;
   if (action_) action_();

@@ -21,6 +21,9 @@ class SignalWatcher {
   // What the first signal does from now on. A signal that came before stays counted: the action is
   // called at once then.
   void Arm(std::function<void()> action);
+  // Every signal, not the first alone, calls `action` with its number from now on and is not
+  // counted: for a program that goes on after Ctrl-C.
+  void ArmEach(std::function<void(int signal_number)> action);
   // The first signal does nothing but be counted. Returns after a running action has ended.
   void Disarm();
   // Number of the first signal that came; 0: none.
@@ -34,6 +37,7 @@ class SignalWatcher {
   int stop_fd_ = -1;
   mutable engine::Mutex mutex_;
   std::function<void()> action_ ABSL_GUARDED_BY(mutex_);
+  std::function<void(int)> each_action_ ABSL_GUARDED_BY(mutex_);
   bool exits_unarmed_ ABSL_GUARDED_BY(mutex_) = true;
   int first_signal_ ABSL_GUARDED_BY(mutex_) = 0;
   std::thread thread_;

@@ -52,7 +52,8 @@ def test_usage_errors_are_one_line_and_exit_2(sluice, arguments):
     assert result.stdout == b""
 
 
-@pytest.mark.parametrize("command", [[], ["serve"], ["generate"], ["inspect"], ["quantize"], ["tokenize"], ["verify"], ["bench"]],
+@pytest.mark.parametrize("command", [[], ["serve"], ["generate"], ["chat"], ["inspect"], ["quantize"], ["tokenize"],
+                                     ["verify"], ["bench"]],
                          ids=str)
 def test_help(sluice, command):
     result = run(sluice, *command, "--help")
