@@ -22,15 +22,16 @@ function(sluice_library name)
   target_link_libraries(${name} PUBLIC sluice_flags ${ARG_DEPS})
 endfunction()
 
-# sluice_test(name SOURCES a_test.cc ... DEPS lib ... [LABELS label ...])
+# sluice_test(name SOURCES a_test.cc ... DEPS lib ... [LABELS label ...] [COMPUTES])
 # Tests find tests/golden and the model folder through the two definitions below.
 function(sluice_test name)
-  cmake_parse_arguments(ARG "" "TIMEOUT" "SOURCES;DEPS;LABELS" ${ARGN})
+  cmake_parse_arguments(ARG "COMPUTES" "TIMEOUT" "SOURCES;DEPS;LABELS" ${ARGN})
   add_executable(${name} ${ARG_SOURCES})
   target_link_libraries(${name} PRIVATE sluice_flags sluice_planted_bugs ${ARG_DEPS} GTest::gmock
                         GTest::gtest_main)
-  # What a test itself does is small; what it tests was compiled as the library it is in.
-  target_compile_options(${name} PRIVATE $<$<COMPILE_LANGUAGE:CXX>:-O0>)
+  # What a test itself does is small, except where it COMPUTES references or reads large files of JSON; what it tests was
+  # compiled as the library it is in.
+  target_compile_options(${name} PRIVATE $<$<COMPILE_LANGUAGE:CXX>:$<IF:$<BOOL:${ARG_COMPUTES}>,-O1,-O0>>)
   target_compile_definitions(${name} PRIVATE SLUICE_GOLDEN_DIR="${SLUICE_TEST_ROOT}/tests/golden"
                              SLUICE_MODELS_DIR="${SLUICE_TEST_ROOT}/models")
   if(NOT ARG_TIMEOUT)

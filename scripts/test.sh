@@ -85,9 +85,9 @@ run_ctest unit release --parallel "$(nproc)" -LE "$left_out"
 if [ "$quick" -eq 0 ]; then
   step "Address and undefined-behaviour sanitizers: kernels and engine"
   build asan-ubsan all
-  # golden_test asks whether values are right, which has been answered; bit_exact_test and verify_test take the same
-  # path through the same model here.
-  run_ctest asan-ubsan asan-ubsan --parallel "$(nproc)" -E '^golden_test$' -LE "$left_out|^fuzz\$"
+  # golden_test and layer_ops_test ask whether values are right, which has been answered; bit_exact_test and verify_test
+  # take the same path through the same model here, the tests of single ops the same ops.
+  run_ctest asan-ubsan asan-ubsan --parallel "$(nproc)" -E '^(golden|layer_ops)_test$' -LE "$left_out|^fuzz\$"
 
   step "Fuzzing: each target for 20 s"
   run_ctest fuzz asan-ubsan --parallel "$(nproc)" -L '^fuzz$'
