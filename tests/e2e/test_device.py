@@ -94,12 +94,12 @@ def test_what_is_said_of_a_device_that_is_not_there(sluice):
 
 
 @pytest.mark.parametrize("name", ["cpu", CUDA])
-def test_a_device_fault_ends_every_stream_and_the_process(serve, sluice_dev, name):
+def test_a_device_fault_ends_every_stream_and_the_process(serve, sluice_planted, name):
     """The twentieth step fails: open streams end INTERNAL, unbegun ones UNAVAILABLE, as do those that come too late, and the
     exit code is 70."""
-    need(sluice_dev, name)
+    need(sluice_planted, name)
     server = serve("--device", name, "--max-context", "256", "--max-batch", "4", "--plant-bug", "device-fault",
-                   binary=sluice_dev, model=MODEL)
+                   binary=sluice_planted, model=MODEL)
     assert server.client.generate(greedy(ids=[1, 2, 3], max_tokens=3, ignore_eos=True)).ids
     calls = [server.client.stream(greedy(ids=[1, 2, 3 + i], max_tokens=200, ignore_eos=True)) for i in range(8)]
     started = time.monotonic()
@@ -120,9 +120,9 @@ def test_a_device_fault_ends_every_stream_and_the_process(serve, sluice_dev, nam
     assert re.search(r"engine 0 failed and is out of service: .", server.stderr())
 
 
-def test_health_after_a_fault(serve, sluice_dev):
+def test_health_after_a_fault(serve, sluice_planted):
     """Two engines: the one that failed is out for good, the other serves on and health stays SERVING."""
-    server = serve("--engines", "2", "--max-context", "256", "--plant-bug", "device-fault", binary=sluice_dev, model=MODEL)
+    server = serve("--engines", "2", "--max-context", "256", "--plant-bug", "device-fault", binary=sluice_planted, model=MODEL)
     with pytest.raises(grpc.RpcError):
         server.client.generate(greedy(ids=[1, 2, 3], max_tokens=200, ignore_eos=True))
     health = Client(server.address).health
