@@ -79,7 +79,6 @@ class Server::Impl {
   const Time started_ = Now();
 
   std::atomic<bool> engines_down_{false};
-  bool engines_were_up_ = false;    // watcher only
   std::vector<bool> fault_logged_;  // watcher only; by engine
   engine::Mutex mutex_;
   engine::CondVar changed_;
@@ -184,10 +183,9 @@ void Server::Impl::Watch() {
 void Server::Impl::CheckEngines() {
   const ServedModel* model = frontend_.model.load();
   if (model == nullptr || engines_down_.load()) return;
-  const bool up = model->dispatcher().any_up();
-  if (up) engines_were_up_ = true;
-  if (engines_were_up_) LogFaults(model->dispatcher());
-  if (!up && engines_were_up_) Fault("all engines are down");
+  // They are up from the start: one that is not has failed, however soon after that.
+  LogFaults(model->dispatcher());
+  if (!model->dispatcher().any_up()) Fault("all engines are down");
 }
 
 // Of engines that went down since the last look.

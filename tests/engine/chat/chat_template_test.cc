@@ -153,7 +153,7 @@ TEST(ChatTemplateTest, HostileTemplatesEndAtALimit) {
     const auto start = std::chrono::steady_clock::now();
     EXPECT_THAT(ErrorOf(source), StartsWith(message)) << source.substr(0, 100);
     const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
-    EXPECT_LT(seconds.count(), 10) << source.substr(0, 100);  // loaded machines, sanitizers
+    EXPECT_LT(seconds.count(), 100) << source.substr(0, 100);  // loaded machines, sanitizers
   }
 }
 
