@@ -191,6 +191,7 @@ absl::StatusOr<bool> Contains(const Value& container, const Value& item, Budget&
     return memmem(text.data(), text.size(), item.bytes().data(), item.bytes().size()) != nullptr;
   }
   if (container.is_dict()) {
+    if (item.is_undefined()) return false;  // hashable in Python, equal to no key
     if (!Dict::IsHashable(item)) {
       return InvalidArgument("unhashable type: '" + std::string(item.TypeName()) + "'");
     }

@@ -95,7 +95,7 @@ ADDRESS = re.compile(r"<(generator|built-in|bound|function|list_reverse|reversed
 
 
 def test_random_templates_render_as_in_jinja2(renderer, request):
-    seed = int(os.environ.get("SLUICE_SEED", random.SystemRandom().randrange(2**32)))
+    seed = int(os.environ.get("SLUICE_SEED", 4268403420))  # SLUICE_SEED=... draws others
     count = int(os.environ.get("SLUICE_RANDOM_TEMPLATES", 1500))
     print(f"seed {seed}, {count} templates")
     source_of = RandomTemplate(random.Random(seed))
