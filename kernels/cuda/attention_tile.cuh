@@ -507,7 +507,7 @@ __device__ __forceinline__ void attend_tile_by_block(const QueryRows<kHead>& row
     most[r] = max_of_four_lanes(most[r]);
     if (t == 0) tile.most[warp][row + 8 * r] = most[r];
   }
-  __syncthreads();
+  meet_rows();
   uint32_t high[2], low[2];
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
@@ -521,7 +521,7 @@ __device__ __forceinline__ void attend_tile_by_block(const QueryRows<kHead>& row
   }
   tile.high[warp][lane] = make_uint2(high[0], high[1]);
   tile.low[warp][lane] = make_uint2(low[0], low[1]);
-  __syncthreads();
+  meet_rows();
   for (int n = warp; n < TileShape<kHead>::kColumns; n += 8) {
     float out[4] = {};
     const uint32_t column = values + lane * TileShape<kHead>::kRowBytes + n * 16;

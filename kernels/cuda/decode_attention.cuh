@@ -105,7 +105,7 @@ __device__ inline void merge_tile(float* merged, const float* part, int head_siz
     state.add(part[row], part[row + 1], part[i]);
     merged[i] = state.value;
   }
-  __syncthreads();
+  meet_rows();
   if (!first && threadIdx.x < num_queries) {
     const int row = threadIdx.x * stride;
     Merged state = {merged[row], merged[row + 1], 0.0f};
@@ -113,7 +113,7 @@ __device__ inline void merge_tile(float* merged, const float* part, int head_siz
     merged[row] = state.most;
     merged[row + 1] = state.sum;
   }
-  __syncthreads();
+  meet_rows();
 }
 
 template <int kHead>
@@ -143,7 +143,7 @@ __device__ __forceinline__ void attend_part(const DecodeArgs& args, const Decode
   const int warp = threadIdx.x / 32;
   for (int row = ratio + warp; row < kTileQueries; row += 8) fill_no_query(scratch.rows, row);
   take_heads<kHead>(args, stage, part, scratch);
-  __syncthreads();
+  meet_rows();
   const int first_seen = stage.window > 0 ? max(0, s.position - stage.window + 1) : 0;
   for (int row = warp; row < ratio; row += 8) {
     float* query = scratch.heads + row * head_size;
@@ -162,15 +162,15 @@ __device__ __forceinline__ void attend_part(const DecodeArgs& args, const Decode
     if (first_key + kTileKeys <= first_seen) continue;
     if (first_key > part.first_key) request_tile<kHead>(args, head, first_key, part.end, scratch);
     wait_for_copies<0>();
-    __syncthreads();
+    meet_rows();
     if (s.position / kTileKeys == first_key / kTileKeys) {
       store_own<kHead>(args, stage, s, part.kv_head, scratch);
-      __syncthreads();
+      meet_rows();
     }
     attend_tile_by_block<kHead>(scratch.rows, shared_address(scratch.keys),
                                 shared_address(scratch.values), first_key, op, head_size,
                                 scratch.tile, scratch.part, stride, ratio);
-    __syncthreads();
+    meet_rows();
     if (args.part_tiles > 1) {
       const bool first = first_key <= max(part.first_key, first_seen);
       merge_tile(scratch.merged, scratch.part, head_size, ratio, first);
@@ -191,7 +191,7 @@ __device__ __forceinline__ void attend_part(const DecodeArgs& args, const Decode
       hand_over_quad(to + 4 * quad, make_float4(from[0], from[1], from[2], from[3]));
     }
   }
-  __syncthreads();
+  meet_rows();
 }
 
 template <int kHead>

@@ -9,7 +9,8 @@
 // Stages of a layer, with what a block waits for and hands over:
 //   qkv        residual [E]            -> q, k, v [(H + 2 G) D]
 //   attention  q, k, v of one KV head  -> parts [H][parts][4 + D]; stores K and V
-//   output     parts                   -> residual [E]
+//   merge      parts of one head       -> its outcome [D]
+//   output     [H D]                   -> residual [E]
 //   gate, up   residual [E]            -> act(gate) * up [F]
 //   down       [F]                     -> residual [E]
 // and at the end the head, logits [V]. The arithmetic is that of the ops' own kernels, bit by bit.
@@ -51,7 +52,7 @@ struct alignas(16) DecodeTask {
   uint16_t scale_bytes = 0;
 };
 
-enum class DecodeStageKind : uint8_t { kQkv, kAttention, kOutput, kGateUp, kDown, kHead };
+enum class DecodeStageKind : uint8_t { kQkv, kAttention, kMerge, kOutput, kGateUp, kDown, kHead };
 
 // Work of products comes in groups: what the eight warps of a block do between two barriers, a
 // warp a (tile, slice). A group has 8 / slices tiles of one matrix, or 4 / slices (at least one) of
@@ -69,12 +70,12 @@ struct alignas(16) DecodeStage {
   float scale = 1.0f;                  // of what is added to the residual
   float epsilon = 0.0f;                // of the norm in front
   const float* norm_weight = nullptr;  // [cols]
-  // Attention.
+  // Attention and its merging.
   const std::byte* keys = nullptr;  // pages
   const std::byte* values = nullptr;
   DeviceNorm q_norm;
   DeviceNorm k_norm;
-  int32_t out = 0;  // of parts
+  int32_t out = 0;  // of parts, or of what they are merged to
   int32_t window = 0;
 };
 
@@ -101,6 +102,7 @@ struct DecodeArgs {
   // The model.
   int32_t width = 0;      // E
   int32_t max_cols = 0;   // longest row that a product reads
+  int32_t kept_cols = 0;  // most columns whose f32 values a block holds at once
   int32_t num_heads = 0;  // H
   int32_t num_kv_heads = 0;
   int32_t head_size = 0;
@@ -120,19 +122,21 @@ struct DecodeArgs {
 
 // Byte offsets of a block's arrays in shared memory (decode_shared.cuh). A pure function.
 struct DecodeLayout {
-  int32_t stages = 0, tasks = 0, residual = 0, row = 0, values = 0, rotations = 0, parts = 0,
-          reduce = 0, barriers = 0, pages = 0, slots = 0, bytes = 0;
+  int32_t stages = 0, tasks = 0, residual = 0, row = 0, values = 0, norm = 0, rotations = 0, parts = 0,
+          reduce = 0, barriers = 0, contents = 0, pages = 0, slots = 0, bytes = 0;
   __host__ __device__ static DecodeLayout Of(const DecodeArgs& args);
 };
 
 // Rows of at most so many columns are kept in f32 until their power of two is known; longer ones
-// are taken twice. Rows of attention's outcome are always kept.
+// are taken twice, in pieces.
 inline constexpr int kMaxKeptCols = 8192;
 
 // One of the rings' slots, a chunk of weights (decode_ring.cuh).
 inline constexpr int kSlotBytes = 4608;
 inline constexpr int kMaxRingSlots = 8;  // of a warp
 inline constexpr int kRingWarps = 8;
+inline constexpr int kFillWarps = 4;  // that bring the weights of all
+inline constexpr int kNumBarriers = 2 * kRingWarps * kMaxRingSlots + 1;
 
 // Scratch of attention, for heads padded to 64, 128 or 256 values: DecodeAttention of
 // decode_attention.cuh, which asserts it.
@@ -153,16 +157,18 @@ __host__ __device__ inline DecodeLayout DecodeLayout::Of(const DecodeArgs& args)
   layout.tasks = take(args.num_tasks * static_cast<int32_t>(sizeof(DecodeTask)));
   layout.residual = take(padded(args.width) * 4);
   const int32_t row = padded(args.max_cols) * 2;
-  const int32_t heads = args.num_heads * args.head_size;
-  const int32_t kept = args.max_cols <= kMaxKeptCols ? args.max_cols : heads;
-  const int32_t both = (row + 127) / 128 * 128 + padded(kept) * 4;
+  const int32_t row_bytes = (row + 127) / 128 * 128;
+  const int32_t values_bytes = padded(args.kept_cols) * 4;
+  const int32_t both = row_bytes + values_bytes + padded(args.width) * 4;
   const int32_t attention = DecodeAttentionBytes(args.head_size);
   layout.row = take(both > attention ? both : attention);
-  layout.values = layout.row + (row + 127) / 128 * 128;
+  layout.values = layout.row + row_bytes;
+  layout.norm = layout.values + values_bytes;
   layout.rotations = take(args.head_size / 2 * 8);
   layout.parts = take(2 * 16 * kTileRows * 4);
   layout.reduce = take(2 * 16 * 4);
-  layout.barriers = take((kRingWarps * kMaxRingSlots + 1) * 8);
+  layout.barriers = take(kNumBarriers * 8);
+  layout.contents = take(kRingWarps * kMaxRingSlots);
   layout.pages = take(kMaxDecodePages * 4);
   layout.slots = take(kRingWarps * args.ring_slots * kSlotBytes);
   return layout;

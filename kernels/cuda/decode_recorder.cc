@@ -67,9 +67,10 @@ DecodeStage& DecodeRecorder::AddProducts(DecodeStageKind kind, const Norm* norm,
   stage.cols = static_cast<int32_t>((*linears.begin())->inputs());
   stage.residual = residual_;
   Require(stage.cols % 4 == 0, "rows are no multiple of four values");
-  Require(kind != DecodeStageKind::kOutput || stage.cols <= kMaxKeptCols,
-          "more than 8192 columns of attention");
   args_.max_cols = std::max(args_.max_cols, stage.cols);
+  args_.kept_cols = stage.cols <= kMaxKeptCols || norm != nullptr
+                        ? std::clamp(stage.cols, args_.kept_cols, kMaxKeptCols)
+                        : args_.kept_cols;
   if (norm != nullptr) {
     Require(IsPlainRms(*norm), "a norm other than RMS without bias");
     stage.in = residual_;
@@ -145,18 +146,23 @@ absl::Status DecodeRecorder::Attention(const PagedAttentionArgs& args) {
   TakeBlocks(stage, args_.num_kv_heads * 4);
   stage.out =
       TakeHandoff(int64_t{args_.num_heads} * kMaxDecodeParts * (args_.head_size + kPartHeader));
+  DecodeStage merge;
+  merge.kind = DecodeStageKind::kMerge;
+  merge.in = stage.out;
+  merge.window = stage.window;
+  merge.out = TakeHandoff(int64_t{args_.num_heads} * args_.head_size);
+  TakeBlocks(merge, args_.num_heads);
+  stages_.push_back(merge);
   return absl::OkStatus();
 }
 
 absl::Status DecodeRecorder::AddResidual(const MatMulAddResidualArgs& args) {
   Require(args.post_norm.weight == nullptr, "a norm behind a product");
-  const bool attention = stages_.back().kind == DecodeStageKind::kAttention;
+  const bool attention = stages_.back().kind == DecodeStageKind::kMerge;
   const int32_t in = attention ? stages_.back().out : tasks_.back().out;
-  const int32_t window = attention ? stages_.back().window : 0;
   DecodeStage& stage = AddProducts(attention ? DecodeStageKind::kOutput : DecodeStageKind::kDown,
                                    nullptr, {args.linear});
   stage.in = in;
-  stage.window = window;
   stage.scale = args.scale;
   residual_ = TakeHandoff(args.linear->outputs());
   tasks_.back().out = residual_;

@@ -2,8 +2,13 @@
 
 // The weights that one warp of the persistent decode kernel multiplies by, in the order in which it
 // needs them, through a ring of its own in shared memory: as soon as a chunk has been used its slot
-// is filled with the chunk `num_slots` ahead, whatever stage that belongs to. Bulk copies bring it
-// (PTX ISA, cp.async.bulk), an mbarrier a slot tells when it is there.
+// is filled with the chunk `num_slots` ahead, whatever stage that belongs to. A warp beside the
+// eight asks for the copies of all rings (PTX ISA, cp.async.bulk); two mbarriers a slot tell when it
+// is full and when it is free. Quantised weights become operands in their slot, as early as their
+// warp has nothing else to do. The code is kept short and in one place: a step that runs through it
+// once a stage waits for instructions as it waits for weights.
+
+#include <type_traits>
 
 #include "kernels/cuda/decode_program.h"
 #include "kernels/cuda/fragments.cuh"
@@ -11,10 +16,19 @@
 
 namespace sluice::kernels::cuda {
 
-// A slot: quants of at most four units of a tile (two of half-precision weights), then scales, then
-// the words of K-quants' blocks of 256.
+// A slot: operands of two units of a tile as UnitHalf has them, 2048 bytes each, before whose end
+// quants lie at first; then scales, then the words of K-quants' blocks of 256.
+inline constexpr int kChunkUnits = 2;
 inline constexpr int kSlotScalesAt = 4096;
 inline constexpr int kSlotSupersAt = 4352;
+
+struct RingSlots {
+  std::byte* slots;
+  uint64_t* full;
+  uint64_t* free;
+  uint8_t* contents;  // contents_of
+  int num_slots;
+};
 
 __device__ __forceinline__ void init_barrier(uint64_t* barrier) {
   asm volatile("mbarrier.init.shared.b64 [%0], 1;" ::"r"(shared_address(barrier)) : "memory");
@@ -23,6 +37,9 @@ __device__ __forceinline__ void expect_bytes(uint64_t* barrier, uint32_t bytes) 
   asm volatile("mbarrier.arrive.expect_tx.shared.b64 _, [%0], %1;" ::"r"(shared_address(barrier)),
                "r"(bytes)
                : "memory");
+}
+__device__ __forceinline__ void arrive(uint64_t* barrier) {
+  asm volatile("mbarrier.arrive.shared.b64 _, [%0];" ::"r"(shared_address(barrier)) : "memory");
 }
 __device__ __forceinline__ void wait_phase(uint64_t* barrier, uint32_t phase) {
   asm volatile(
@@ -46,11 +63,61 @@ __device__ __forceinline__ void copy_bulk(std::byte* to, const void* from, uint3
       : "memory");
 }
 
-// Units of a full chunk.
+__device__ __forceinline__ bool phase_ended(uint64_t* barrier, uint32_t phase) {
+  uint32_t ended;
+  asm volatile(
+      "{\n"
+      ".reg .pred ended;\n"
+      "mbarrier.test_wait.parity.shared.b64 ended, [%1], %2;\n"
+      "selp.u32 %0, 1, 0, ended;\n"
+      "}"
+      : "=r"(ended)
+      : "r"(shared_address(barrier)), "r"(phase)
+      : "memory");
+  return ended != 0;
+}
+
+// A slot's contents in eight bits: how many units, which unit of a block of 256 the first is, type.
+__device__ __forceinline__ uint8_t contents_of(int units, int first_unit, DType type) {
+  return static_cast<uint8_t>(units - 1 | first_unit % 4 << 1 | static_cast<int>(type) << 3);
+}
+__device__ __forceinline__ bool are_operands(uint8_t contents) {
+  return contents >> 3 <= static_cast<int>(DType::kBF16);
+}
+
+// Makes a slot's quants operands.
 template <typename Unit>
-inline constexpr int kChunkUnits = 4;
-template <>
-inline constexpr int kChunkUnits<UnitHalf> = 2;
+__device__ __forceinline__ void make_operands_of(std::byte* slot, int units, int first) {
+  const int lane = threadIdx.x % 32;
+  const std::byte* quants = slot + kSlotScalesAt - units * Unit::kBytes;
+  const auto* scales = reinterpret_cast<const uint32_t*>(slot + kSlotScalesAt);
+  const auto* supers = reinterpret_cast<const uint32_t*>(slot + kSlotSupersAt);
+#pragma unroll 1
+  for (int i = 0; i < units; ++i) {
+    Unit unit;
+    unit.template take<SharedWords>(quants + i * Unit::kBytes,
+                                    scales + i * kTileRows * Unit::kScaleWords,
+                                    supers + (first + i) / 4 * kTileRows, lane);
+    __syncwarp();
+    uint32_t a[4][4];
+    unit.template fragment<0>(lane, a[0]);
+    unit.template fragment<1>(lane, a[1]);
+    unit.template fragment<2>(lane, a[2]);
+    unit.template fragment<3>(lane, a[3]);
+    uint4* to = reinterpret_cast<uint4*>(slot + i * UnitHalf::kBytes) + lane;
+#pragma unroll
+    for (int j = 0; j < 4; ++j) to[j * 32] = make_uint4(a[j][0], a[j][1], a[j][2], a[j][3]);
+  }
+  // The next copy into the slot comes after these writes.
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+__device__ __noinline__ void make_operands(std::byte* slot, int contents) {
+  const int units = 1 + (contents & 1);
+  const int first = contents >> 1 & 3;
+  with_unit(static_cast<DType>(contents >> 3), [&]<typename Unit>() {
+    if constexpr (!std::is_same_v<Unit, UnitHalf>) make_operands_of<Unit>(slot, units, first);
+  });
+}
 
 // What a warp does in one go: units [begin, end) of one tile.
 struct DecodeItem {
@@ -86,11 +153,11 @@ struct DecodeWork {
   __device__ static int items_log2(const DecodeStage& stage, const DecodeTask& task) {
     return stage.kind == DecodeStageKind::kGateUp ? max(2, static_cast<int>(task.slices_log2)) : 3;
   }
-  // The part of `group` that falls to the calling warp in `round`; begin = end when none does.
-  __device__ DecodeItem item(const DecodeStage& stage, int group, int round) const {
+  // The part of `group` that falls to `warp` in `round`; begin = end when none does.
+  __device__ DecodeItem item(const DecodeStage& stage, int group, int round, int warp) const {
     const DecodeTask* task = task_of(stage, group);
     const int log2 = items_log2(stage, *task);
-    int within = round * 8 + static_cast<int>(threadIdx.x / 32);
+    int within = round * 8 + warp;
     task += within >> log2;
     within &= (1 << log2) - 1;
     DecodeItem item;
@@ -105,48 +172,75 @@ struct DecodeWork {
   }
 };
 
+// The calling warp's side of its ring. All lanes.
 class DecodeRing {
  public:
-  // All lanes. `slots` and `barriers` are the warp's own; fills every slot.
-  __device__ DecodeRing(const DecodeWork& work, std::byte* slots, uint64_t* barriers, int num_slots)
-      : work_(work), slots_(slots), barriers_(barriers), num_slots_(num_slots) {
-    group_ = work_.first_group(work_.stages[0]);
-    seek();
-    for (int i = 0; i < num_slots_; ++i) fill();
-  }
+  __device__ explicit DecodeRing(const RingSlots& slots) : slots_(slots) {}
 
-  // The next chunk, once it is there: at most chunk_units(type) units.
-  __device__ const std::byte* chunk() const {
-    wait_phase(barriers_ + use_, phase_);
-    return slots_ + use_ * kSlotBytes;
+  // The next chunk's operands, once they are there: kChunkUnits units, or what is left of the item.
+  __device__ __forceinline__ const std::byte* chunk() {
+    if (num_ready_ == 0) make_ready();
+    return slots_.slots + use_ * kSlotBytes;
   }
-  // All lanes have read the chunk. Its slot is filled again at once, except after an item's last
-  // chunk as long as enough others are full: then at the next refill, when nobody waits for this
-  // warp.
-  __device__ void release(bool last) {
+  // All lanes have read the chunk.
+  __device__ __forceinline__ void release() {
     __syncwarp();
-    if (++use_ == num_slots_) {
-      use_ = 0;
-      phase_ ^= 1;
-    }
-    if (++num_empty_ * 2 > num_slots_ || !last) fill_one();
+    if (threadIdx.x % 32 == 0) arrive(slots_.free + use_);
+    --num_ready_;
+    if (++use_ == slots_.num_slots) use_ = 0;
   }
-  __device__ void refill() {
-    while (num_empty_ > 0) fill_one();
+  // Whether a chunk has arrived of which there are no operands yet.
+  __device__ __forceinline__ bool can_prepare() const {
+    return num_ready_ < slots_.num_slots && phase_ended(slots_.full + ready_, phase_);
   }
-
-  __device__ static int chunk_units(DType type) {
-    return type == DType::kF32 || type == DType::kF16 || type == DType::kBF16
-               ? kChunkUnits<UnitHalf>
-               : kChunkUnits<UnitLegacy<DType::kQ8_0>>;
+  __device__ __forceinline__ void prepare_one() { make_ready(); }
+  // Operands of the next chunks, until there are `chunks` or as many as the ring holds.
+  __device__ __forceinline__ void prepare(int chunks) {
+    while (num_ready_ < min(chunks, slots_.num_slots)) make_ready();
   }
 
  private:
-  __device__ void fill_one() {
-    --num_empty_;
-    fill();
+  __device__ __forceinline__ void make_ready() {
+    wait_phase(slots_.full + ready_, phase_);
+    const uint8_t contents = slots_.contents[ready_];
+    if (!are_operands(contents)) make_operands(slots_.slots + ready_ * kSlotBytes, contents);
+    ++num_ready_;
+    if (++ready_ == slots_.num_slots) {
+      ready_ = 0;
+      phase_ ^= 1;
+    }
   }
 
+  RingSlots slots_;
+  int use_ = 0;
+  int ready_ = 0;  // the oldest slot that holds no operands yet
+  int num_ready_ = 0;
+  uint32_t phase_ = 0;  // of slot ready_
+};
+
+// What fills one ring: one thread.
+class RingFiller {
+ public:
+  __device__ RingFiller(const DecodeWork& work, const RingSlots& slots, int warp)
+      : work_(work), slots_(slots), warp_(warp) {
+    group_ = work_.first_group(work_.stages[0]);
+    seek();
+  }
+
+  __device__ bool done() const { return stage_ >= work_.num_stages; }
+  // Asks for the next chunk when the slot that was used longest ago is free.
+  // Returns whether it did.
+  __device__ __forceinline__ bool poll() {
+    if (done() || !phase_ended(slots_.free + fill_, phase_)) return false;
+    fill();
+    if (++fill_ == slots_.num_slots) {
+      fill_ = 0;
+      phase_ ^= 1;
+    }
+    return true;
+  }
+
+ private:
   // Moves to the first item, from (stage_, group_, round_) on, that has units.
   __device__ void seek() {
     while (stage_ < work_.num_stages) {
@@ -155,7 +249,7 @@ class DecodeRing {
         const int rounds = work_.num_rounds(stage);
         for (; group_ < stage.num_groups; group_ += static_cast<int>(gridDim.x), round_ = 0) {
           for (; round_ < rounds; ++round_) {
-            if (begin(work_.item(stage, group_, round_))) return;
+            if (begin(work_.item(stage, group_, round_, warp_))) return;
           }
         }
       }
@@ -172,7 +266,7 @@ class DecodeRing {
     const int64_t index = static_cast<int64_t>(item.tile) * task.units + item.begin;
     unit_ = item.begin;
     end_ = item.end;
-    chunk_units_ = chunk_units(task.type);
+    type_ = task.type;
     quant_bytes_ = task.quant_bytes;
     scale_bytes_ = task.scale_bytes;
     quants_ = task.quants + index * quant_bytes_;
@@ -183,26 +277,24 @@ class DecodeRing {
     return true;
   }
 
-  // Asks for the next chunk, into the slot that was used longest ago.
-  __device__ void fill() {
-    if (stage_ >= work_.num_stages) return;
-    const int units = min(chunk_units_, end_ - unit_);
+  __device__ __forceinline__ void fill() {
+    const int units = min(kChunkUnits, end_ - unit_);
     const uint32_t quant_bytes = static_cast<uint32_t>(units) * quant_bytes_;
     const uint32_t scale_bytes = static_cast<uint32_t>(units) * scale_bytes_;
-    if (threadIdx.x % 32 == 0) {
-      std::byte* to = slots_ + fill_ * kSlotBytes;
-      uint64_t* barrier = barriers_ + fill_;
-      const int first_super = unit_ / 4;
-      const uint32_t super_bytes =
-          supers_ == nullptr ? 0 : ((unit_ + units - 1) / 4 - first_super + 1) * kSuperBytes;
-      expect_bytes(barrier, quant_bytes + scale_bytes + super_bytes);
-      copy_bulk(to, quants_, quant_bytes, barrier);
-      if (scale_bytes > 0) copy_bulk(to + kSlotScalesAt, scales_, scale_bytes, barrier);
-      if (super_bytes > 0) {
-        copy_bulk(to + kSlotSupersAt, supers_ + first_super * kTileRows, super_bytes, barrier);
-      }
+    std::byte* to = slots_.slots + fill_ * kSlotBytes;
+    uint64_t* barrier = slots_.full + fill_;
+    const int first_super = unit_ / 4;
+    const uint32_t super_bytes =
+        supers_ == nullptr ? 0 : ((unit_ + units - 1) / 4 - first_super + 1) * kSuperBytes;
+    const uint8_t contents = contents_of(units, unit_, type_);
+    slots_.contents[fill_] = contents;
+    expect_bytes(barrier, quant_bytes + scale_bytes + super_bytes);
+    copy_bulk(are_operands(contents) ? to : to + kSlotScalesAt - quant_bytes, quants_, quant_bytes,
+              barrier);
+    if (scale_bytes > 0) copy_bulk(to + kSlotScalesAt, scales_, scale_bytes, barrier);
+    if (super_bytes > 0) {
+      copy_bulk(to + kSlotSupersAt, supers_ + first_super * kTileRows, super_bytes, barrier);
     }
-    if (++fill_ == num_slots_) fill_ = 0;
     quants_ += quant_bytes;
     scales_ += scale_bytes;
     unit_ += units;
@@ -214,20 +306,17 @@ class DecodeRing {
   static constexpr uint32_t kSuperBytes = kTileRows * sizeof(uint32_t);
 
   const DecodeWork& work_;
-  std::byte* slots_;
-  uint64_t* barriers_;
-  int num_slots_;
+  RingSlots slots_;
+  int warp_;
   int fill_ = 0;
-  int use_ = 0;
-  int num_empty_ = 0;
-  uint32_t phase_ = 0;
+  uint32_t phase_ = 1;  // before slot fill_ was first used
   // Of the next chunk to ask for.
   int stage_ = 0;
   int group_ = 0;
   int round_ = 0;
   int unit_ = 0;
   int end_ = 0;
-  int chunk_units_ = 0;
+  DType type_ = DType::kF32;
   uint32_t quant_bytes_ = 0;
   uint32_t scale_bytes_ = 0;
   const std::byte* quants_ = nullptr;
@@ -235,55 +324,20 @@ class DecodeRing {
   const uint32_t* supers_ = nullptr;
 };
 
-// Unit `i` of a chunk whose first unit is `begin` of its tile.
-__device__ __forceinline__ uint4 shared_quad(const std::byte* p) {
-  return *reinterpret_cast<const uint4*>(p);
-}
-__device__ __forceinline__ uint32_t shared_word(const std::byte* p) {
-  return *reinterpret_cast<const uint32_t*>(p);
-}
-
-__device__ __forceinline__ void take_unit(UnitHalf& unit, const std::byte* slot, int, int i,
-                                          int lane) {
-#pragma unroll
-  for (int j = 0; j < 4; ++j) unit.steps[j] = shared_quad(slot + i * 2048 + j * 512 + lane * 16);
-}
-
-template <DType kType>
-__device__ __forceinline__ void take_unit(UnitLegacy<kType>& unit, const std::byte* slot, int,
-                                          int i, int lane) {
-  using Unit = UnitLegacy<kType>;
-  const std::byte* chunk = slot + i * Unit::kBytes;
-  unit.low = shared_quad(chunk + lane * 16);
-  if constexpr (kType == DType::kQ8_0) unit.high = shared_quad(chunk + 512 + lane * 16);
-  if constexpr (Unit::kFifthBit) unit.fifth = shared_word(chunk + 512 + lane * 4);
-  constexpr int kWords = Unit::kMinimum ? 2 : 1;
-  const std::byte* scales = slot + kSlotScalesAt + (i * kTileRows + lane / 4) * kWords * 4;
-#pragma unroll
-  for (int r = 0; r < 2; ++r) {
-#pragma unroll
-    for (int w = 0; w < kWords; ++w) {
-      unit.scale[r][w] = shared_word(scales + r * 8 * kWords * 4 + w * 4);
-    }
-  }
-}
-
-template <DType kType>
-__device__ __forceinline__ void take_unit(UnitSuper<kType>& unit, const std::byte* slot, int begin,
-                                          int i, int lane) {
-  using Unit = UnitSuper<kType>;
-  const std::byte* chunk = slot + i * Unit::kBytes;
-  if constexpr (Unit::kNibbles) unit.nibbles = shared_quad(chunk + lane * 16);
-  if constexpr (Unit::kTwoBits) {
-    unit.twos = *reinterpret_cast<const uint2*>(chunk + Unit::kTwoBitsAt + lane * 8);
-  }
-  if constexpr (Unit::kOneBit) unit.ones = shared_word(chunk + Unit::kOneBitAt + lane * 4);
-  const int super = (begin + i) / 4 - begin / 4;
-#pragma unroll
-  for (int r = 0; r < 2; ++r) {
-    const int row = lane / 4 + r * 8;
-    unit.scale[r] = shared_word(slot + kSlotScalesAt + (i * kTileRows + row) * 4);
-    unit.super[r] = shared_word(slot + kSlotSupersAt + (super * kTileRows + row) * 4);
+// One of the kFillWarps warps that fill the rings of all others, two lanes each: bulk copies of
+// different lanes are issued one after another. `ring_of`: the slots of a warp's ring.
+template <typename RingOf>
+__device__ __forceinline__ void fill_rings(const DecodeWork& work, int fill_warp,
+                                           const RingOf& ring_of) {
+  constexpr int kEach = kRingWarps / kFillWarps;
+  constexpr uint32_t kLanes = (1u << kEach) - 1;
+  const int lane = threadIdx.x % 32;
+  if (lane >= kEach) return;
+  const int warp = fill_warp * kEach + lane;
+  RingFiller filler(work, ring_of(warp), warp);
+  while (__any_sync(kLanes, !filler.done())) {
+    // The warps of the same scheduler need its slots more.
+    if (!__any_sync(kLanes, filler.poll())) __nanosleep(100);
   }
 }
 

@@ -7,18 +7,22 @@
 
 namespace sluice::kernels::cuda {
 
+inline constexpr int kGroupParts = 2 * kRingWarps * kTileRows;  // sums of a group's items
+
 struct DecodeShared {
   DecodeStage* stages;  // [num_stages]
   DecodeTask* tasks;    // [num_tasks]
   float* residual;      // [E], zeros up to a unit
   uint4* row;           // operands of the row that the stage's products read; from here on also
                         // the scratch of attention
-  float* values;        // [kMaxKeptCols] at most: the row before it is rounded
+  float* values;        // [kept_cols]: the row before it is rounded
+  float* norm;          // [E]: weights of the norm in front of the row
   float2* rotations;    // [D / 2] (cos, sin) of the position
   float* parts;         // [2][16][16]: sums of a group's items, two groups in turn
   float* reduce;        // [2][16]
   int32_t* pages;       // of the row
-  uint64_t* barriers;   // [8][kMaxRingSlots], and one of the tables
+  uint64_t* barriers;   // of slots that are full, [8][kMaxRingSlots], of free ones, of the tables
+  uint8_t* contents;    // of the slots, [8][kMaxRingSlots]
   std::byte* slots;     // [8][ring_slots]
   DecodeWork work;
   int turn = 0;        // of `reduce`
@@ -33,17 +37,26 @@ struct DecodeShared {
     s.residual = reinterpret_cast<float*>(memory + layout.residual);
     s.row = reinterpret_cast<uint4*>(memory + layout.row);
     s.values = reinterpret_cast<float*>(memory + layout.values);
+    s.norm = reinterpret_cast<float*>(memory + layout.norm);
     s.rotations = reinterpret_cast<float2*>(memory + layout.rotations);
     s.parts = reinterpret_cast<float*>(memory + layout.parts);
     s.reduce = reinterpret_cast<float*>(memory + layout.reduce);
     s.barriers = reinterpret_cast<uint64_t*>(memory + layout.barriers);
+    s.contents = reinterpret_cast<uint8_t*>(memory + layout.contents);
     s.pages = reinterpret_cast<int32_t*>(memory + layout.pages);
     s.slots = memory + layout.slots;
     s.work = {s.stages, s.tasks, args.num_stages};
     return s;
   }
 
-  __device__ uint64_t* table_barrier() const { return barriers + kRingWarps * kMaxRingSlots; }
+  __device__ uint64_t* table_barrier() const { return barriers + kNumBarriers - 1; }
+  __device__ RingSlots ring_of(const DecodeArgs& args, int warp) const {
+    return {.slots = slots + warp * args.ring_slots * kSlotBytes,
+            .full = barriers + warp * kMaxRingSlots,
+            .free = barriers + (kRingWarps + warp) * kMaxRingSlots,
+            .contents = contents + warp * kMaxRingSlots,
+            .num_slots = args.ring_slots};
+  }
   // Asks for the program; table_barrier() tells when it is there.
   __device__ void request_tables(const DecodeArgs& args) const {
     static_assert(sizeof(DecodeStage) % 16 == 0 && sizeof(DecodeTask) % 16 == 0);

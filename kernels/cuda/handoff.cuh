@@ -35,14 +35,15 @@ __device__ __forceinline__ void give_up_after(long long begin) {
   if (clock64() - begin > kPatienceCycles) __trap();
 }
 
+// Looks take vectors in shared memory as well, which are always there.
 __device__ __forceinline__ uint32_t look(const float* from) {
   uint32_t bits;
-  asm volatile("ld.relaxed.gpu.global.u32 %0, [%1];" : "=r"(bits) : "l"(from) : "memory");
+  asm volatile("ld.relaxed.gpu.u32 %0, [%1];" : "=r"(bits) : "l"(from) : "memory");
   return bits;
 }
 __device__ __forceinline__ uint4 look_quad(const float* from) {
   uint4 bits;
-  asm volatile("ld.relaxed.gpu.global.v4.u32 {%0,%1,%2,%3}, [%4];"
+  asm volatile("ld.relaxed.gpu.v4.u32 {%0,%1,%2,%3}, [%4];"
                : "=r"(bits.x), "=r"(bits.y), "=r"(bits.z), "=r"(bits.w)
                : "l"(from)
                : "memory");

@@ -200,6 +200,12 @@ __device__ void finish_block(const LinearArgs& args, const LinearConfig& config,
   }
 }
 
+// The block's barrier where its warps meet from different places in the code: __syncthreads is for
+// one place alone.
+__device__ __forceinline__ void meet_roles() {
+  asm volatile("bar.sync 1, %0;" ::"r"(blockDim.x) : "memory");
+}
+
 // kHalf: all weights are half-precision, which takes fewer registers: one more block fits.
 template <int kTokens, int kWarpgroups, bool kHalf>
 __global__ void __launch_bounds__(128 * kWarpgroups + 32, StreamBlocks(kWarpgroups, kHalf))
@@ -225,7 +231,7 @@ __global__ void __launch_bounds__(128 * kWarpgroups + 32, StreamBlocks(kWarpgrou
       }
       fence_barriers();
     }
-    __syncthreads();
+    meet_roles();
     wait_for_previous();
     if (lane == 0) bring_operands<kTokens>(args, config, block, memory);
     __syncwarp();
@@ -245,7 +251,7 @@ __global__ void __launch_bounds__(128 * kWarpgroups + 32, StreamBlocks(kWarpgrou
     x.full = memory.x_full(slice_group);
     x.empty = memory.x_empty(slice_group);
     x.stages = config.x_stages;
-    __syncthreads();
+    meet_roles();
     wait_for_previous();
     float acc[kTokens / 2] = {};
     const auto multiply = [&]<typename Unit>() {

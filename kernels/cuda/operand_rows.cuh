@@ -9,6 +9,9 @@ namespace sluice::kernels::cuda {
 
 inline constexpr int kRowThreads = 256;
 
+// A barrier of the 256 threads that work on a row, whatever other warps their block has.
+__device__ __forceinline__ void meet_rows() { asm volatile("bar.sync 1, 256;" ::: "memory"); }
+
 // The power of two of a row whose largest absolute value is `most`: most times 2^shift lies in
 // [2^11, 2^12); 0 for rows of zeros and rows that are not finite.
 __device__ __forceinline__ int shift_of(float most) {
