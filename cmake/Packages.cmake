@@ -42,7 +42,8 @@ endif()
 
 find_program(SLUICE_CCACHE ccache)
 if(SLUICE_CCACHE AND NOT CMAKE_CXX_COMPILER_LAUNCHER)
-  set(CMAKE_CXX_COMPILER_LAUNCHER ${SLUICE_CCACHE})
+  # Without the sloppiness it caches nothing that is compiled with precompiled headers.
+  set(CMAKE_CXX_COMPILER_LAUNCHER ${CMAKE_COMMAND} -E env CCACHE_SLOPPINESS=pch_defines,time_macros ${SLUICE_CCACHE})
   set(CMAKE_CUDA_COMPILER_LAUNCHER ${SLUICE_CCACHE})
   message(STATUS "Sluice: compiling through ccache")
 endif()

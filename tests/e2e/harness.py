@@ -25,6 +25,9 @@ def generate_stubs():
     lie inside grpcio's."""
     from grpc_tools import protoc
 
+    sys.path.insert(0, str(STUBS))
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        return  # the process that started this worker has made them
     STUBS.mkdir(parents=True, exist_ok=True)
     proto = ROOT / "proto"
     out = [f"--python_out={STUBS}", f"--grpc_python_out={STUBS}"]
@@ -34,7 +37,6 @@ def generate_stubs():
         arguments = ["protoc", f"-I{folder}", f"-I{wellknown}", *out, *files]
         if protoc.main(arguments) != 0:
             raise RuntimeError("protoc failed: " + " ".join(arguments))
-    sys.path.insert(0, str(STUBS))
 
 
 generate_stubs()
