@@ -325,6 +325,14 @@ void AddEngineFlags(CLI::App& app, engine::EngineOptions* options, const std::st
       ->check(IntegerBetween(0, kMost))
       ->capture_default_str()
       ->group(group);
+  app.add_option_function<std::string>(
+         "--prefix-cache",
+         [options](const std::string& state) { options->prefix_cache = state == "on"; },
+         "on, off: keep computed pages of prompts for later ones that begin alike")
+      ->type_name("STATE")
+      ->check(OneOf({"on", "off"}))
+      ->default_str("on")
+      ->group(group);
   app.add_option("--max-batch", options->max_batch, "Running sequences of each engine")
       ->type_name("N")
       ->check(IntegerBetween(1, 4096))

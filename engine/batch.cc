@@ -1,5 +1,6 @@
 #include "engine/batch.h"
 
+#include <algorithm>
 #include <string>
 
 #include "engine/base/status.h"
@@ -13,7 +14,8 @@ Batch::Batch(const Limits& limits)
   positions_.reserve(static_cast<size_t>(limits.max_tokens));
   row_begins_.reserve(max_rows + 1);
   page_begins_.reserve(max_rows + 1);
-  pages_.reserve(static_cast<size_t>(limits.max_pages));
+  // The limit is what tables that all share pages may name: steps come nowhere near it.
+  pages_.reserve(static_cast<size_t>(std::min(limits.max_pages, 1 << 20)));
   logit_tokens_.reserve(max_rows);
   adapters_.reserve(max_rows);
   samples_.reserve(max_rows);

@@ -11,8 +11,8 @@
 
 namespace sluice::engine {
 
-// The flat ragged arrays of one step, made from its plan: what one upload brings to the device. Its
-// arrays keep their addresses from step to step. Engine thread only.
+// The flat ragged arrays of one step, made from its plan: what one upload brings to the device.
+// Engine thread only.
 class Batch {
  public:
   struct Limits {

@@ -31,6 +31,11 @@ std::string_view Name(FinishReason reason) {
   return "unknown";
 }
 
+std::string CacheDomain(std::string_view tenant, std::string_view salt) {
+  std::string domain = std::to_string(tenant.size());
+  return domain.append(":").append(tenant).append(salt);
+}
+
 void TokenChunk::Merge(TokenChunk&& later) {
   SLUICE_CHECK(request == later.request && index == later.index,
                "only chunks of one sequence merge");

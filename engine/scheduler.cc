@@ -6,7 +6,7 @@
 
 #include "engine/base/check.h"
 #include "engine/base/status.h"
-#include "engine/kv/page_table.h"
+#include "engine/kv/page_size.h"
 
 namespace sluice::engine {
 namespace {
@@ -36,7 +36,7 @@ Scheduler::Scheduler(const SchedulerLimits& limits, std::shared_ptr<const Tokeni
     : limits_(limits),
       tokenizer_(std::move(tokenizer)),
       stats_(stats),
-      allocator_(limits.num_pages) {
+      pool_(limits.num_pages, {.enabled = limits.prefix_cache}) {
   SLUICE_CHECK(limits.depth == 0 || limits.depth == 1, "a depth of 0 or 1");
   SLUICE_CHECK(limits.max_batch >= 1 && limits.max_step_tokens >= 1 && limits.max_context >= 2,
                "limits that let something run");
@@ -60,7 +60,7 @@ std::optional<std::string> Scheduler::Refusal(const Request& request) const {
   }
   // The last token's keys and values are never computed.
   const int64_t positions = std::min<int64_t>(prompt + max_tokens, limits_.max_context) - 1;
-  const int64_t room = int64_t{allocator_.total()} * kPageTokens;
+  const int64_t room = int64_t{pool_.total()} * kPageTokens;
   if (positions > room) {
     return "prompt and max_tokens: the KV pool has room for " + n(room) + " positions, " +
            n(positions) + " are needed";
@@ -96,7 +96,7 @@ void Scheduler::Add(Request&& request, Time now) {
   for (int index = 0; index < n; ++index) {
     const SequenceId id{++last_sequence_};
     auto sequence =
-        std::make_unique<Sequence>(id, &live, index, limits_.max_context, &allocator_, tokenizer_);
+        std::make_unique<Sequence>(id, &live, index, limits_.max_context, &pool_, tokenizer_);
     waiting_.emplace(id, sequence.get());
     waiting_tokens_ += sequence->num_known();
     live_tokens_ += sequence->num_known();
@@ -190,8 +190,14 @@ void Scheduler::ExpireRequest(LiveRequest& request, Time now) {
 void Scheduler::Commit(const StepPlan& plan, StepResult&& result, Time now) {
   const bool ok = result.status.ok();
   SLUICE_CHECK(!ok || result.rows.size() == plan.rows.size(), "a result for each row");
+  const std::vector<PageId> replaced = std::exchange(replaced_, {});
   for (size_t i = 0; i < plan.rows.size(); ++i)
     CommitRow(plan.rows[i], ok ? &result.rows[i] : nullptr, now);
+  // The step just done was the last that could name them.
+  for (const PageId page : replaced) pool_.Release(page);
+  if (plan.step == last_step_) {
+    for (const PageId page : std::exchange(replaced_, {})) pool_.Release(page);
+  }
   if (!ok) Fail(result.status, now);
 }
 
@@ -222,7 +228,10 @@ void Scheduler::CommitRow(const StepRow& row, RowResult* result, Time now) {
   }
   if (!row.sampling) return;
   SLUICE_CHECK(result->sampled, "a token for each row that asked for one");
-  if (result->finite) return CommitToken(sequence, std::move(result->token), now);
+  if (result->finite) {
+    sequence.PublishPages(replaced_);
+    return CommitToken(sequence, std::move(result->token), now);
+  }
   Count(stats_->nonfinite_logits);
   EndRequest(request,
              {Internal("the logits of output token " +
@@ -312,10 +321,13 @@ void Scheduler::Send(LiveRequest& request, TokenChunk&& chunk) {
 
 // ---------------------------------------------------------------- accounts
 
-int Scheduler::num_held_pages() const {
-  int pages = 0;
-  for (const auto& [id, sequence] : sequences_) pages += sequence->pages().num_pages();
-  return pages;
+std::optional<std::string> Scheduler::Fault() const {
+  std::vector<std::span<const PageId>> tables = {replaced_};
+  for (const auto& [id, sequence] : sequences_) {
+    if (std::optional<std::string> fault = sequence->Fault()) return fault;
+    tables.push_back(sequence->pages().pages());
+  }
+  return pool_.Fault(tables);
 }
 
 void Scheduler::PublishStats() const {
@@ -326,11 +338,11 @@ void Scheduler::PublishStats() const {
   set(stats_->requests_running, sequences_.size() - waiting_.size());
   set(stats_->requests_waiting, waiting_.size());
   set(stats_->waiting_prompt_tokens, static_cast<size_t>(waiting_tokens_));
-  set(stats_->kv_pages_total, static_cast<size_t>(allocator_.total()));
-  set(stats_->kv_pages_free, static_cast<size_t>(allocator_.num_free()));
+  set(stats_->kv_pages_total, static_cast<size_t>(pool_.total()));
+  set(stats_->kv_pages_free, static_cast<size_t>(pool_.num_available()));
+  set(stats_->kv_pages_cached, static_cast<size_t>(pool_.num_cached()));
   if (sequences_.empty()) {
-    stats_->leaked_pages.store(allocator_.total() - allocator_.num_free(),
-                               std::memory_order_relaxed);
+    stats_->leaked_pages.store(pool_.total() - pool_.num_available(), std::memory_order_relaxed);
   }
 }
 

@@ -3,6 +3,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <unordered_map>
@@ -13,7 +14,7 @@
 
 #include "engine/base/clock.h"
 #include "engine/base/ids.h"
-#include "engine/kv/page_allocator.h"
+#include "engine/kv/page_pool.h"
 #include "engine/live_request.h"
 #include "engine/request.h"
 #include "engine/scheduler_limits.h"
@@ -46,6 +47,9 @@ namespace sluice::engine {
 // Up to one planned step may be in flight while the next is planned (`SchedulerLimits::depth`). A
 // sequence that ends with a row in flight becomes a zombie: the row's outcome is dropped, and slot
 // and pages go back when its step is committed.
+//
+// A sequence that leaves the queue takes what the prefix cache has of its tokens; what it computes
+// goes there as soon as a row with finite logits has been committed over it.
 class Scheduler {
  public:
   // `tokenizer` may be null. `stats` outlives the scheduler.
@@ -88,10 +92,14 @@ class Scheduler {
   // Writes the gauges of EngineStats.
   void PublishStats() const;
 
-  int num_free_pages() const { return allocator_.num_free(); }
-  int num_pages() const { return allocator_.total(); }
-  // Sum over all page tables; with the free ones it makes up the pool, always.
-  int num_held_pages() const;
+  const PagePool& pool() const { return pool_; }
+  // Forgets what is cached for nobody.
+  void FlushPrefixCache() { pool_.Flush(); }
+  // What is wrong with the accounts of pages; nothing when all is well. To be asked between steps:
+  // each page is free, referenced or cached; is named by as many tables as it has references; is
+  // written by one sequence alone; tables are as long as their sequences; cached pages are found
+  // under their tokens.
+  std::optional<std::string> Fault() const;
 
  private:
   struct Outcome {
@@ -111,6 +119,8 @@ class Scheduler {
   void PlanAdmissions(Time now, StepPlan& plan, int& budget);
   bool MakeRoom(const Sequence& requester, Time now);
   bool MakeAdmissible(const Sequence& sequence, Time now);
+  // Pages that nobody but `sequences` names.
+  int NumOwned(std::span<Sequence* const> sequences) const;
   void Admit(Sequence& sequence, Time now, StepPlan& plan);
   void Preempt(Sequence& sequence, Time now);
 
@@ -126,7 +136,7 @@ class Scheduler {
   const std::shared_ptr<const Tokenizer> tokenizer_;
   EngineStats* const stats_;
 
-  PageAllocator allocator_;  // outlives the sequences below
+  PagePool pool_;  // outlives the sequences below
   std::vector<SlotId> free_slots_;
   std::map<RequestHandle, std::unique_ptr<LiveRequest>> requests_;
   std::unordered_map<SequenceId, std::unique_ptr<Sequence>> sequences_;  // zombies included
@@ -134,6 +144,7 @@ class Scheduler {
   std::map<SequenceId, Sequence*> waiting_;
   std::map<SequenceId, Sequence*> running_;
   int zombie_pages_ = 0;
+  std::vector<PageId> replaced_;  // by equal ones, and named by the step in flight still
 
   uint64_t last_sequence_ = 0;
   uint64_t last_step_ = 0;       // planned, not empty

@@ -4,7 +4,7 @@
 #include <utility>
 
 #include "engine/base/check.h"
-#include "engine/kv/page_table.h"
+#include "engine/kv/page_size.h"
 #include "engine/scheduler.h"
 
 namespace sluice::engine {
@@ -65,7 +65,8 @@ void Scheduler::PlanAdmissions(Time now, StepPlan& plan, int& budget) {
       continue;
     }
     // Who is behind does not overtake: a large prompt would wait for ever.
-    if (!MakeAdmissible(sequence, now)) return;
+    sequence.TakeCachedPages();
+    if (!MakeAdmissible(sequence, now)) return sequence.DropPages();
     place = waiting_.erase(place);
     Admit(sequence, now, plan);
     const int chunk = std::min(budget, sequence.num_remaining());
@@ -76,7 +77,8 @@ void Scheduler::PlanAdmissions(Time now, StepPlan& plan, int& budget) {
 
 bool Scheduler::MakeRoom(const Sequence& requester, Time now) {
   short_of_pages_ = true;
-  if (zombie_pages_ > 0) return false;  // they come back with the step in flight
+  // They come back with the step in flight.
+  if (zombie_pages_ > 0 || !replaced_.empty()) return false;
   Sequence* victim = nullptr;
   for (auto place = running_.rbegin(); place != running_.rend(); ++place) {
     Sequence* sequence = place->second;
@@ -98,38 +100,54 @@ bool Scheduler::MakeRoom(const Sequence& requester, Time now) {
 
 bool Scheduler::MakeAdmissible(const Sequence& sequence, Time now) {
   int active = 0;
-  int paused_pages = 0;
   std::vector<Sequence*> paused;  // with nothing in flight, oldest first
   for (const auto& [id, running] : running_) {
     if (!running->paused()) {
       ++active;
     } else if (running->rows_in_flight() == 0) {
       paused.push_back(running);
-      paused_pages += running->pages().num_pages();
     }
   }
   // One page in reserve for each running sequence, or the newcomer would soon be thrown out again.
-  const int needed = PagesFor(sequence.num_known()) + active;
+  const int needed = PagesFor(sequence.num_known()) - sequence.pages().num_pages() + active;
   if (free_slots_.empty() && paused.empty()) return false;
-  if (allocator_.num_free() + paused_pages < needed) return false;
-  while (free_slots_.empty() || allocator_.num_free() < needed) {
+  if (pool_.num_available() + NumOwned(paused) < needed) return false;
+  while (free_slots_.empty() || pool_.num_available() < needed) {
     Preempt(*paused.back(), now);
     paused.pop_back();
   }
   return true;
 }
 
+int Scheduler::NumOwned(std::span<Sequence* const> sequences) const {
+  std::unordered_map<PageId, int> named;
+  int owned = 0;
+  for (const Sequence* sequence : sequences) {
+    for (const PageId page : sequence->pages().pages())
+      owned += ++named[page] == pool_.references(page);
+  }
+  return owned;
+}
+
 void Scheduler::Admit(Sequence& sequence, Time now, StepPlan& plan) {
   LiveRequest& request = sequence.request();
   waiting_tokens_ -= sequence.num_known();
   running_.emplace(sequence.id(), &sequence);
-  sequence.Admit(free_slots_.back());
+  sequence.Admit(free_slots_.back(), now);
   free_slots_.pop_back();
+  const int num_found = sequence.committed();
   SLUICE_CHECK(sequence.TakePages(sequence.num_known(), now), "pages were counted before");
   plan.slot_resets.push_back(sequence.MakeSlotReset());
   if (request.admitted()) return;
   request.Admit(now);
   stats_->queue_time.Observe(request.queue_seconds());
+  if (sequence.uses_cache()) {
+    request.SetCachedPrompt(num_found);
+    stats_->prefix_cache_queries.fetch_add(static_cast<uint64_t>(sequence.num_prompt()),
+                                           std::memory_order_relaxed);
+    stats_->prefix_cache_hits.fetch_add(static_cast<uint64_t>(num_found),
+                                        std::memory_order_relaxed);
+  }
   TokenChunk chunk = sequence.output().EmptyChunk();
   chunk.admitted = true;
   Send(request, std::move(chunk));

@@ -4,10 +4,13 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <span>
+#include <string>
 #include <vector>
 
 #include "engine/base/clock.h"
 #include "engine/base/ids.h"
+#include "engine/kv/page_pool.h"
 #include "engine/kv/page_table.h"
 #include "engine/live_request.h"
 #include "engine/request.h"
@@ -31,8 +34,8 @@ class Sequence {
     kEnded     // a zombie: holds them until what is in flight has been waited for
   };
 
-  Sequence(SequenceId id, LiveRequest* request, int index, int max_context,
-           PageAllocator* allocator, std::shared_ptr<const Tokenizer> tokenizer);
+  Sequence(SequenceId id, LiveRequest* request, int index, int max_context, PagePool* pool,
+           std::shared_ptr<const Tokenizer> tokenizer);
 
   SequenceId id() const { return id_; }
   int index() const { return index_; }
@@ -51,8 +54,14 @@ class Sequence {
   // Tokens that could be planned now; 0 when the token in flight will certainly be the last.
   int num_remaining() const;
 
-  // Leaves the queue: takes the slot, and is given pages by TakePages.
-  void Admit(SlotId slot);
+  // Finds pages in the prefix cache and leaves some there.
+  bool uses_cache() const;
+  // While waiting: names the pages that the prefix cache has of its tokens, all but the last
+  // token's at most, whose logits are wanted; or gives them back.
+  void TakeCachedPages();
+  void DropPages();
+  // Leaves the queue: takes the slot, and is given the rest of its pages by TakePages.
+  void Admit(SlotId slot, Time now);
   // How the sampler slot must be set with the first row after Admit.
   SlotReset MakeSlotReset() const;
   // Pages for positions [0, positions); false when the pool has too few.
@@ -74,6 +83,10 @@ class Sequence {
   Progress CommitRow(const StepRow& row);
   // Takes the token sampled for a committed row. Returns the end when the sequence ends with it.
   std::optional<SequenceEnd> Accept(TokenLogprobs&& token, Time now);
+  // All positions committed have been seen by a row with finite logits: puts the full pages into
+  // the prefix cache. Where the cache has an equal page already, that one takes the place of the
+  // own, which is appended to `replaced` with its reference.
+  void PublishPages(std::vector<PageId>& replaced);
   // Time from the token before to the one just accepted.
   std::optional<Duration> since_last_token() const { return since_last_token_; }
   // Positions of the prompt computed so far; never falls.
@@ -84,11 +97,17 @@ class Sequence {
   void HoldIn(uint64_t plan) { held_plan_ = plan; }
   bool held_in(uint64_t plan) const { return held_plan_ == plan; }
 
+  // What is wrong with its pages; nothing when all is well.
+  std::optional<std::string> Fault() const;
+
   int preemptions = 0;
   std::optional<Time> cancel_issued;
 
  private:
   TokenId TokenAt(int position) const;
+  // The key of page `index`, whose tokens are known and whose forerunners are in the cache; views
+  // `tokens`, and the request.
+  PrefixKey KeyOf(int index, std::span<TokenId> tokens) const;
 
   const SequenceId id_;
   LiveRequest* request_;
@@ -98,7 +117,10 @@ class Sequence {
   std::vector<TokenId> generated_;
   std::vector<TokenId> banned_until_min_;
   SequenceOutput output_;
+  PagePool* const pool_;
   PageTable pages_;
+  int num_cached_pages_ = 0;                   // the first pages of the table are in the cache
+  mutable std::vector<uint64_t> page_hashes_;  // of the first pages, as far as they were needed
   State state_ = State::kWaiting;
   SlotId slot_{-1};
 

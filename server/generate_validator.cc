@@ -366,6 +366,8 @@ std::optional<RpcError> ValidateGenerate(const v1::GenerateRequest& in, const Se
   ValidateStopping(in.stopping(), model, arrival, &check, draft);
   ValidateOutput(in.output(), model, &check, draft);
   check.Check(Field::kCacheSaltBytes, static_cast<double>(in.cache().cache_salt().size()));
+  draft->request.cache = {.domain = engine::CacheDomain("", in.cache().cache_salt()),
+                          .bypass = in.cache().bypass_prefix_cache()};
   check.Check(Field::kPriority, in.scheduling().priority());
   draft->request.queue_deadline =
       TimeAfter(in.scheduling().has_queue_timeout(), in.scheduling().queue_timeout(),

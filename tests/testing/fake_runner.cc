@@ -15,6 +15,10 @@ uint64_t Mix(uint64_t hash, uint64_t value) {
   return hash ^ (hash >> 29);
 }
 
+uint64_t Prefix(uint64_t before, TokenId token) {
+  return Mix(before + 1, static_cast<uint64_t>(token));
+}
+
 uint64_t HashContext(const FakeContext& context) {
   const SamplingParams& sampling = context.slot.sampling;
   uint64_t hash = Mix(sampling.seed, static_cast<uint64_t>(context.slot.sequence_index));
@@ -56,6 +60,24 @@ void FakeRunner::Launch(const StepPlan& plan) {
   CheckPlan(plan);
 }
 
+// Any number of rows may read a page, but one that a row writes is that row's alone.
+void FakeRunner::CheckPages(const StepPlan& plan) {
+  std::map<PageId, int> named;
+  std::set<PageId> written;
+  for (const StepRow& row : plan.rows) {
+    const std::span<const PageId> pages = plan.Pages(row);
+    for (size_t i = 0; i < pages.size(); ++i) {
+      if (pages[i].value < 1 || pages[i].value >= options_.num_pages)
+        Violation(plan, "no such page");
+      ++named[pages[i]];
+      if (static_cast<int>(i) >= row.first_pos / 16) written.insert(pages[i]);
+    }
+  }
+  for (const PageId page : written) {
+    if (named[page] > 1) Violation(plan, "a page that is written in two tables");
+  }
+}
+
 void FakeRunner::CheckPlan(const StepPlan& plan) {
   if (plan.empty()) Violation(plan, "an empty plan was launched");
   if (plan.step <= last_step_) Violation(plan, "steps do not ascend");
@@ -65,7 +87,7 @@ void FakeRunner::CheckPlan(const StepPlan& plan) {
   if (static_cast<int>(plan.rows.size()) > options_.max_batch)
     Violation(plan, "more rows than slots");
   max_rows_ = std::max(max_rows_, static_cast<int>(plan.rows.size()));
-  std::set<PageId> pages;
+  CheckPages(plan);
   std::set<SequenceId> sequences;
   std::set<SlotId> slots;
   for (const StepRow& row : plan.rows) {
@@ -73,10 +95,6 @@ void FakeRunner::CheckPlan(const StepPlan& plan) {
     if (row.num_tokens < 1) Violation(plan, "a row without tokens");
     if (row.num_pages != (row.first_pos + row.num_tokens + 15) / 16)
       Violation(plan, "pages do not cover the row's positions");
-    for (const PageId page : plan.Pages(row)) {
-      if (page.value < 1 || page.value >= options_.num_pages) Violation(plan, "no such page");
-      if (!pages.insert(page).second) Violation(plan, "a page in two tables");
-    }
     for (const TokenId token : plan.Tokens(row)) {
       if ((token == -1) != row.from_previous.has_value())
         Violation(plan, "-1 stands for a token in flight, and only for that");
@@ -120,13 +138,12 @@ StepResult FakeRunner::Wait(const StepPlan& plan) {
 }
 
 RowResult FakeRunner::RunRow(const StepPlan& plan, const StepRow& row) {
-  Track& track = tracks_[row.sequence];
-  if (row.first_pos == 0) {
-    ++track.epoch;
-  } else if (row.first_pos != track.next_position) {
+  // A sequence begins anew after preemption, anywhere on a page's border: what is before must have
+  // been computed by others.
+  int& next_position = next_positions_[row.sequence];
+  if (row.first_pos % 16 != 0 && row.first_pos != next_position)
     Violation(plan, "positions are left out or computed twice");
-  }
-  track.next_position = row.first_pos + row.num_tokens;
+  next_position = row.first_pos + row.num_tokens;
   const std::span<const PageId> table = plan.Pages(row);
   const auto cell = [&](int position) -> Cell& {
     const PageId page = table[static_cast<size_t>(position / 16)];
@@ -139,14 +156,17 @@ RowResult FakeRunner::RunRow(const StepPlan& plan, const StepRow& row) {
       token = from < previous_.size() ? previous_[from] : -1;
       if (token == -1) Violation(plan, "the row before sampled no token");
     }
-    cell(row.first_pos + i) = {token, row.sequence, track.epoch, row.first_pos + i};
+    const int position = row.first_pos + i;
+    cell(position) = {token, Prefix(position == 0 ? 0 : cell(position - 1).prefix, token)};
   }
   tokens_computed_ += row.num_tokens;
   if (!row.sampling) return {};
   std::vector<TokenId> context;
+  uint64_t prefix = 0;
   for (int position = 0; position < row.first_pos + row.num_tokens; ++position) {
     const Cell& read = cell(position);
-    if (read.sequence != row.sequence || read.epoch != track.epoch || read.position != position)
+    prefix = Prefix(prefix, read.token);
+    if (read.prefix != prefix)
       Violation(plan, "position " + std::to_string(position) + " holds something else");
     context.push_back(read.token);
   }

@@ -47,6 +47,7 @@ class Swarm {
   }
 
   uint64_t preemptions() { return harness_.stats().preemptions.load(); }
+  uint64_t hits() { return harness_.stats().prefix_cache_hits.load(); }
   int num_equal() const { return num_equal_; }
 
  private:
@@ -62,6 +63,7 @@ class Swarm {
     options.max_batch = Between(1, 8);
     options.max_step_tokens = Chance(4) ? Between(1, 4) : Between(4, 80);
     options.max_context = Between(20, 400);
+    options.prefix_cache = !Chance(4);
     if (Chance(8)) options.runner.fail_at = static_cast<uint64_t>(Between(1, 150));
     if (Chance(4)) {
       options.runner.finite = [](const FakeContext& context) {
@@ -94,12 +96,25 @@ class Swarm {
     request.output.logprobs = Between(-1, 2);
     request.output.report_progress = Chance(4);
     request.sampling.n = Chance(4) ? Between(2, 4) : 1;
+    ShareBeginning(request);
     if (deadlines_ && Chance(6)) request.deadline = harness_.now() + milliseconds(Between(0, 300));
     if (deadlines_ && Chance(6))
       request.queue_deadline = harness_.now() + milliseconds(Between(0, 100));
     if (deadlines_ && Chance(6)) request.max_time = harness_.now() + milliseconds(Between(0, 300));
     requests_[handle] = request;
     harness_.Submit(std::move(request));
+  }
+
+  // Most prompts begin like others, as conversations and system prompts do.
+  void ShareBeginning(Request& request) {
+    request.cache.bypass = Chance(8);
+    if (Chance(6)) request.cache.domain = "apart";
+    if (Chance(4)) return;
+    Request other = MakeRequest(1, static_cast<int>(request.prompt.size()), 1, 1 + random_() % 3);
+    if (Chance(3) && !requests_.empty()) other = requests_.rbegin()->second;
+    const size_t most = std::min(request.prompt.size(), other.prompt.size());
+    std::copy_n(other.prompt.begin(), Chance(2) ? most : random_() % (most + 1),
+                request.prompt.begin());
   }
 
   void Disturb(uint64_t handle) {
@@ -167,6 +182,7 @@ TEST(SchedulerSwarmTest, EqualsTheReferenceWhateverHappens) {
   constexpr uint64_t kSeeds = 1500;
   const uint64_t first_seed = 1 + kSeeds * static_cast<uint64_t>(GTEST_FLAG_GET(random_seed));
   uint64_t preemptions = 0;
+  uint64_t hits = 0;
   int equal = 0;
   for (uint64_t seed = first_seed; seed < first_seed + kSeeds; ++seed) {
     SCOPED_TRACE("seed " + std::to_string(seed));
@@ -174,13 +190,15 @@ TEST(SchedulerSwarmTest, EqualsTheReferenceWhateverHappens) {
     swarm.Run();
     ASSERT_FALSE(HasFailure());
     preemptions += swarm.preemptions();
+    hits += swarm.hits();
     equal += swarm.num_equal();
   }
-  std::printf("%lu seeds from %lu: %d sequences equal, %lu preemptions\n",
+  std::printf("%lu seeds from %lu: %d sequences equal, %lu preemptions, %lu tokens found\n",
               static_cast<unsigned long>(kSeeds), static_cast<unsigned long>(first_seed), equal,
-              static_cast<unsigned long>(preemptions));
+              static_cast<unsigned long>(preemptions), static_cast<unsigned long>(hits));
   // The swarm reaches what it is for.
   EXPECT_GT(preemptions, 300u);
+  EXPECT_GT(hits, 10000u);
   EXPECT_GT(equal, 10000);
 }
 
