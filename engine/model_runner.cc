@@ -93,6 +93,19 @@ absl::Status ModelRunner::ResetSlots(const StepPlan& plan) {
   return absl::OkStatus();
 }
 
+absl::Status ModelRunner::CopyPages(const StepPlan& plan) {
+  if (plan.page_copies.empty()) return absl::OkStatus();
+  std::vector<int32_t> from, to;
+  for (const PageCopy& copy : plan.page_copies) {
+    from.push_back(copy.from.value);
+    to.push_back(copy.to.value);
+  }
+  for (const std::unique_ptr<DeviceRunner>& rank : ranks_) {
+    RETURN_IF_ERROR(rank->CopyPages(from, to));
+  }
+  return absl::OkStatus();
+}
+
 void ModelRunner::Remember(const StepPlan& plan) {
   if (depth_ == 0) return;
   if (!previous_) previous_.emplace();
@@ -110,6 +123,7 @@ absl::Status ModelRunner::Enqueue(const StepPlan& plan) {
   RETURN_IF_ERROR(ranks_.front()->MarkStep());
   RETURN_IF_ERROR(batch_.Fill(plan, previous_ ? &*previous_ : nullptr));
   RETURN_IF_ERROR(ResetSlots(plan));
+  RETURN_IF_ERROR(CopyPages(plan));
   DeviceRunner& rank = *ranks_.front();
   RETURN_IF_ERROR(rank.Forward(batch_.view()));
   if (!batch_.samples().empty()) RETURN_IF_ERROR(rank.LaunchSample(batch_.samples()));
@@ -120,6 +134,7 @@ absl::Status ModelRunner::Enqueue(const StepPlan& plan) {
 absl::Status ModelRunner::Run(const StepPlan& plan, std::vector<RowResult>& rows) {
   RETURN_IF_ERROR(batch_.Fill(plan, previous_ ? &*previous_ : nullptr));
   RETURN_IF_ERROR(ResetSlots(plan));
+  RETURN_IF_ERROR(CopyPages(plan));
   DeviceRunner& rank = *ranks_.front();
   RETURN_IF_ERROR(rank.Forward(batch_.view()));
   sampled_.assign(batch_.samples().size(), {});

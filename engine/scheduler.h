@@ -49,7 +49,9 @@ namespace sluice::engine {
 // and pages go back when its step is committed.
 //
 // A sequence that leaves the queue takes what the prefix cache has of its tokens; what it computes
-// goes there as soon as a row with finite logits has been committed over it.
+// goes there as soon as a row with finite logits has been committed over it. Of the sequences of
+// one request the first computes the prompt; the others let those behind them in the queue pass
+// until it is there, then share its pages and copy the one that is not full.
 class Scheduler {
  public:
   // `tokenizer` may be null. `stats` outlives the scheduler.
@@ -117,6 +119,13 @@ class Scheduler {
   void PlanSingles(Time now, StepPlan& plan, int& budget);
   void PlanChunks(StepPlan& plan, int& budget);
   void PlanAdmissions(Time now, StepPlan& plan, int& budget);
+  // The sequence of the request from which `sequence` can take the prompt, if there is one;
+  // otherwise whether one is about to compute it.
+  struct Sibling {
+    const Sequence* ready = nullptr;
+    bool coming = false;
+  };
+  Sibling FindSibling(Sequence& sequence) const;
   bool MakeRoom(const Sequence& requester, Time now);
   bool MakeAdmissible(const Sequence& sequence, Time now);
   // Pages that nobody but `sequences` names.

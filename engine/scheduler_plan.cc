@@ -10,6 +10,7 @@
 namespace sluice::engine {
 
 void Scheduler::Plan(Time now, StepPlan& plan) {
+  plan.page_copies.clear();
   plan.slot_resets.clear();
   plan.rows.clear();
   plan.tokens.clear();
@@ -64,8 +65,15 @@ void Scheduler::PlanAdmissions(Time now, StepPlan& plan, int& budget) {
       ++place;
       continue;
     }
-    // Who is behind does not overtake: a large prompt would wait for ever.
     sequence.TakeCachedPages();
+    const Sibling sibling = FindSibling(sequence);
+    if (sibling.ready) sequence.TakePagesOf(*sibling.ready);
+    if (sibling.coming) {
+      sequence.DropPages();
+      ++place;
+      continue;
+    }
+    // Who is behind does not overtake: a large prompt would wait for ever.
     if (!MakeAdmissible(sequence, now)) return sequence.DropPages();
     place = waiting_.erase(place);
     Admit(sequence, now, plan);
@@ -73,6 +81,19 @@ void Scheduler::PlanAdmissions(Time now, StepPlan& plan, int& budget) {
     sequence.AddRow(chunk, plan);
     budget -= chunk;
   }
+}
+
+Scheduler::Sibling Scheduler::FindSibling(Sequence& sequence) const {
+  Sibling found;
+  // A part of a page is computed sooner than it is waited for.
+  const bool worth_waiting =
+      sequence.num_shareable() / kPageTokens > sequence.committed() / kPageTokens;
+  for (const Sequence* sibling : sequence.request().sequences) {
+    if (!sibling || sibling->state() != Sequence::State::kRunning) continue;
+    if (sibling->committed() >= sequence.num_prompt()) return {sibling, false};
+    found.coming = worth_waiting;
+  }
+  return found;
 }
 
 bool Scheduler::MakeRoom(const Sequence& requester, Time now) {

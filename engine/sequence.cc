@@ -80,8 +80,21 @@ void Sequence::TakeCachedPages() {
   committed_ = num_cached_pages_ * kPageTokens;
 }
 
+void Sequence::TakePagesOf(const Sequence& sibling) {
+  const int positions = num_shareable();
+  SLUICE_CHECK(sibling.committed_ >= positions, "a sibling that has computed them");
+  if (committed_ >= positions) return;
+  while (pages_.num_pages() < positions / kPageTokens)
+    pages_.Share(sibling.pages_.page(pages_.num_pages()));
+  num_cached_pages_ =
+      std::max(num_cached_pages_, std::min(pages_.num_pages(), sibling.num_cached_pages_));
+  if (positions % kPageTokens != 0) copied_page_ = sibling.pages_.page(positions / kPageTokens);
+  committed_ = positions;
+}
+
 void Sequence::DropPages() {
   pages_.Clear();
+  copied_page_.reset();
   num_cached_pages_ = 0;
   committed_ = 0;
 }
@@ -101,6 +114,7 @@ std::optional<std::string> Sequence::Fault() const {
   const int num_pages = pages_.num_pages();
   if (state_ == State::kWaiting && num_pages > 0) return name + " waits and holds pages";
   if (state_ != State::kRunning) return std::nullopt;
+  if (copied_page_) return name + " waits for a copy of a page that may be another's by now";
   if (num_pages < PagesFor(next_position()) || num_pages > PagesFor(num_known() + 1)) {
     return name + ": " + std::to_string(num_pages) + " pages for " +
            std::to_string(next_position()) + " positions and " + std::to_string(num_known()) +
@@ -181,6 +195,10 @@ void Sequence::AddRow(int num_tokens, StepPlan& plan) {
     for (int position = begin; position < end; ++position) plan.tokens.push_back(TokenAt(position));
   }
   const std::span<const PageId> pages = pages_.Pages(end);
+  if (copied_page_) {
+    plan.page_copies.push_back({*copied_page_, pages[static_cast<size_t>(begin / kPageTokens)]});
+    copied_page_.reset();
+  }
   row.first_page = static_cast<int32_t>(plan.pages.size());
   row.num_pages = static_cast<int32_t>(pages.size());
   plan.pages.insert(plan.pages.end(), pages.begin(), pages.end());

@@ -59,8 +59,15 @@ class Sequence {
   // While waiting: names the pages that the prefix cache has of its tokens, all but the last
   // token's at most, whose logits are wanted; or gives them back.
   void TakeCachedPages();
+  // What a sibling (another sequence of the request) that has computed the prompt can give: so many
+  // positions, all but the last known token at most.
+  int num_shareable() const { return std::min(num_known() - 1, num_prompt_); }
+  // While waiting: names the full pages of those that `sibling` has, beyond what the cache had; of
+  // the page after them AddRow's plan will make a copy.
+  void TakePagesOf(const Sequence& sibling);
   void DropPages();
-  // Leaves the queue: takes the slot, and is given the rest of its pages by TakePages.
+  // Leaves the queue: takes the slot, and is given the rest of its pages by TakePages before its
+  // first row.
   void Admit(SlotId slot, Time now);
   // How the sampler slot must be set with the first row after Admit.
   SlotReset MakeSlotReset() const;
@@ -119,7 +126,8 @@ class Sequence {
   SequenceOutput output_;
   PagePool* const pool_;
   PageTable pages_;
-  int num_cached_pages_ = 0;                   // the first pages of the table are in the cache
+  std::optional<PageId> copied_page_;  // of a sibling, to be copied by the plan of the next row
+  int num_cached_pages_ = 0;           // the first pages of the table are in the cache
   mutable std::vector<uint64_t> page_hashes_;  // of the first pages, as far as they were needed
   State state_ = State::kWaiting;
   SlotId slot_{-1};

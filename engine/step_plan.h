@@ -52,8 +52,16 @@ struct StepRow {
   std::optional<RowSampling> sampling;  // absent in all but the last chunk of a prompt
 };
 
+// A page whose content another gets before the rows of the step are computed: what a sequence goes
+// on from when another one's page is not full.
+struct PageCopy {
+  PageId from;
+  PageId to;
+};
+
 struct StepPlan {
   uint64_t step = 0;  // ascending
+  std::vector<PageCopy> page_copies;
   std::vector<SlotReset> slot_resets;
   std::vector<StepRow> rows;
   std::vector<TokenId> tokens;  // of all rows

@@ -50,9 +50,10 @@ std::optional<PageId> PrefixCache::Find(const PrefixKey& key) const {
 }
 
 PageId PrefixCache::Insert(const PrefixKey& key, PageId page) {
-  SLUICE_CHECK(enabled_ && !Holds(page), "a page is put in once");
+  SLUICE_CHECK(enabled_, "nothing is put into a cache that is off");
   SLUICE_CHECK(key.parent.value == 0 || Holds(key.parent), "a page follows one that is here");
   if (const std::optional<PageId> found = Find(key)) return *found;
+  SLUICE_CHECK(!Holds(page), "a page is put in under one key");
   Node& added = node(page);
   std::copy(key.tokens.begin(), key.tokens.end(), added.tokens.begin());
   added.domain = key.parent.value == 0 ? std::string(key.domain) : std::string();

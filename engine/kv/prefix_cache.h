@@ -50,8 +50,8 @@ class PrefixCache {
   uint64_t Hash(uint64_t parent, std::span<const TokenId> tokens) const;
 
   std::optional<PageId> Find(const PrefixKey& key) const;
-  // Takes `page`, which is referenced and not yet here, under `key`, whose parent is here. Returns
-  // the page that is under the key already, if one is, else `page`.
+  // Takes `page`, which is referenced, under `key`, whose parent is here. Returns the page that is
+  // under the key already, if one is (`page` itself when two tables share it), else `page`.
   PageId Insert(const PrefixKey& key, PageId page);
   bool Holds(PageId page) const { return node(page).held; }
 

@@ -2,7 +2,7 @@
 
 import random
 
-from harness import greedy
+from harness import greedy, request
 
 VOCAB = 49152
 
@@ -35,9 +35,9 @@ def test_a_salt_keeps_callers_apart(client):
     prompt = long_prompt(5, 100)
 
     def found(salt):
-        request = greedy(ids=prompt, max_tokens=2)
-        request.cache.cache_salt = salt
-        return client.generate(request).end.usage.cached_prompt_tokens
+        call = greedy(ids=prompt, max_tokens=2)
+        call.cache.cache_salt = salt
+        return client.generate(call).end.usage.cached_prompt_tokens
 
     assert [found(salt) for salt in ("one", "other", "one", "other")] == [0, 0, 96, 96]
 
@@ -48,10 +48,10 @@ def metrics_of(server):
 
 
 def test_the_cache_can_be_switched_off_and_metrics_count_it(serve):
-    request = greedy(ids=long_prompt(6, 100), max_tokens=2)
+    prompt = greedy(ids=long_prompt(6, 100), max_tokens=2)
     for state, found in (("off", 0), ("on", 96)):
         server = serve("--prefix-cache", state)
-        replies = [server.client.generate(request) for _ in range(2)]
+        replies = [server.client.generate(prompt) for _ in range(2)]
         assert [reply.end.usage.cached_prompt_tokens for reply in replies] == [0, found]
         metrics = metrics_of(server)
         for name in ("sluice_prefix_cache_queries_tokens_total", "vllm:prefix_cache_queries_total"):
@@ -59,3 +59,27 @@ def test_the_cache_can_be_switched_off_and_metrics_count_it(serve):
         for name in ("sluice_prefix_cache_hits_tokens_total", "vllm:prefix_cache_hits_total"):
             assert metrics[name] == found
         server.await_log(f"prompt_tokens=100 cached_tokens={found} ")
+
+
+def sequences_of(client, request):
+    """Token ids by sequence, and the last event."""
+    ids = {}
+    for event in client.stream(request):
+        if event.WhichOneof("event") == "delta":
+            ids.setdefault(event.delta.index, []).extend(event.delta.token_ids)
+        elif event.WhichOneof("event") == "request_finished":
+            return ids, event.request_finished
+
+
+def test_sequences_of_a_call_share_its_prompt(client, serve):
+    fields = {"max_tokens": 24, "temperature": 1.5, "seed": 7, "ignore_eos": True}
+    together = request(ids=long_prompt(8, 300), n=4, **fields)
+    together.cache.bypass_prefix_cache = True
+    ids, end = sequences_of(client, together)
+    assert sorted(ids) == [0, 1, 2, 3] and len({tuple(tokens) for tokens in ids.values()}) == 4
+    assert end.usage.prompt_tokens == 300 and end.usage.completion_tokens == 4 * 24
+    assert end.kv.pages_reused == 3 * (299 // 16)
+    # One at a time each computes the whole prompt.
+    apart, end = sequences_of(serve("--max-batch", 1).client, together)
+    assert end.kv.pages_reused == 0
+    assert apart == ids

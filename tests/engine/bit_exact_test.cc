@@ -209,6 +209,38 @@ TEST_P(BitExactTest, CachedAndPreemptedEqualsNot) {
   EXPECT_GT(model.dispatcher->engines()[0]->stats().preemptions.load(), 0u);
 }
 
+// With one slot and no cache each sequence computes the prompt itself.
+TEST_P(BitExactTest, SequencesThatShareAPromptEqualThoseAlone) {
+  const auto run = [](engine::LoadedModel& model) {
+    std::vector<Request> requests = MakeRequests(model.facts.vocab_size);
+    for (Request& request : requests) {
+      request.sampling.n = 4;
+      request.sampling.temperature = 20;
+    }
+    return testing::RunAll(*model.dispatcher, std::move(requests));
+  };
+  EngineOptions apart = Options();
+  apart.prefix_cache = false;
+  apart.max_batch = 1;
+  engine::LoadedModel model = Load(apart);
+  const auto expected = run(model);
+  for (const bool prefix_cache : {false, true}) {
+    for (const int64_t pages : {0, 20}) {
+      EngineOptions options = Options();
+      options.prefix_cache = prefix_cache;
+      options.kv_memory_bytes =
+          static_cast<uint64_t>(model.facts.kv_bytes / (model.facts.kv_pages + 1) * pages);
+      engine::LoadedModel sharing = Load(options);
+      const auto got = run(sharing);
+      for (size_t i = 0; i < expected.size(); ++i) {
+        for (size_t index = 0; index < expected[i].size(); ++index) {
+          EXPECT_TRUE(got[i][index].SameOutput(expected[i][index])) << i << " " << index;
+        }
+      }
+    }
+  }
+}
+
 TEST_P(BitExactTest, F16CacheBatchedEqualsAlone) {
   EngineOptions options = Options();
   options.kv_dtype = engine::KvDType::kF16;

@@ -73,6 +73,10 @@ void FakeRunner::CheckPages(const StepPlan& plan) {
       if (static_cast<int>(i) >= row.first_pos / 16) written.insert(pages[i]);
     }
   }
+  for (const PageCopy& copy : plan.page_copies) {
+    if (written.count(copy.to) == 0 || copy.from == copy.to)
+      Violation(plan, "a page is copied that no row goes on in");
+  }
   for (const PageId page : written) {
     if (named[page] > 1) Violation(plan, "a page that is written in two tables");
   }
@@ -125,6 +129,8 @@ StepResult FakeRunner::Wait(const StepPlan& plan) {
     slot.emplace(Slot{reset, reset.prompt});
     slot->tokens.insert(slot->tokens.end(), reset.output.begin(), reset.output.end());
   }
+  for (const PageCopy& copy : plan.page_copies)
+    pages_[static_cast<size_t>(copy.to.value)] = pages_[static_cast<size_t>(copy.from.value)];
   std::vector<TokenId> sampled;
   for (const StepRow& row : plan.rows) {
     result.rows.push_back(RunRow(plan, row));
@@ -138,10 +144,15 @@ StepResult FakeRunner::Wait(const StepPlan& plan) {
 }
 
 RowResult FakeRunner::RunRow(const StepPlan& plan, const StepRow& row) {
-  // A sequence begins anew after preemption, anywhere on a page's border: what is before must have
-  // been computed by others.
+  // A sequence begins, and begins anew after preemption, on a page's border or in a page that is a
+  // copy: what is before must have been computed by others.
   int& next_position = next_positions_[row.sequence];
-  if (row.first_pos % 16 != 0 && row.first_pos != next_position)
+  const auto first_page = static_cast<size_t>(row.first_pos / 16);
+  const bool begins =
+      row.first_pos % 16 == 0 ||
+      std::any_of(plan.page_copies.begin(), plan.page_copies.end(),
+                  [&](const PageCopy& copy) { return copy.to == plan.Pages(row)[first_page]; });
+  if (!begins && row.first_pos != next_position)
     Violation(plan, "positions are left out or computed twice");
   next_position = row.first_pos + row.num_tokens;
   const std::span<const PageId> table = plan.Pages(row);
