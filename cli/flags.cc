@@ -371,6 +371,9 @@ CLI::Option* AddSamplingFlags(CLI::App& app, engine::SamplingParams* sampling, u
       Between(0, 100));
   add("--top-k", sampling->top_k, "N", "Among the N likeliest tokens; 0: all",
       IntegerBetween(0, std::numeric_limits<int32_t>::max()));
+  add("--typical-p", sampling->typical_p, "P",
+      "Among those about as likely as expected that sum to P; not on GPUs yet",
+      Between(0, 1, true));
   add("--top-p", sampling->top_p, "P", "Among the likeliest that sum to P", Between(0, 1, true));
   add("--min-p", sampling->min_p, "P", "Among those at least P times as likely as the best",
       Between(0, 1));

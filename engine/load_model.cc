@@ -314,6 +314,7 @@ absl::StatusOr<std::unique_ptr<Dispatcher>> StartEngines(
                                   .num_pages = static_cast<int>(pool.num_pages),
                                   .max_context = pool.max_context,
                                   .prefix_cache = options.prefix_cache,
+                                  .typical_p = !opened.device.is_cuda(),
                                   .f16_kv = runner_options.kv_type == kernels::DType::kF16};
   const int64_t sequence_pages =
       (pool.max_context + kernels::kPageTokens - 1) / kernels::kPageTokens;

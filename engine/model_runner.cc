@@ -12,6 +12,7 @@ kernels::SamplerParams ToSamplerParams(const SlotReset& reset) {
   const SamplingParams& sampling = reset.sampling;
   kernels::SamplerParams params = {.temperature = sampling.temperature,
                                    .top_k = sampling.top_k,
+                                   .typical_p = sampling.typical_p,
                                    .top_p = sampling.top_p,
                                    .min_p = sampling.min_p,
                                    .repetition_penalty = sampling.repetition_penalty,

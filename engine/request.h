@@ -33,6 +33,7 @@ struct Request {
   StoppingParams stopping;
   OutputParams output;
   CacheParams cache;
+  int32_t priority = 0;                // higher first: out of the queue, and to keep pages
   std::optional<Time> deadline;        // the call ends DEADLINE_EXCEEDED
   std::optional<Time> queue_deadline;  // passes while still waiting: DEADLINE_EXCEEDED
   std::optional<Time> max_time;  // the sequences end with FinishReason::kDeadline and status OK

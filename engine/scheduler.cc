@@ -84,6 +84,10 @@ void Scheduler::Refuse(const Request& request, absl::Status status, std::string_
 void Scheduler::Add(Request&& request, Time now) {
   if (down_) return Refuse(request, Unavailable("the engine is down"), "ENGINE_DOWN", now);
   if (draining_) return Refuse(request, Unavailable("the engine is draining"), "DRAINING", now);
+  if (request.sampling.typical_p < 1.0f && !limits_.typical_p) {
+    return Refuse(request, Unimplemented("typical_p is not implemented on this engine's device"),
+                  "FEATURE", now);
+  }
   if (std::optional<std::string> refusal = Refusal(request))
     return Refuse(request, InvalidArgument(*refusal), "", now);
 
@@ -97,7 +101,7 @@ void Scheduler::Add(Request&& request, Time now) {
     const SequenceId id{++last_sequence_};
     auto sequence =
         std::make_unique<Sequence>(id, &live, index, limits_.max_context, &pool_, tokenizer_);
-    waiting_.emplace(id, sequence.get());
+    waiting_.emplace(Rank(*sequence), sequence.get());
     waiting_tokens_ += sequence->num_known();
     live_tokens_ += sequence->num_known();
     live.sequences.push_back(sequence.get());
@@ -292,8 +296,8 @@ void Scheduler::EndSequence(Sequence& sequence, SequenceEnd end, const Outcome& 
   --live_sequences_;
   live_tokens_ -= sequence.num_known();
   if (request.paused) --paused_sequences_;
-  if (waiting_.erase(sequence.id()) > 0) waiting_tokens_ -= sequence.num_known();
-  running_.erase(sequence.id());
+  if (waiting_.erase(Rank(sequence)) > 0) waiting_tokens_ -= sequence.num_known();
+  running_.erase(Rank(sequence));
   request.sequences[static_cast<size_t>(sequence.index())] = nullptr;
   sequence.End(now);
   if (sequence.rows_in_flight() > 0) {

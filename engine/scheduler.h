@@ -35,14 +35,15 @@ namespace sluice::engine {
 //   scheduler.Commit(plan, runner.Wait(plan), now);  // tokens out, ends, pages back
 //   outbound.Post(scheduler.TakeChunks());
 //
-// A step takes the running sequences that want one token first, oldest first, then chunks of the
-// longer rest (prompts), then sequences from the queue, in order of arrival, under one budget of
-// tokens. A sequence leaves the queue when all its known tokens have pages and every running
-// sequence could still get one more; it then needs pages only as it grows. When the pool is empty,
-// the newest running sequence goes back to the queue, keeps its tokens and is computed again later;
-// paused ones go first. So the oldest running sequence that is not paused always advances, and the
-// queue moves as running ones end: a request that fits the pool alone ends, whatever the pool's
-// size. A sequence that was paused and gave up its pages waits in the queue like any other.
+// A step takes the running sequences that want one token first, then chunks of the longer rest
+// (prompts), then sequences from the queue, under one budget of tokens; among each, those of higher
+// priority first, then in order of arrival. A sequence leaves the queue when all its known tokens
+// have pages and every running sequence could still get one more; it then needs pages only as it
+// grows. When the pool is empty, the last running sequence in that order goes back to the queue,
+// keeps its tokens and is computed again later; paused ones go first. So the first running sequence
+// that is not paused always advances, and the queue moves as running ones end: a request that fits
+// the pool alone ends, whatever the pool's size. A sequence that was paused and gave up its pages
+// waits in the queue like any other.
 //
 // Up to one planned step may be in flight while the next is planned (`SchedulerLimits::depth`). A
 // sequence that ends with a row in flight becomes a zombie: the row's outcome is dropped, and slot
@@ -60,8 +61,8 @@ class Scheduler {
   ~Scheduler();
 
   // Commands. Everything they cause leaves as chunks. A request that is refused gets its end at
-  // once: INVALID_ARGUMENT when it could not be served even alone, UNAVAILABLE when the engine is
-  // down or draining.
+  // once: INVALID_ARGUMENT when it could not be served even alone, UNIMPLEMENTED when the device
+  // cannot do what it asks for, UNAVAILABLE when the engine is down or draining.
   void Add(Request&& request, Time now);
   // Ends the request with `status`, which is not OK. `issued`: when the command was given. Unknown
   // requests are ignored, here and below.
@@ -104,6 +105,15 @@ class Scheduler {
   std::optional<std::string> Fault() const;
 
  private:
+  // Ascends from who comes first.
+  struct Rank {
+    int32_t priority = 0;
+    SequenceId id;
+    explicit Rank(const Sequence& sequence) : priority(sequence.priority()), id(sequence.id()) {}
+    friend bool operator<(const Rank& a, const Rank& b) {
+      return a.priority != b.priority ? a.priority > b.priority : a.id < b.id;
+    }
+  };
   struct Outcome {
     absl::Status status;
     std::string_view error_reason;
@@ -149,9 +159,9 @@ class Scheduler {
   std::vector<SlotId> free_slots_;
   std::map<RequestHandle, std::unique_ptr<LiveRequest>> requests_;
   std::unordered_map<SequenceId, std::unique_ptr<Sequence>> sequences_;  // zombies included
-  // Ids ascend with arrival: these are ordered from oldest to newest.
-  std::map<SequenceId, Sequence*> waiting_;
-  std::map<SequenceId, Sequence*> running_;
+  // Ids ascend with arrival: in each, higher priorities come first, then older ones.
+  std::map<Rank, Sequence*> waiting_;
+  std::map<Rank, Sequence*> running_;
   int zombie_pages_ = 0;
   std::vector<PageId> replaced_;  // by equal ones, and named by the step in flight still
 

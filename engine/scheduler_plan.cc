@@ -29,7 +29,7 @@ void Scheduler::Plan(Time now, StepPlan& plan) {
 
 void Scheduler::PlanSingles(Time now, StepPlan& plan, int& budget) {
   // MakeRoom takes other sequences than the one at hand out of `running_`: iterators stay valid.
-  for (const auto& [id, sequence] : running_) {
+  for (const auto& [rank, sequence] : running_) {
     if (budget == 0) return;
     if (sequence->paused() || sequence->held_in(num_plans_) || sequence->num_remaining() != 1)
       continue;
@@ -46,7 +46,7 @@ void Scheduler::PlanSingles(Time now, StepPlan& plan, int& budget) {
 }
 
 void Scheduler::PlanChunks(StepPlan& plan, int& budget) {
-  for (const auto& [id, sequence] : running_) {
+  for (const auto& [rank, sequence] : running_) {
     if (budget == 0) return;
     if (sequence->paused() || sequence->held_in(num_plans_) || sequence->num_remaining() < 2)
       continue;
@@ -108,7 +108,7 @@ bool Scheduler::MakeRoom(const Sequence& requester, Time now) {
       victim = sequence;
       break;
     }
-    if (!victim && requester.id() < sequence->id()) victim = sequence;
+    if (!victim && Rank(requester) < Rank(*sequence)) victim = sequence;
   }
   if (!victim) return false;
   if (victim->rows_in_flight() > 0) {
@@ -121,8 +121,8 @@ bool Scheduler::MakeRoom(const Sequence& requester, Time now) {
 
 bool Scheduler::MakeAdmissible(const Sequence& sequence, Time now) {
   int active = 0;
-  std::vector<Sequence*> paused;  // with nothing in flight, oldest first
-  for (const auto& [id, running] : running_) {
+  std::vector<Sequence*> paused;  // with nothing in flight, the last goes first
+  for (const auto& [rank, running] : running_) {
     if (!running->paused()) {
       ++active;
     } else if (running->rows_in_flight() == 0) {
@@ -153,7 +153,7 @@ int Scheduler::NumOwned(std::span<Sequence* const> sequences) const {
 void Scheduler::Admit(Sequence& sequence, Time now, StepPlan& plan) {
   LiveRequest& request = sequence.request();
   waiting_tokens_ -= sequence.num_known();
-  running_.emplace(sequence.id(), &sequence);
+  running_.emplace(Rank(sequence), &sequence);
   sequence.Admit(free_slots_.back(), now);
   free_slots_.pop_back();
   const int num_found = sequence.committed();
@@ -177,8 +177,8 @@ void Scheduler::Admit(Sequence& sequence, Time now, StepPlan& plan) {
 void Scheduler::Preempt(Sequence& sequence, Time now) {
   free_slots_.push_back(sequence.slot());
   sequence.Preempt(now);
-  running_.erase(sequence.id());
-  waiting_.emplace(sequence.id(), &sequence);
+  running_.erase(Rank(sequence));
+  waiting_.emplace(Rank(sequence), &sequence);
   waiting_tokens_ += sequence.num_known();
   stats_->preemptions.fetch_add(1, std::memory_order_relaxed);
   LiveRequest& request = sequence.request();

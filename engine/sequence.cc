@@ -29,6 +29,7 @@ Sequence::Sequence(SequenceId id, LiveRequest* request, int index, int max_conte
     : id_(id),
       request_(request),
       index_(index),
+      priority_(request->request().priority),
       max_context_(max_context),
       num_prompt_(static_cast<int>(request->request().prompt.size())),
       banned_until_min_(EndTokens(request->request().stopping, tokenizer.get())),

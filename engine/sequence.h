@@ -39,6 +39,7 @@ class Sequence {
 
   SequenceId id() const { return id_; }
   int index() const { return index_; }
+  int32_t priority() const { return priority_; }
   LiveRequest& request() { return *request_; }
   State state() const { return state_; }
   bool paused() const { return request_->paused; }
@@ -119,6 +120,7 @@ class Sequence {
   const SequenceId id_;
   LiveRequest* request_;
   const int index_;
+  const int32_t priority_;
   const int max_context_;
   const int num_prompt_;
   std::vector<TokenId> generated_;

@@ -81,12 +81,6 @@ std::string PathOf(const FieldLimit& limit) {
   return open == std::string::npos ? name : name.substr(open + 1, name.size() - open - 2);
 }
 
-std::span<const char* const> UnimplementedFields() {
-  static constexpr const char* kFields[] = {"constraint", "resume", "output.prompt_logprobs",
-                                            "sampling.typical_p", "scheduling.priority"};
-  return kFields;
-}
-
 std::string FormatNumber(double value) {
   char text[32];
   // Nine digits tell any two floats apart; whole numbers of 32 bits print in full.

@@ -84,9 +84,6 @@ class FieldTable {
   std::vector<FieldLimit> limits_;
 };
 
-// Fields of GenerateRequest that answer UNIMPLEMENTED in this version.
-std::span<const char* const> UnimplementedFields();
-
 // The path of a limit's field in a request: "stopping.stop" of "count(stopping.stop)".
 std::string PathOf(const FieldLimit& limit);
 

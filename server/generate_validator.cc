@@ -186,7 +186,7 @@ void ValidateSampling(const v1::Sampling& in, const ServedModel& model, uint64_t
   out.top_k = check->Resolve(Field::kTopK, in.has_top_k(), in.top_k());
   out.top_p = check->Resolve(Field::kTopP, in.has_top_p(), in.top_p());
   out.min_p = check->Resolve(Field::kMinP, in.has_min_p(), in.min_p());
-  const float typical_p = check->Resolve(Field::kTypicalP, in.has_typical_p(), in.typical_p());
+  out.typical_p = check->Resolve(Field::kTypicalP, in.has_typical_p(), in.typical_p());
   out.repetition_penalty = check->Resolve(Field::kRepetitionPenalty, in.has_repetition_penalty(),
                                           in.repetition_penalty());
   out.presence_penalty =
@@ -204,7 +204,7 @@ void ValidateSampling(const v1::Sampling& in, const ServedModel& model, uint64_t
   echo.set_top_k(out.top_k);
   echo.set_top_p(out.top_p);
   echo.set_min_p(out.min_p);
-  echo.set_typical_p(typical_p);
+  echo.set_typical_p(out.typical_p);
   echo.set_repetition_penalty(out.repetition_penalty);
   echo.set_presence_penalty(out.presence_penalty);
   echo.set_frequency_penalty(out.frequency_penalty);
@@ -294,16 +294,13 @@ void ValidateOutput(const v1::Output& in, const ServedModel& model, FieldChecker
   echo.set_report_progress(out.report_progress);
 }
 
-// The first field of the request that this version does not serve.
-std::optional<std::string> UnimplementedField(const v1::GenerateRequest& in) {
-  if (in.has_constraint()) return "constraint";
-  if (in.has_resume()) return "resume";
-  if (in.output().has_prompt_logprobs()) return "output.prompt_logprobs";
-  if (in.sampling().has_typical_p() && in.sampling().typical_p() != 1.0f) {
-    return "sampling.typical_p";
-  }
-  if (in.scheduling().priority() != 0) return "scheduling.priority";
-  return std::nullopt;
+// True when the request sets `field`, one of ServedModel::UnimplementedFields(), to something.
+bool Asks(const v1::GenerateRequest& in, const std::string& field) {
+  if (field == "constraint") return in.has_constraint();
+  if (field == "resume") return in.has_resume();
+  if (field == "output.prompt_logprobs") return in.output().has_prompt_logprobs();
+  return field == "sampling.typical_p" && in.sampling().has_typical_p() &&
+         in.sampling().typical_p() != 1.0f;
 }
 
 RpcError NoChatTemplate(const ServedModel& model) {
@@ -318,6 +315,7 @@ RpcError NotImplemented(const std::string& field) {
   RpcError error;
   error.code = absl::StatusCode::kUnimplemented;
   error.message = field + " is not implemented in this version";
+  if (field == "sampling.typical_p") error.message += " for GPUs";
   error.reason = "FEATURE";
   error.metadata.emplace_back("field", field);
   return error;
@@ -368,12 +366,15 @@ std::optional<RpcError> ValidateGenerate(const v1::GenerateRequest& in, const Se
   check.Check(Field::kCacheSaltBytes, static_cast<double>(in.cache().cache_salt().size()));
   draft->request.cache = {.domain = engine::CacheDomain("", in.cache().cache_salt()),
                           .bypass = in.cache().bypass_prefix_cache()};
-  check.Check(Field::kPriority, in.scheduling().priority());
+  draft->request.priority =
+      check.Resolve(Field::kPriority, in.scheduling().has_priority(), in.scheduling().priority());
   draft->request.queue_deadline =
       TimeAfter(in.scheduling().has_queue_timeout(), in.scheduling().queue_timeout(),
                 Field::kQueueTimeout, arrival, &check, model.limits);
   if (!violations.empty()) return BadFields(std::move(violations));
-  if (const auto field = UnimplementedField(in)) return NotImplemented(*field);
+  for (const std::string& field : model.UnimplementedFields()) {
+    if (Asks(in, field)) return NotImplemented(field);
+  }
   if (draft->conversation && model.loaded.chat == nullptr) return NoChatTemplate(model);
   draft->request.id = in.request_id();
   draft->request.arrival = arrival;

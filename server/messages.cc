@@ -40,8 +40,8 @@ void DescribeTokenizer(const engine::LoadedModel& model, v1::Model::Tokenizer* o
   out->set_has_chat_template(model.chat != nullptr);
 }
 
-void DescribeLimits(const FieldTable& table, v1::Model* out) {
-  for (const FieldLimit& limit : table.all()) {
+void DescribeLimits(const ServedModel& model, v1::Model* out) {
+  for (const FieldLimit& limit : model.limits.all()) {
     v1::Model::FieldLimit* entry = out->add_limits();
     entry->set_field(limit.field);
     if (limit.minimum) entry->set_minimum(*limit.minimum);
@@ -49,7 +49,7 @@ void DescribeLimits(const FieldTable& table, v1::Model* out) {
     entry->set_minimum_excluded(limit.minimum_excluded);
     if (limit.default_value) entry->set_default_value(*limit.default_value);
   }
-  for (const char* field : UnimplementedFields()) out->add_unimplemented(field);
+  for (std::string& field : model.UnimplementedFields()) out->add_unimplemented(std::move(field));
 }
 
 }  // namespace
@@ -74,7 +74,7 @@ v1::Model Describe(const ServedModel& model) {
   out.set_ffn_width(facts.ffn_width);
   *out.mutable_provenance() = ProvenanceOf(model);
   if (model.has_vocabulary()) DescribeTokenizer(model.loaded, out.mutable_tokenizer());
-  DescribeLimits(model.limits, &out);
+  DescribeLimits(model, &out);
   const engine::SelfCheck& check = model.loaded.self_check;
   out.mutable_self_check()->set_passed(check.passed);
   out.mutable_self_check()->set_max_relative_error(check.max_relative_error);

@@ -10,7 +10,7 @@ namespace sluice::server {
 namespace {
 
 TEST(SharingTest, UsageSaysHowMuchOfThePromptWasFound) {
-  TestServer server({});
+  TestServer server;
   const v1::GenerateRequest request = GreedyRequest(40, 3);
   const Reply first = server.Generate(request);
   ASSERT_TRUE(first.status.ok()) << first.status.error_message();
@@ -26,7 +26,7 @@ TEST(SharingTest, UsageSaysHowMuchOfThePromptWasFound) {
 }
 
 TEST(SharingTest, SaltsAndBypassKeepCallsApart) {
-  TestServer server({});
+  TestServer server;
   v1::GenerateRequest request = GreedyRequest(40, 3);
   const auto found = [&] {
     return server.Generate(request).finished()->usage().cached_prompt_tokens();

@@ -26,6 +26,7 @@ class Swarm {
     cancels_ = Chance(2);
     pauses_ = Chance(2);
     deadlines_ = Chance(2);
+    priorities_ = Chance(2);
     num_requests_ = Between(1, 24);
   }
 
@@ -96,6 +97,7 @@ class Swarm {
     request.output.logprobs = Between(-1, 2);
     request.output.report_progress = Chance(4);
     request.sampling.n = Chance(4) ? Between(2, 4) : 1;
+    if (priorities_) request.priority = Between(-1, 1);
     ShareBeginning(request);
     if (deadlines_ && Chance(6)) request.deadline = harness_.now() + milliseconds(Between(0, 300));
     if (deadlines_ && Chance(6))
@@ -171,7 +173,7 @@ class Swarm {
   std::mt19937_64 random_;
   SchedulerHarness::Options options_;
   SchedulerHarness harness_;
-  bool cancels_ = false, pauses_ = false, deadlines_ = false;
+  bool cancels_ = false, pauses_ = false, deadlines_ = false, priorities_ = false;
   int num_requests_ = 0;
   std::map<uint64_t, Request> requests_;
   int num_equal_ = 0;

@@ -2,6 +2,7 @@
 
 #include "engine/scheduler.h"
 
+#include <algorithm>
 #include <chrono>
 #include <string>
 #include <vector>
@@ -194,6 +195,49 @@ TEST_P(SchedulerTest, NobodyOvertakesALargePromptInTheQueue) {
   }
   harness.Finish();
   harness.ExpectSound();
+}
+
+TEST_P(SchedulerTest, HigherPrioritiesLeaveTheQueueFirst) {
+  SchedulerHarness::Options options = Options();
+  options.max_batch = 1;
+  SchedulerHarness harness(options);
+  std::vector<Request> requests;
+  for (uint64_t i = 1; i <= 5; ++i) {
+    requests.push_back(MakeRequest(i, 5, 6, i));
+    requests.back().priority = i == 1 ? 0 : i == 3 || i == 5 ? 7 : -2;
+    harness.Submit(requests.back());
+    if (i == 1) harness.Step();
+  }
+  std::vector<uint64_t> ended;
+  while (ended.size() < 5) {
+    ASSERT_TRUE(harness.Step());
+    for (uint64_t i = 1; i <= 5; ++i) {
+      if (harness.Outcome(i).end && std::find(ended.begin(), ended.end(), i) == ended.end())
+        ended.push_back(i);
+    }
+  }
+  EXPECT_THAT(ended, ElementsAre(1, 3, 5, 2, 4));
+  harness.Finish();
+  harness.ExpectSound();
+  ExpectAllAsAlone(harness, requests);
+}
+
+TEST_P(SchedulerTest, LowerPrioritiesGiveUpTheirPagesFirst) {
+  SchedulerHarness::Options options = Options();
+  options.num_pages = 6;
+  SchedulerHarness harness(options);
+  std::vector<Request> requests;
+  for (uint64_t i = 1; i <= 3; ++i) {
+    requests.push_back(MakeRequest(i, 10, 30, i));
+    requests.back().priority = i == 2 ? -1 : 0;
+    harness.Submit(requests.back());
+  }
+  harness.Finish();
+  harness.ExpectSound();
+  EXPECT_EQ(harness.Outcome(1).end->kv.preemptions, 0);
+  EXPECT_EQ(harness.Outcome(2).end->kv.preemptions, 1);
+  EXPECT_EQ(harness.Outcome(3).end->kv.preemptions, 0);
+  ExpectAllAsAlone(harness, requests);
 }
 
 TEST_P(SchedulerTest, RunsNoMoreSequencesThanSlots) {
