@@ -116,8 +116,19 @@ void ModelRunner::Remember(const StepPlan& plan) {
 void ModelRunner::FillRows(const StepPlan& plan, std::vector<RowResult>& rows) const {
   rows.reserve(plan.rows.size());
   size_t next = 0;
-  for (const StepRow& row : plan.rows)
-    rows.push_back(row.sampling ? ToRowResult(sampled_[next++]) : RowResult{});
+  for (const StepRow& row : plan.rows) {
+    std::vector<TokenLogprobs> scores;
+    bool finite = true;
+    for (int32_t i = 0; row.scoring && i < row.scoring->num_tokens; ++i) {
+      RowResult scored = ToRowResult(sampled_[next++]);
+      finite = finite && scored.finite;
+      scores.push_back(std::move(scored.token));
+    }
+    RowResult& result = rows.emplace_back();
+    if (row.sampling) result = ToRowResult(sampled_[next++]);
+    result.finite = result.finite && finite;
+    result.scores = std::move(scores);
+  }
 }
 
 absl::Status ModelRunner::Enqueue(const StepPlan& plan) {

@@ -114,8 +114,10 @@ struct TokenChunk {
   int32_t prompt_tokens_done = 0;  // progress of the prefill, when the request asked for it
   int32_t preemptions = 0;         // so far, when the request asked for progress
   std::vector<TokenId> token_ids;
-  std::string text;                     // whole code points
-  std::vector<TokenLogprobs> logprobs;  // one a token when asked for
+  std::string text;                            // whole code points
+  std::vector<TokenLogprobs> logprobs;         // one a token when asked for
+  int32_t prompt_position = 0;                 // of the first of prompt_logprobs
+  std::vector<TokenLogprobs> prompt_logprobs;  // when asked for; of sequence 0
   std::optional<SequenceEnd> sequence_end;
   std::optional<RequestEnd> request_end;
 

@@ -230,19 +230,31 @@ void Scheduler::CommitRow(const StepRow& row, RowResult* result, Time now) {
     chunk.preemptions = sequence.preemptions;
     Send(request, std::move(chunk));
   }
-  if (!row.sampling) return;
-  SLUICE_CHECK(result->sampled, "a token for each row that asked for one");
+  if (row.scoring && result->finite) CommitScores(sequence, *row.scoring, *result);
+  if (!row.sampling && result->finite) return;
+  SLUICE_CHECK(!row.sampling || result->sampled, "a token for each row that asked for one");
   if (result->finite) {
     sequence.PublishPages(replaced_);
     return CommitToken(sequence, std::move(result->token), now);
   }
   Count(stats_->nonfinite_logits);
+  const std::string which = row.sampling
+                                ? "output token " + std::to_string(sequence.output().num_tokens())
+                                : "the prompt";
   EndRequest(request,
-             {Internal("the logits of output token " +
-                       std::to_string(sequence.output().num_tokens()) + " are not finite" +
+             {Internal("the logits of " + which + " are not finite" +
                        (limits_.f16_kv ? " (K or V may exceed f16: try --kv-dtype f32)" : "")),
               "NON_FINITE_LOGITS"},
              now);
+}
+
+void Scheduler::CommitScores(Sequence& sequence, const RowScoring& scoring, RowResult& result) {
+  SLUICE_CHECK(result.scores.size() == static_cast<size_t>(scoring.num_tokens),
+               "a score for each token that was to be scored");
+  TokenChunk chunk = sequence.output().EmptyChunk();
+  chunk.prompt_position = sequence.num_prompt() - sequence.num_unscored() - scoring.num_tokens;
+  chunk.prompt_logprobs = std::move(result.scores);
+  Send(sequence.request(), std::move(chunk));
 }
 
 void Scheduler::CommitToken(Sequence& sequence, TokenLogprobs&& token, Time now) {

@@ -53,6 +53,9 @@ namespace sluice::engine {
 // goes there as soon as a row with finite logits has been committed over it. Of the sequences of
 // one request the first computes the prompt; the others let those behind them in the queue pass
 // until it is there, then share its pages and copy the one that is not full.
+//
+// Logits are computed of max_batch positions a step at most: prompts that are scored come in slabs,
+// which take no more than half of what the running sequences leave.
 class Scheduler {
  public:
   // `tokenizer` may be null. `stats` outlives the scheduler.
@@ -136,6 +139,7 @@ class Scheduler {
     bool coming = false;
   };
   Sibling FindSibling(Sequence& sequence) const;
+  int ChunkOf(const Sequence& sequence, int budget, const StepPlan& plan) const;
   bool MakeRoom(const Sequence& requester, Time now);
   bool MakeAdmissible(const Sequence& sequence, Time now);
   // Pages that nobody but `sequences` names.
@@ -144,6 +148,7 @@ class Scheduler {
   void Preempt(Sequence& sequence, Time now);
 
   void CommitRow(const StepRow& row, RowResult* result, Time now);
+  void CommitScores(Sequence& sequence, const RowScoring& scoring, RowResult& result);
   void CommitToken(Sequence& sequence, TokenLogprobs&& token, Time now);
   void Fail(const absl::Status& cause, Time now);
   void EndRequest(LiveRequest& request, const Outcome& outcome, Time now);

@@ -15,6 +15,7 @@ void Scheduler::Plan(Time now, StepPlan& plan) {
   plan.rows.clear();
   plan.tokens.clear();
   plan.pages.clear();
+  plan.scored.clear();
   plan.step = last_step_ + 1;
   ++num_plans_;
   Expire(now);
@@ -51,7 +52,8 @@ void Scheduler::PlanChunks(StepPlan& plan, int& budget) {
     if (sequence->paused() || sequence->held_in(num_plans_) || sequence->num_remaining() < 2)
       continue;
     // Its pages were taken when it was admitted.
-    const int chunk = std::min(budget, sequence->num_remaining());
+    const int chunk = ChunkOf(*sequence, budget, plan);
+    if (chunk == 0) continue;
     sequence->AddRow(chunk, plan);
     budget -= chunk;
   }
@@ -65,6 +67,12 @@ void Scheduler::PlanAdmissions(Time now, StepPlan& plan, int& budget) {
       ++place;
       continue;
     }
+    // The logits of this step go round without it.
+    const size_t logits = running_.size() + 1 + plan.scored.size();
+    if (!plan.scored.empty() &&
+        (sequence.num_unscored() > 0 || logits > static_cast<size_t>(limits_.max_batch))) {
+      return;
+    }
     sequence.TakeCachedPages();
     const Sibling sibling = FindSibling(sequence);
     if (sibling.ready) sequence.TakePagesOf(*sibling.ready);
@@ -77,14 +85,26 @@ void Scheduler::PlanAdmissions(Time now, StepPlan& plan, int& budget) {
     if (!MakeAdmissible(sequence, now)) return sequence.DropPages();
     place = waiting_.erase(place);
     Admit(sequence, now, plan);
-    const int chunk = std::min(budget, sequence.num_remaining());
+    const int chunk = ChunkOf(sequence, budget, plan);
     sequence.AddRow(chunk, plan);
     budget -= chunk;
   }
 }
 
+int Scheduler::ChunkOf(const Sequence& sequence, int budget, const StepPlan& plan) const {
+  const int chunk = std::min(budget, sequence.num_remaining());
+  const int scored = sequence.NumScoredIn(chunk);
+  if (scored == 0) return chunk;
+  const int left = limits_.max_batch - static_cast<int>(running_.size());
+  const int room = std::max(0, left / 2 - static_cast<int>(plan.scored.size()));
+  if (scored <= room) return chunk;
+  // A row that samples nothing leaves its own place: who scores first always gets on.
+  return std::min(chunk, sequence.RowThatScores(room + (plan.scored.empty() ? 1 : 0)));
+}
+
 Scheduler::Sibling Scheduler::FindSibling(Sequence& sequence) const {
   Sibling found;
+  if (sequence.num_unscored() > 0) return found;
   // A part of a page is computed sooner than it is waited for.
   const bool worth_waiting =
       sequence.num_shareable() / kPageTokens > sequence.committed() / kPageTokens;

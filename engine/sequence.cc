@@ -68,11 +68,36 @@ PrefixKey Sequence::KeyOf(int index, std::span<TokenId> tokens) const {
   return {parent, domain, tokens, page_hashes_[static_cast<size_t>(index)]};
 }
 
+int Sequence::num_unscored() const {
+  const bool scores = index_ == 0 && request_->request().output.prompt_logprobs >= 0;
+  return scores ? num_prompt_ - 1 - num_scored_ : 0;
+}
+
+int Sequence::NumScoredIn(int num_tokens) const {
+  if (num_unscored() == 0) return 0;
+  return std::max(0, std::min(next_position() + num_tokens, num_prompt_ - 1) - first_scoring());
+}
+
+int Sequence::RowThatScores(int most) const { return first_scoring() + most - next_position(); }
+
+void Sequence::AddScoring(int num_tokens, StepRow& row, StepPlan& plan) const {
+  const int count = NumScoredIn(num_tokens);
+  if (count == 0) return;
+  row.scoring = RowScoring{.slot = slot_,
+                           .offset = first_scoring() - row.first_pos,
+                           .first_token = static_cast<int32_t>(plan.scored.size()),
+                           .num_tokens = count,
+                           .logprobs = request_->request().output.prompt_logprobs};
+  for (int i = 1; i <= count; ++i) plan.scored.push_back(TokenAt(first_scoring() + i));
+}
+
 void Sequence::TakeCachedPages() {
   if (!uses_cache()) return;
   SLUICE_CHECK(state_ == State::kWaiting && pages_.num_pages() == 0, "who waits holds nothing");
   std::array<TokenId, kPageTokens> tokens;
-  for (int index = 0; index < (num_known() - 1) / kPageTokens; ++index) {
+  // Positions whose logits are wanted are computed.
+  const int most = num_unscored() > 0 ? num_scored_ : num_known() - 1;
+  for (int index = 0; index < most / kPageTokens; ++index) {
     const std::optional<PageId> page = pool_->Find(KeyOf(index, tokens));
     if (!page) break;
     pages_.Share(*page);
@@ -203,6 +228,7 @@ void Sequence::AddRow(int num_tokens, StepPlan& plan) {
   row.first_page = static_cast<int32_t>(plan.pages.size());
   row.num_pages = static_cast<int32_t>(pages.size());
   plan.pages.insert(plan.pages.end(), pages.begin(), pages.end());
+  AddScoring(num_tokens, row, plan);
   if (end >= num_known()) {
     row.sampling = RowSampling{slot_, end, request_->request().output.logprobs};
     ++samples_in_flight_;
@@ -220,6 +246,7 @@ Sequence::Progress Sequence::CommitRow(const StepRow& row) {
   in_flight_ -= row.num_tokens;
   committed_ += row.num_tokens;
   if (row.sampling) --samples_in_flight_;
+  if (row.scoring) num_scored_ = row.first_pos + row.scoring->offset + row.scoring->num_tokens;
   Progress progress;
   progress.recomputed = std::max(0, std::min(committed_, high_water_) - row.first_pos);
   progress.prompt_tokens =

@@ -67,6 +67,12 @@ class Sequence {
   // the page after them AddRow's plan will make a copy.
   void TakePagesOf(const Sequence& sibling);
   void DropPages();
+  // Tokens of the prompt that are still to be scored, each with the position before it.
+  int num_unscored() const;
+  // How many of those a row of the next `num_tokens` positions scores, and how long a row is that
+  // scores `most` of them and samples nothing.
+  int NumScoredIn(int num_tokens) const;
+  int RowThatScores(int most) const;
   // Leaves the queue: takes the slot, and is given the rest of its pages by TakePages before its
   // first row.
   void Admit(SlotId slot, Time now);
@@ -113,6 +119,9 @@ class Sequence {
 
  private:
   TokenId TokenAt(int position) const;
+  // The first position from the next on whose logits score a token.
+  int first_scoring() const { return std::max(next_position(), num_scored_); }
+  void AddScoring(int num_tokens, StepRow& row, StepPlan& plan) const;
   // The key of page `index`, whose tokens are known and whose forerunners are in the cache; views
   // `tokens`, and the request.
   PrefixKey KeyOf(int index, std::span<TokenId> tokens) const;
@@ -138,6 +147,7 @@ class Sequence {
   int in_flight_ = 0;
   int rows_in_flight_ = 0;
   int samples_in_flight_ = 0;
+  int num_scored_ = 0;      // positions whose logits have scored the next token of the prompt
   int high_water_ = 0;      // most positions ever committed
   int32_t last_row_ = 0;    // where its last row is in the plan of
   uint64_t last_step_ = 0;  // its last step

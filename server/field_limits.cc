@@ -52,6 +52,7 @@ FieldTable::FieldTable(const ModelBounds& bounds) : bounds_(bounds) {
   set(Field::kStopTokenIdCount, {"count(stopping.stop_token_ids)", 0, 64, false, {}});
   set(Field::kMaxTime, {"stopping.max_time", 0, kMaxSeconds, true, {}});
   set(Field::kLogprobs, {"output.logprobs", 0, 20, false, {}});
+  set(Field::kPromptLogprobs, {"output.prompt_logprobs", 0, 20, false, {}});
   set(Field::kStreamInterval, {"output.stream_interval", 1, 1024, false, 1});
   set(Field::kCacheSaltBytes, {"bytes(cache.cache_salt)", 0, 256, false, {}});
   set(Field::kPriority, {"scheduling.priority", -100, 100, false, 0});

@@ -34,6 +34,7 @@ enum class Field : uint8_t {
   kStopTokenIdCount,
   kMaxTime,
   kLogprobs,
+  kPromptLogprobs,
   kStreamInterval,
   kCacheSaltBytes,
   kPriority,

@@ -21,6 +21,7 @@ namespace {
 using engine::TokenId;
 
 constexpr float kGreedyBelow = 1e-5f;
+constexpr int64_t kMaxScoredPrompt = 16384;  // tokens of a prompt with prompt_logprobs
 
 template <typename Index>
 std::string Indexed(const char* field, Index index) {
@@ -280,6 +281,10 @@ void ValidateOutput(const v1::Output& in, const ServedModel& model, FieldChecker
     check->Check(Field::kLogprobs, in.logprobs());
     out.logprobs = in.logprobs();
   }
+  if (in.has_prompt_logprobs()) {
+    check->Check(Field::kPromptLogprobs, in.prompt_logprobs());
+    out.prompt_logprobs = in.prompt_logprobs();
+  }
   out.skip_special_tokens = !in.has_skip_special_tokens() || in.skip_special_tokens();
   out.stream_interval =
       check->Resolve(Field::kStreamInterval, in.has_stream_interval(), in.stream_interval());
@@ -289,6 +294,7 @@ void ValidateOutput(const v1::Output& in, const ServedModel& model, FieldChecker
   echo.set_return_text(out.return_text);
   echo.set_return_token_ids(out.return_token_ids);
   if (in.has_logprobs()) echo.set_logprobs(out.logprobs);
+  if (in.has_prompt_logprobs()) echo.set_prompt_logprobs(out.prompt_logprobs);
   echo.set_skip_special_tokens(out.skip_special_tokens);
   echo.set_stream_interval(out.stream_interval);
   echo.set_report_progress(out.report_progress);
@@ -298,7 +304,6 @@ void ValidateOutput(const v1::Output& in, const ServedModel& model, FieldChecker
 bool Asks(const v1::GenerateRequest& in, const std::string& field) {
   if (field == "constraint") return in.has_constraint();
   if (field == "resume") return in.has_resume();
-  if (field == "output.prompt_logprobs") return in.output().has_prompt_logprobs();
   return field == "sampling.typical_p" && in.sampling().has_typical_p() &&
          in.sampling().typical_p() != 1.0f;
 }
@@ -409,6 +414,11 @@ std::optional<RpcError> ResolveLengths(const ServedModel& model, GenerateDraft* 
   if (num_prompt >= bounds.pool_positions) {
     return BadField(input, prompt + " does not fit the KV pool of " +
                                std::to_string(bounds.pool_positions) + " positions");
+  }
+  if (draft->request.output.prompt_logprobs >= 0 && num_prompt > kMaxScoredPrompt) {
+    return BadField("output.prompt_logprobs",
+                    "is for prompts of at most " + std::to_string(kMaxScoredPrompt) +
+                        " tokens, this one has " + std::to_string(num_prompt));
   }
   engine::StoppingParams& stopping = draft->request.stopping;
   const int64_t room = bounds.MaxPositions() - num_prompt;

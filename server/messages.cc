@@ -164,6 +164,28 @@ v1::RequestFinished ToProto(const engine::RequestEnd& end) {
   return out;
 }
 
+namespace {
+
+void Fill(const engine::TokenLogprobs& token, v1::TokenLogprobs* out) {
+  out->set_token_id(token.token);
+  out->set_logprob(token.logprob);
+  for (const engine::TopLogprob& top : token.top) {
+    v1::TokenLogprob* candidate = out->add_top();
+    candidate->set_token_id(top.token);
+    candidate->set_logprob(top.logprob);
+  }
+}
+
+}  // namespace
+
+v1::PromptLogprobs ToPromptLogprobs(int32_t position,
+                                    const std::vector<engine::TokenLogprobs>& tokens) {
+  v1::PromptLogprobs out;
+  out.set_position(position);
+  for (const engine::TokenLogprobs& token : tokens) Fill(token, out.add_logprobs());
+  return out;
+}
+
 v1::Delta ToDelta(engine::TokenChunk& chunk, const engine::OutputParams& output) {
   v1::Delta out;
   out.set_index(chunk.index);
@@ -172,16 +194,7 @@ v1::Delta ToDelta(engine::TokenChunk& chunk, const engine::OutputParams& output)
     out.mutable_token_ids()->Add(chunk.token_ids.begin(), chunk.token_ids.end());
   }
   if (output.return_text) out.set_text(std::move(chunk.text));
-  for (const engine::TokenLogprobs& token : chunk.logprobs) {
-    v1::TokenLogprobs* entry = out.add_logprobs();
-    entry->set_token_id(token.token);
-    entry->set_logprob(token.logprob);
-    for (const engine::TopLogprob& top : token.top) {
-      v1::TokenLogprob* candidate = entry->add_top();
-      candidate->set_token_id(top.token);
-      candidate->set_logprob(top.logprob);
-    }
-  }
+  for (const engine::TokenLogprobs& token : chunk.logprobs) Fill(token, out.add_logprobs());
   return out;
 }
 

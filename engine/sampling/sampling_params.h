@@ -40,7 +40,8 @@ struct StoppingParams {
 struct OutputParams {
   bool return_text = true;
   bool return_token_ids = false;
-  int32_t logprobs = -1;  // -1: none; 0: of the chosen token; n: and the n best
+  int32_t logprobs = -1;         // -1: none; 0: of the chosen token; n: and the n best
+  int32_t prompt_logprobs = -1;  // the same of the prompt's tokens but the first
   bool skip_special_tokens = true;
   int32_t stream_interval = 1;  // tokens a delta, at least
   bool report_progress = false;

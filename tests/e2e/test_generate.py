@@ -222,6 +222,15 @@ def test_bad_prompts(client):
         assert error.value.code() == grpc.StatusCode.INVALID_ARGUMENT, error.value.details()
 
 
+def test_prompt_logprobs_are_those_of_the_draw(client):
+    prompt = COUNT["prompt_ids"]
+    drawn = client.generate(greedy(ids=prompt, max_tokens=100, logprobs=3, ignore_eos=True))
+    back = client.generate(greedy(ids=prompt + drawn.ids, max_tokens=1, prompt_logprobs=3))
+    assert [entry[0] for entry in back.prompt_logprobs] == (prompt + drawn.ids)[1:]
+    assert back.prompt_logprobs[len(prompt) - 1:] == drawn.logprobs
+    assert back.events.index("prompt_logprobs") < back.events.index("delta")
+
+
 def test_typical_p_leaves_the_usual(client):
     def texts(**fields):
         return [client.generate(request("The sky is", max_tokens=6, temperature=1.5, seed=seed, **fields)).ids

@@ -49,6 +49,7 @@ std::vector<Request> MakeRequests(int32_t vocab_size) {
     request.output.return_text = false;
     request.output.return_token_ids = true;
     request.output.logprobs = i % 2 == 0 ? 3 : 0;
+    if (i % 4 == 2) request.output.prompt_logprobs = i % 3;
     requests.push_back(std::move(request));
   }
   return requests;
@@ -203,7 +204,7 @@ TEST_P(BitExactTest, CachedAndPreemptedEqualsNot) {
   engine::LoadedModel large = Load(Options());
   EngineOptions options = Options();
   options.kv_memory_bytes =
-      static_cast<uint64_t>(large.facts.kv_bytes / (large.facts.kv_pages + 1)) * 13;
+      static_cast<uint64_t>(large.facts.kv_bytes / (large.facts.kv_pages + 1)) * 11;
   engine::LoadedModel model = Load(options);
   EXPECT_GT(ExpectSameAgain(*model.dispatcher, model.facts.vocab_size), 0u);
   EXPECT_GT(model.dispatcher->engines()[0]->stats().preemptions.load(), 0u);
@@ -238,6 +239,27 @@ TEST_P(BitExactTest, SequencesThatShareAPromptEqualThoseAlone) {
         }
       }
     }
+  }
+}
+
+// A reply that comes back as a prompt is scored as it was when it was drawn, to the bit.
+TEST_P(BitExactTest, PromptLogprobsAreThoseOfTheDraw) {
+  engine::LoadedModel model = Load(Options());
+  for (Request& request : MakeRequests(model.facts.vocab_size)) {
+    request.sampling.n = 1;
+    request.output.logprobs = 3;
+    request.output.prompt_logprobs = -1;
+    const Collected drawn = testing::RunAll(*model.dispatcher, {request})[0][0];
+    Request back = request;
+    back.prompt.insert(back.prompt.end(), drawn.tokens.begin(), drawn.tokens.end());
+    back.output.prompt_logprobs = 3;
+    const Collected scored = testing::RunAll(*model.dispatcher, {back})[0][0];
+    ASSERT_EQ(scored.prompt_logprobs.size(), back.prompt.size() - 1);
+    Collected tail = drawn;
+    tail.logprobs.assign(
+        scored.prompt_logprobs.end() - static_cast<std::ptrdiff_t>(drawn.tokens.size()),
+        scored.prompt_logprobs.end());
+    EXPECT_TRUE(tail.SameOutput(drawn));
   }
 }
 

@@ -277,7 +277,6 @@ TEST_F(BadRequestTest, AnswersUnimplementedFieldsByName) {
   const std::vector<BadCase> cases = {
       {"constraint", SET(constraint, regex, "a+")},
       {"resume", ADD(resume, token_ids, 1)},
-      {"output.prompt_logprobs", SET(output, prompt_logprobs, 1)},
       {"sampling.typical_p", SET(sampling, typical_p, 0.5f)},
   };
   server.ExpectCanary();

@@ -19,6 +19,14 @@ uint64_t Prefix(uint64_t before, TokenId token) {
   return Mix(before + 1, static_cast<uint64_t>(token));
 }
 
+TokenLogprobs FakeScore(uint64_t prefix, TokenId token, int num_top) {
+  TokenLogprobs score;
+  score.token = token;
+  score.logprob = -static_cast<float>(Prefix(prefix, token) % 1000) / 100.0f;
+  for (int i = 0; i < num_top; ++i) score.top.push_back({i, -static_cast<float>(i)});
+  return score;
+}
+
 uint64_t HashContext(const FakeContext& context) {
   const SamplingParams& sampling = context.slot.sampling;
   uint64_t hash = Mix(sampling.seed, static_cast<uint64_t>(context.slot.sequence_index));
@@ -29,6 +37,16 @@ uint64_t HashContext(const FakeContext& context) {
 }
 
 }  // namespace
+
+std::vector<TokenLogprobs> FakeScores(std::span<const TokenId> prompt, int num_top) {
+  std::vector<TokenLogprobs> scores;
+  uint64_t prefix = 0;
+  for (size_t i = 0; i + 1 < prompt.size(); ++i) {
+    prefix = Prefix(prefix, prompt[i]);
+    scores.push_back(FakeScore(prefix, prompt[i + 1], num_top));
+  }
+  return scores;
+}
 
 TokenId FakeSample(const FakeContext& context, int vocab_size) {
   uint64_t hash = HashContext(context);
@@ -90,6 +108,10 @@ void FakeRunner::CheckPlan(const StepPlan& plan) {
     Violation(plan, "more tokens than the budget");
   if (static_cast<int>(plan.rows.size()) > options_.max_batch)
     Violation(plan, "more rows than slots");
+  size_t logits = plan.scored.size();
+  for (const StepRow& row : plan.rows) logits += row.sampling.has_value();
+  if (logits > static_cast<size_t>(options_.max_batch))
+    Violation(plan, "more rows of logits than slots");
   max_rows_ = std::max(max_rows_, static_cast<int>(plan.rows.size()));
   CheckPages(plan);
   std::set<SequenceId> sequences;
@@ -171,7 +193,19 @@ RowResult FakeRunner::RunRow(const StepPlan& plan, const StepRow& row) {
     cell(position) = {token, Prefix(position == 0 ? 0 : cell(position - 1).prefix, token)};
   }
   tokens_computed_ += row.num_tokens;
-  if (!row.sampling) return {};
+  std::vector<TokenLogprobs> scores;
+  for (int i = 0; row.scoring && i < row.scoring->num_tokens; ++i) {
+    const int position = row.first_pos + row.scoring->offset + i;
+    if (position >= row.first_pos + row.num_tokens)
+      Violation(plan, "a token is scored by logits that are not computed");
+    const TokenId token = plan.scored[static_cast<size_t>(row.scoring->first_token + i)];
+    scores.push_back(FakeScore(cell(position).prefix, token, row.scoring->logprobs));
+  }
+  if (!row.sampling) {
+    RowResult result;
+    result.scores = std::move(scores);
+    return result;
+  }
   std::vector<TokenId> context;
   uint64_t prefix = 0;
   for (int position = 0; position < row.first_pos + row.num_tokens; ++position) {
@@ -181,7 +215,9 @@ RowResult FakeRunner::RunRow(const StepPlan& plan, const StepRow& row) {
       Violation(plan, "position " + std::to_string(position) + " holds something else");
     context.push_back(read.token);
   }
-  return Sample(plan, row, context);
+  RowResult result = Sample(plan, row, context);
+  result.scores = std::move(scores);
+  return result;
 }
 
 RowResult FakeRunner::Sample(const StepPlan& plan, const StepRow& row,

@@ -26,6 +26,9 @@ struct FakeContext {
 // banned ones before the minimum.
 TokenId FakeSample(const FakeContext& context, int vocab_size);
 
+// What FakeRunner gives for the tokens of `prompt` but the first when they are scored.
+std::vector<TokenLogprobs> FakeScores(std::span<const TokenId> prompt, int num_top);
+
 // A StepRunner without a model. It really stores each row's tokens in pages and reads the whole
 // context back through the row's page table, so a wrong table, a stale page, a lost token or an
 // uncommitted position changes what is drawn. As keys and values do, what is stored of a position

@@ -50,6 +50,7 @@ class Swarm {
   uint64_t preemptions() { return harness_.stats().preemptions.load(); }
   uint64_t hits() { return harness_.stats().prefix_cache_hits.load(); }
   int num_equal() const { return num_equal_; }
+  int num_scored() const { return num_scored_; }
 
  private:
   bool Chance(uint64_t one_in) { return random_() % one_in == 0; }
@@ -96,6 +97,7 @@ class Swarm {
     request.output.stream_interval = Chance(2) ? 1 : Between(2, 9);
     request.output.logprobs = Between(-1, 2);
     request.output.report_progress = Chance(4);
+    if (Chance(4)) request.output.prompt_logprobs = Between(0, 2);
     request.sampling.n = Chance(4) ? Between(2, 4) : 1;
     if (priorities_) request.priority = Between(-1, 1);
     ShareBeginning(request);
@@ -148,10 +150,27 @@ class Swarm {
       ASSERT_EQ(static_cast<int>(outcome.sequences.size()), request.sampling.n);
       for (const auto& [index, sequence] : outcome.sequences) {
         SCOPED_TRACE("request " + std::to_string(handle) + " sequence " + std::to_string(index));
+        CompareScores(request, index, sequence);
         Compare(sequence,
                 MakeReference(request, index, options_.tokenizer, 64, options_.max_context));
       }
     }
+  }
+
+  void CompareScores(const Request& request, int index, const SequenceOutcome& got) {
+    if (index != 0 || request.output.prompt_logprobs < 0) {
+      ASSERT_TRUE(got.prompt_logprobs.empty());
+      return;
+    }
+    const auto expected = FakeScores(request.prompt, request.output.prompt_logprobs);
+    ASSERT_LE(got.prompt_logprobs.size(), expected.size());
+    if (!got.tokens.empty()) ASSERT_EQ(got.prompt_logprobs.size(), expected.size());
+    for (size_t i = 0; i < got.prompt_logprobs.size(); ++i) {
+      ASSERT_EQ(got.prompt_logprobs[i].token, expected[i].token);
+      ASSERT_EQ(got.prompt_logprobs[i].logprob, expected[i].logprob);
+      ASSERT_EQ(got.prompt_logprobs[i].top.size(), expected[i].top.size());
+    }
+    num_scored_ += static_cast<int>(got.prompt_logprobs.size());
   }
 
   void Compare(const SequenceOutcome& got, const ReferenceSequence& expected) {
@@ -177,6 +196,7 @@ class Swarm {
   int num_requests_ = 0;
   std::map<uint64_t, Request> requests_;
   int num_equal_ = 0;
+  int num_scored_ = 0;
 };
 
 TEST(SchedulerSwarmTest, EqualsTheReferenceWhateverHappens) {
@@ -186,6 +206,7 @@ TEST(SchedulerSwarmTest, EqualsTheReferenceWhateverHappens) {
   uint64_t preemptions = 0;
   uint64_t hits = 0;
   int equal = 0;
+  int scored = 0;
   for (uint64_t seed = first_seed; seed < first_seed + kSeeds; ++seed) {
     SCOPED_TRACE("seed " + std::to_string(seed));
     Swarm swarm(seed);
@@ -194,6 +215,7 @@ TEST(SchedulerSwarmTest, EqualsTheReferenceWhateverHappens) {
     preemptions += swarm.preemptions();
     hits += swarm.hits();
     equal += swarm.num_equal();
+    scored += swarm.num_scored();
   }
   std::printf("%lu seeds from %lu: %d sequences equal, %lu preemptions, %lu tokens found\n",
               static_cast<unsigned long>(kSeeds), static_cast<unsigned long>(first_seed), equal,
@@ -202,6 +224,7 @@ TEST(SchedulerSwarmTest, EqualsTheReferenceWhateverHappens) {
   EXPECT_GT(preemptions, 300u);
   EXPECT_GT(hits, 10000u);
   EXPECT_GT(equal, 10000);
+  EXPECT_GT(scored, 10000);
 }
 
 }  // namespace

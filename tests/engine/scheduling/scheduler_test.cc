@@ -361,6 +361,40 @@ TEST_P(SchedulerTest, ReportsProgressWhenAsked) {
   EXPECT_EQ(harness.Outcome(2).only().prompt_tokens_done, 0);
 }
 
+TEST_P(SchedulerTest, ScoresThePromptInSlabs) {
+  for (const int max_batch : {1, 2, 8}) {
+    SCOPED_TRACE(std::to_string(max_batch) + " slots");
+    SchedulerHarness::Options options = Options();
+    options.max_batch = max_batch;
+    SchedulerHarness harness(options);
+    std::vector<Request> requests = MixedRequests();
+    for (size_t i = 0; i < requests.size(); ++i) {
+      if (i % 3 != 2) requests[i].output.prompt_logprobs = static_cast<int>(i);
+      harness.Submit(requests[i]);
+    }
+    Request again = requests[3];  // 28 tokens, of which a page is cached by the time it comes
+    again.handle = RequestHandle{99};
+    harness.Finish();
+    harness.Submit(again);
+    requests.push_back(again);
+    harness.Finish();
+    harness.ExpectSound();
+    ExpectAllAsAlone(harness, requests);
+    for (const Request& request : requests) {
+      const auto& got = harness.Outcome(request.handle.value).only().prompt_logprobs;
+      const int num_top = request.output.prompt_logprobs;
+      const auto expected =
+          num_top < 0 ? std::vector<TokenLogprobs>() : FakeScores(request.prompt, num_top);
+      ASSERT_EQ(got.size(), expected.size());
+      for (size_t i = 0; i < got.size(); ++i) {
+        EXPECT_EQ(got[i].token, expected[i].token);
+        EXPECT_EQ(got[i].logprob, expected[i].logprob) << i;
+        EXPECT_EQ(got[i].top.size(), expected[i].top.size());
+      }
+    }
+  }
+}
+
 // Controls: with one of these bugs in a plan, the tests above must see it.
 struct PlantedPlanBug {
   const char* name;
