@@ -31,7 +31,8 @@ kernels::SamplerParams ToSamplerParams(const SlotReset& reset) {
 RowResult ToRowResult(const kernels::SampledToken& sampled) {
   RowResult row = {.sampled = true,
                    .finite = sampled.finite,
-                   .token = {.token = sampled.token, .logprob = sampled.logprob, .top = {}}};
+                   .token = {.token = sampled.token, .logprob = sampled.logprob, .top = {}},
+                   .scores = {}};
   row.token.top.reserve(sampled.top.size());
   for (const kernels::TokenLogprob& top : sampled.top)
     row.token.top.push_back({top.token, top.logprob});

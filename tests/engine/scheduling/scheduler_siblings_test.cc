@@ -93,7 +93,9 @@ TEST_P(SchedulerSiblingsTest, PreemptedOrNotTheyAreTheSame) {
       for (const Request& request : requests) harness.Submit(request);
       harness.Finish();
       harness.ExpectSound();
-      if (pages < 20) EXPECT_GT(harness.stats().preemptions.load(), 0u);
+      if (pages < 20) {
+        EXPECT_GT(harness.stats().preemptions.load(), 0u);
+      }
       for (const Request& request : requests) ExpectAsReference(harness, request);
     }
   }

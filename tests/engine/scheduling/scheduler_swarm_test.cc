@@ -164,7 +164,9 @@ class Swarm {
     }
     const auto expected = FakeScores(request.prompt, request.output.prompt_logprobs);
     ASSERT_LE(got.prompt_logprobs.size(), expected.size());
-    if (!got.tokens.empty()) ASSERT_EQ(got.prompt_logprobs.size(), expected.size());
+    if (!got.tokens.empty()) {
+      ASSERT_EQ(got.prompt_logprobs.size(), expected.size());
+    }
     for (size_t i = 0; i < got.prompt_logprobs.size(); ++i) {
       ASSERT_EQ(got.prompt_logprobs[i].token, expected[i].token);
       ASSERT_EQ(got.prompt_logprobs[i].logprob, expected[i].logprob);
