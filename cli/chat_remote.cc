@@ -82,6 +82,7 @@ class RemoteChat final : public ChatBackend {
     v1::Sampling& sampling = *request.mutable_sampling();
     sampling.set_temperature(job_.sampling.temperature);
     sampling.set_top_k(job_.sampling.top_k);
+    sampling.set_typical_p(job_.sampling.typical_p);
     sampling.set_top_p(job_.sampling.top_p);
     sampling.set_min_p(job_.sampling.min_p);
     sampling.set_repetition_penalty(job_.sampling.repetition_penalty);

@@ -325,6 +325,14 @@ void AddEngineFlags(CLI::App& app, engine::EngineOptions* options, const std::st
       ->check(IntegerBetween(0, kMost))
       ->capture_default_str()
       ->group(group);
+  app.add_option_function<std::string>(
+         "--prefix-cache",
+         [options](const std::string& state) { options->prefix_cache = state == "on"; },
+         "on, off: keep computed pages of prompts for later ones that begin alike")
+      ->type_name("STATE")
+      ->check(OneOf({"on", "off"}))
+      ->default_str("on")
+      ->group(group);
   app.add_option("--max-batch", options->max_batch, "Running sequences of each engine")
       ->type_name("N")
       ->check(IntegerBetween(1, 4096))
@@ -363,6 +371,9 @@ CLI::Option* AddSamplingFlags(CLI::App& app, engine::SamplingParams* sampling, u
       Between(0, 100));
   add("--top-k", sampling->top_k, "N", "Among the N likeliest tokens; 0: all",
       IntegerBetween(0, std::numeric_limits<int32_t>::max()));
+  add("--typical-p", sampling->typical_p, "P",
+      "Among those about as likely as expected that sum to P; not on GPUs yet",
+      Between(0, 1, true));
   add("--top-p", sampling->top_p, "P", "Among the likeliest that sum to P", Between(0, 1, true));
   add("--min-p", sampling->min_p, "P", "Among those at least P times as likely as the best",
       Between(0, 1));

@@ -15,6 +15,7 @@ void FillSampling(const GenerateJob& job, v1::Sampling& out) {
   const engine::SamplingParams& sampling = job.sampling;
   out.set_temperature(sampling.temperature);
   out.set_top_k(sampling.top_k);
+  out.set_typical_p(sampling.typical_p);
   out.set_top_p(sampling.top_p);
   out.set_min_p(sampling.min_p);
   out.set_repetition_penalty(sampling.repetition_penalty);

@@ -152,6 +152,7 @@ v1::GenerateRequest LoadClient::Impl::MakeRequest(uint64_t number) const {
   for (int i = 0; i < job_.prompt_tokens; ++i) {
     ids.Add(static_cast<int32_t>(random() % static_cast<uint64_t>(facts_.vocab_size)));
   }
+  request.mutable_cache()->set_bypass_prefix_cache(true);  // what is measured is computed
   request.mutable_sampling()->set_temperature(job_.temperature);
   request.mutable_sampling()->set_seed(number);
   request.mutable_stopping()->set_max_tokens(job_.output_tokens);

@@ -1,5 +1,6 @@
 #include "engine/batch.h"
 
+#include <algorithm>
 #include <string>
 
 #include "engine/base/status.h"
@@ -13,7 +14,8 @@ Batch::Batch(const Limits& limits)
   positions_.reserve(static_cast<size_t>(limits.max_tokens));
   row_begins_.reserve(max_rows + 1);
   page_begins_.reserve(max_rows + 1);
-  pages_.reserve(static_cast<size_t>(limits.max_pages));
+  // The limit is what tables that all share pages may name: steps come nowhere near it.
+  pages_.reserve(static_cast<size_t>(std::min(limits.max_pages, 1 << 20)));
   logit_tokens_.reserve(max_rows);
   adapters_.reserve(max_rows);
   samples_.reserve(max_rows);
@@ -32,8 +34,10 @@ absl::Status Batch::Fill(const StepPlan& plan, const StepPlan* previous) {
   std::vector<int32_t> previous_logit_rows;  // by row of the previous plan, -1: not sampled
   if (previous != nullptr) {
     int32_t next = 0;
-    for (const StepRow& row : previous->rows)
+    for (const StepRow& row : previous->rows) {
+      if (row.scoring) next += row.scoring->num_tokens;
       previous_logit_rows.push_back(row.sampling ? next++ : -1);
+    }
   }
   for (std::vector<int32_t>* array : {&tokens_, &positions_, &pages_, &logit_tokens_, &adapters_})
     array->clear();
@@ -41,11 +45,16 @@ absl::Status Batch::Fill(const StepPlan& plan, const StepPlan* previous) {
   row_begins_.assign(1, 0);
   page_begins_.assign(1, 0);
   for (const StepRow& row : plan.rows) RETURN_IF_ERROR(AddRow(plan, row, previous_logit_rows));
+  if (samples_.size() > static_cast<size_t>(limits_.max_rows)) {
+    return Internal("step of " + std::to_string(samples_.size()) +
+                    " rows of logits exceeds the limit " + std::to_string(limits_.max_rows));
+  }
   return absl::OkStatus();
 }
 
 absl::Status Batch::AddRow(const StepPlan& plan, const StepRow& row,
                            std::span<const int32_t> previous_logit_rows) {
+  const auto row_begin = static_cast<int32_t>(tokens_.size());
   if (row.from_previous) {
     const auto source = static_cast<size_t>(*row.from_previous);
     if (row.num_tokens != 1 || source >= previous_logit_rows.size() ||
@@ -66,6 +75,15 @@ absl::Status Batch::AddRow(const StepPlan& plan, const StepRow& row,
   row_begins_.push_back(static_cast<int32_t>(tokens_.size()));
   page_begins_.push_back(static_cast<int32_t>(pages_.size()));
   adapters_.push_back(row.adapter);
+  for (int32_t i = 0; row.scoring && i < row.scoring->num_tokens; ++i) {
+    const RowScoring& scoring = *row.scoring;
+    samples_.push_back({.logit_row = static_cast<int32_t>(logit_tokens_.size()),
+                        .slot = scoring.slot.value,
+                        .position = row.first_pos + scoring.offset + i + 1,
+                        .num_top = scoring.logprobs,
+                        .forced_token = plan.scored[static_cast<size_t>(scoring.first_token + i)]});
+    logit_tokens_.push_back(row_begin + scoring.offset + i);
+  }
   if (row.sampling) {
     samples_.push_back({.logit_row = static_cast<int32_t>(logit_tokens_.size()),
                         .slot = row.sampling->slot.value,

@@ -11,8 +11,8 @@
 
 namespace sluice::engine {
 
-// The flat ragged arrays of one step, made from its plan: what one upload brings to the device. Its
-// arrays keep their addresses from step to step. Engine thread only.
+// The flat ragged arrays of one step, made from its plan: what one upload brings to the device.
+// Engine thread only.
 class Batch {
  public:
   struct Limits {
@@ -30,8 +30,8 @@ class Batch {
   // The view for ops. `previous_tokens` holds the previous step's sampled tokens by logit row; it
   // is where Sample writes them.
   kernels::BatchView view() const;
-  // What to sample: one entry a row that asked for it, in row order; entry i belongs to logit row
-  // i.
+  // What to score and to sample, in row order, of a row what it scores first; entry i belongs to
+  // logit row i.
   std::span<const kernels::SampleRow> samples() const { return samples_; }
   int32_t* previous_tokens() { return previous_tokens_.data(); }
 

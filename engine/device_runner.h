@@ -38,6 +38,10 @@ class DeviceRunner {
 
   // Logits of the batch's logit rows into logits().
   absl::Status Forward(const kernels::BatchView& batch);
+  // Copies pages of the KV cache in all layers, before a Forward that reads them.
+  absl::Status CopyPages(std::span<const int32_t> from, std::span<const int32_t> to) {
+    return kernels::CopyPages(exec_, kv_.layers(), from, to);
+  }
   // Samples from logits(); previous_tokens [R] receives the tokens.
   absl::Status Sample(std::span<const kernels::SampleRow> rows,
                       std::span<kernels::SampledToken> out, int32_t* previous_tokens);

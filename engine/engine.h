@@ -39,10 +39,11 @@ struct EngineOptions {
   std::optional<KvDType> kv_dtype;  // none: f32 on the CPU, f16 on CUDA
   // Of the device's memory, for weights, KV cache and scratch together, when kv_memory_bytes is 0.
   double gpu_memory_fraction = 0.9;
-  int max_batch = 64;              // running sequences of an engine
-  int max_step_tokens = 512;       // token budget of one step
-  int max_queue = 1024;            // waiting sequences of an engine
-  int max_context = 0;             // positions of a sequence; 0: the model's
+  int max_batch = 64;         // running sequences of an engine
+  int max_step_tokens = 512;  // token budget of one step
+  int max_queue = 1024;       // waiting sequences of an engine
+  int max_context = 0;        // positions of a sequence; 0: the model's
+  bool prefix_cache = true;
   std::string chat_template_path;  // file with a template; empty: the model's own
   std::string model_sha256;        // hex; the file must have it, checked before anything is parsed
   bool lock_memory = false;        // weights and KV caches stay in memory, never swapped

@@ -4,7 +4,7 @@
 #include <string>
 #include <utility>
 
-#include "engine/kv/page_table.h"
+#include "engine/kv/page_size.h"
 
 namespace sluice::engine {
 
@@ -47,7 +47,7 @@ RequestEnd LiveRequest::End(absl::Status status, std::string_view error_reason, 
   end.status = std::move(status);
   end.error_reason = std::string(error_reason);
   end.usage = {.prompt_tokens = static_cast<int32_t>(request_.prompt.size()),
-               .cached_prompt_tokens = 0,
+               .cached_prompt_tokens = cached_prompt_tokens_,
                .completion_tokens = completion_tokens_};
   end.timing.queue_seconds = Seconds(first_planned_.value_or(now) - request_.arrival);
   end.timing.total_seconds = Seconds(now - request_.arrival);

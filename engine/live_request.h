@@ -37,6 +37,10 @@ class LiveRequest {
   // is the first of the request.
   bool AddToken(Time now, std::optional<Duration> since_last);
   void AddPreemption() { ++kv_.preemptions; }
+  // A sequence was admitted with `pages` that had been computed for others, or for itself before.
+  void AddReused(int pages) { kv_.pages_reused += pages; }
+  // So many tokens of the prompt were in the prefix cache when the request was admitted.
+  void SetCachedPrompt(int tokens) { cached_prompt_tokens_ = tokens; }
   void AddRecomputed(int tokens) { kv_.recomputed_tokens += tokens; }
   // Its sequences hold `delta` more pages from `now` on.
   void AddPages(int delta, Time now);
@@ -53,6 +57,7 @@ class LiveRequest {
   Time last_token_;
   Duration max_inter_token_{};
   int completion_tokens_ = 0;
+  int cached_prompt_tokens_ = 0;
   KvAccounting kv_;
   int pages_ = 0;
   Time pages_since_;  // the page count has not changed since

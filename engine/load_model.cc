@@ -3,6 +3,7 @@
 #include <chrono>
 #include <cstdio>
 #include <future>
+#include <limits>
 #include <map>
 #include <span>
 #include <string>
@@ -312,13 +313,18 @@ absl::StatusOr<std::unique_ptr<Dispatcher>> StartEngines(
                                   .max_queue = options.max_queue,
                                   .num_pages = static_cast<int>(pool.num_pages),
                                   .max_context = pool.max_context,
+                                  .prefix_cache = options.prefix_cache,
+                                  .typical_p = !opened.device.is_cuda(),
                                   .f16_kv = runner_options.kv_type == kernels::DType::kF16};
   const int64_t sequence_pages =
       (pool.max_context + kernels::kPageTokens - 1) / kernels::kPageTokens;
+  // Sequences may share pages: together their tables may name more than the pool has.
   const Batch::Limits batch_limits = {
       .max_tokens = options.max_step_tokens,
       .max_rows = options.max_batch,
-      .max_pages = static_cast<int>(std::min(sequence_pages * options.max_batch, pool.num_pages))};
+      .max_pages = static_cast<int>(
+          std::min<int64_t>(std::min<int64_t>(sequence_pages, pool.num_pages) * options.max_batch,
+                            std::numeric_limits<int32_t>::max()))};
   DeviceRunner::Options served_options = runner_options;  // the self-check's caches live shortly
   served_options.lock_memory = options.lock_memory;
   auto chunks = std::make_unique<ChunkMailbox>(num_lanes);

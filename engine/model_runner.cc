@@ -12,6 +12,7 @@ kernels::SamplerParams ToSamplerParams(const SlotReset& reset) {
   const SamplingParams& sampling = reset.sampling;
   kernels::SamplerParams params = {.temperature = sampling.temperature,
                                    .top_k = sampling.top_k,
+                                   .typical_p = sampling.typical_p,
                                    .top_p = sampling.top_p,
                                    .min_p = sampling.min_p,
                                    .repetition_penalty = sampling.repetition_penalty,
@@ -30,7 +31,8 @@ kernels::SamplerParams ToSamplerParams(const SlotReset& reset) {
 RowResult ToRowResult(const kernels::SampledToken& sampled) {
   RowResult row = {.sampled = true,
                    .finite = sampled.finite,
-                   .token = {.token = sampled.token, .logprob = sampled.logprob, .top = {}}};
+                   .token = {.token = sampled.token, .logprob = sampled.logprob, .top = {}},
+                   .scores = {}};
   row.token.top.reserve(sampled.top.size());
   for (const kernels::TokenLogprob& top : sampled.top)
     row.token.top.push_back({top.token, top.logprob});
@@ -93,6 +95,19 @@ absl::Status ModelRunner::ResetSlots(const StepPlan& plan) {
   return absl::OkStatus();
 }
 
+absl::Status ModelRunner::CopyPages(const StepPlan& plan) {
+  if (plan.page_copies.empty()) return absl::OkStatus();
+  std::vector<int32_t> from, to;
+  for (const PageCopy& copy : plan.page_copies) {
+    from.push_back(copy.from.value);
+    to.push_back(copy.to.value);
+  }
+  for (const std::unique_ptr<DeviceRunner>& rank : ranks_) {
+    RETURN_IF_ERROR(rank->CopyPages(from, to));
+  }
+  return absl::OkStatus();
+}
+
 void ModelRunner::Remember(const StepPlan& plan) {
   if (depth_ == 0) return;
   if (!previous_) previous_.emplace();
@@ -102,14 +117,26 @@ void ModelRunner::Remember(const StepPlan& plan) {
 void ModelRunner::FillRows(const StepPlan& plan, std::vector<RowResult>& rows) const {
   rows.reserve(plan.rows.size());
   size_t next = 0;
-  for (const StepRow& row : plan.rows)
-    rows.push_back(row.sampling ? ToRowResult(sampled_[next++]) : RowResult{});
+  for (const StepRow& row : plan.rows) {
+    std::vector<TokenLogprobs> scores;
+    bool finite = true;
+    for (int32_t i = 0; row.scoring && i < row.scoring->num_tokens; ++i) {
+      RowResult scored = ToRowResult(sampled_[next++]);
+      finite = finite && scored.finite;
+      scores.push_back(std::move(scored.token));
+    }
+    RowResult& result = rows.emplace_back();
+    if (row.sampling) result = ToRowResult(sampled_[next++]);
+    result.finite = result.finite && finite;
+    result.scores = std::move(scores);
+  }
 }
 
 absl::Status ModelRunner::Enqueue(const StepPlan& plan) {
   RETURN_IF_ERROR(ranks_.front()->MarkStep());
   RETURN_IF_ERROR(batch_.Fill(plan, previous_ ? &*previous_ : nullptr));
   RETURN_IF_ERROR(ResetSlots(plan));
+  RETURN_IF_ERROR(CopyPages(plan));
   DeviceRunner& rank = *ranks_.front();
   RETURN_IF_ERROR(rank.Forward(batch_.view()));
   if (!batch_.samples().empty()) RETURN_IF_ERROR(rank.LaunchSample(batch_.samples()));
@@ -120,6 +147,7 @@ absl::Status ModelRunner::Enqueue(const StepPlan& plan) {
 absl::Status ModelRunner::Run(const StepPlan& plan, std::vector<RowResult>& rows) {
   RETURN_IF_ERROR(batch_.Fill(plan, previous_ ? &*previous_ : nullptr));
   RETURN_IF_ERROR(ResetSlots(plan));
+  RETURN_IF_ERROR(CopyPages(plan));
   DeviceRunner& rank = *ranks_.front();
   RETURN_IF_ERROR(rank.Forward(batch_.view()));
   sampled_.assign(batch_.samples().size(), {});

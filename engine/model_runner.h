@@ -29,6 +29,7 @@ class ModelRunner final : public StepRunner {
   absl::Status Run(const StepPlan& plan, std::vector<RowResult>& rows);
   absl::Status Enqueue(const StepPlan& plan);
   absl::Status ResetSlots(const StepPlan& plan);
+  absl::Status CopyPages(const StepPlan& plan);
   void Remember(const StepPlan& plan);
   void FillRows(const StepPlan& plan, std::vector<RowResult>& rows) const;
 

@@ -31,6 +31,11 @@ std::string_view Name(FinishReason reason) {
   return "unknown";
 }
 
+std::string CacheDomain(std::string_view tenant, std::string_view salt) {
+  std::string domain = std::to_string(tenant.size());
+  return domain.append(":").append(tenant).append(salt);
+}
+
 void TokenChunk::Merge(TokenChunk&& later) {
   SLUICE_CHECK(request == later.request && index == later.index,
                "only chunks of one sequence merge");
@@ -43,6 +48,10 @@ void TokenChunk::Merge(TokenChunk&& later) {
   text += later.text;
   logprobs.insert(logprobs.end(), std::make_move_iterator(later.logprobs.begin()),
                   std::make_move_iterator(later.logprobs.end()));
+  if (prompt_logprobs.empty()) prompt_position = later.prompt_position;
+  prompt_logprobs.insert(prompt_logprobs.end(),
+                         std::make_move_iterator(later.prompt_logprobs.begin()),
+                         std::make_move_iterator(later.prompt_logprobs.end()));
   if (later.sequence_end) sequence_end = std::move(later.sequence_end);
   if (later.request_end) request_end = std::move(later.request_end);
 }

@@ -4,6 +4,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -14,6 +15,14 @@
 
 namespace sluice::engine {
 
+// How a request takes part in the prefix cache.
+struct CacheParams {
+  std::string domain;   // pages are shared only among equal ones: CacheDomain
+  bool bypass = false;  // finds no pages and leaves none
+};
+// Of a tenant's requests with `salt`; different pairs give different domains.
+std::string CacheDomain(std::string_view tenant, std::string_view salt);
+
 // One Generate call, validated and tokenised. Pure data: moved from the reactor through the mailbox
 // into the scheduler.
 struct Request {
@@ -23,6 +32,8 @@ struct Request {
   SamplingParams sampling;
   StoppingParams stopping;
   OutputParams output;
+  CacheParams cache;
+  int32_t priority = 0;                // higher first: out of the queue, and to keep pages
   std::optional<Time> deadline;        // the call ends DEADLINE_EXCEEDED
   std::optional<Time> queue_deadline;  // passes while still waiting: DEADLINE_EXCEEDED
   std::optional<Time> max_time;  // the sequences end with FinishReason::kDeadline and status OK
@@ -103,8 +114,10 @@ struct TokenChunk {
   int32_t prompt_tokens_done = 0;  // progress of the prefill, when the request asked for it
   int32_t preemptions = 0;         // so far, when the request asked for progress
   std::vector<TokenId> token_ids;
-  std::string text;                     // whole code points
-  std::vector<TokenLogprobs> logprobs;  // one a token when asked for
+  std::string text;                            // whole code points
+  std::vector<TokenLogprobs> logprobs;         // one a token when asked for
+  int32_t prompt_position = 0;                 // of the first of prompt_logprobs
+  std::vector<TokenLogprobs> prompt_logprobs;  // when asked for; of sequence 0
   std::optional<SequenceEnd> sequence_end;
   std::optional<RequestEnd> request_end;
 

@@ -6,7 +6,7 @@
 
 #include "engine/base/check.h"
 #include "engine/base/status.h"
-#include "engine/kv/page_table.h"
+#include "engine/kv/page_size.h"
 
 namespace sluice::engine {
 namespace {
@@ -36,7 +36,7 @@ Scheduler::Scheduler(const SchedulerLimits& limits, std::shared_ptr<const Tokeni
     : limits_(limits),
       tokenizer_(std::move(tokenizer)),
       stats_(stats),
-      allocator_(limits.num_pages) {
+      pool_(limits.num_pages, {.enabled = limits.prefix_cache}) {
   SLUICE_CHECK(limits.depth == 0 || limits.depth == 1, "a depth of 0 or 1");
   SLUICE_CHECK(limits.max_batch >= 1 && limits.max_step_tokens >= 1 && limits.max_context >= 2,
                "limits that let something run");
@@ -60,7 +60,7 @@ std::optional<std::string> Scheduler::Refusal(const Request& request) const {
   }
   // The last token's keys and values are never computed.
   const int64_t positions = std::min<int64_t>(prompt + max_tokens, limits_.max_context) - 1;
-  const int64_t room = int64_t{allocator_.total()} * kPageTokens;
+  const int64_t room = int64_t{pool_.total()} * kPageTokens;
   if (positions > room) {
     return "prompt and max_tokens: the KV pool has room for " + n(room) + " positions, " +
            n(positions) + " are needed";
@@ -84,6 +84,10 @@ void Scheduler::Refuse(const Request& request, absl::Status status, std::string_
 void Scheduler::Add(Request&& request, Time now) {
   if (down_) return Refuse(request, Unavailable("the engine is down"), "ENGINE_DOWN", now);
   if (draining_) return Refuse(request, Unavailable("the engine is draining"), "DRAINING", now);
+  if (request.sampling.typical_p < 1.0f && !limits_.typical_p) {
+    return Refuse(request, Unimplemented("typical_p is not implemented on this engine's device"),
+                  "FEATURE", now);
+  }
   if (std::optional<std::string> refusal = Refusal(request))
     return Refuse(request, InvalidArgument(*refusal), "", now);
 
@@ -96,8 +100,8 @@ void Scheduler::Add(Request&& request, Time now) {
   for (int index = 0; index < n; ++index) {
     const SequenceId id{++last_sequence_};
     auto sequence =
-        std::make_unique<Sequence>(id, &live, index, limits_.max_context, &allocator_, tokenizer_);
-    waiting_.emplace(id, sequence.get());
+        std::make_unique<Sequence>(id, &live, index, limits_.max_context, &pool_, tokenizer_);
+    waiting_.emplace(Rank(*sequence), sequence.get());
     waiting_tokens_ += sequence->num_known();
     live_tokens_ += sequence->num_known();
     live.sequences.push_back(sequence.get());
@@ -190,8 +194,14 @@ void Scheduler::ExpireRequest(LiveRequest& request, Time now) {
 void Scheduler::Commit(const StepPlan& plan, StepResult&& result, Time now) {
   const bool ok = result.status.ok();
   SLUICE_CHECK(!ok || result.rows.size() == plan.rows.size(), "a result for each row");
+  const std::vector<PageId> replaced = std::exchange(replaced_, {});
   for (size_t i = 0; i < plan.rows.size(); ++i)
     CommitRow(plan.rows[i], ok ? &result.rows[i] : nullptr, now);
+  // The step just done was the last that could name them.
+  for (const PageId page : replaced) pool_.Release(page);
+  if (plan.step == last_step_) {
+    for (const PageId page : std::exchange(replaced_, {})) pool_.Release(page);
+  }
   if (!ok) Fail(result.status, now);
 }
 
@@ -220,16 +230,31 @@ void Scheduler::CommitRow(const StepRow& row, RowResult* result, Time now) {
     chunk.preemptions = sequence.preemptions;
     Send(request, std::move(chunk));
   }
-  if (!row.sampling) return;
-  SLUICE_CHECK(result->sampled, "a token for each row that asked for one");
-  if (result->finite) return CommitToken(sequence, std::move(result->token), now);
+  if (row.scoring && result->finite) CommitScores(sequence, *row.scoring, *result);
+  if (!row.sampling && result->finite) return;
+  SLUICE_CHECK(!row.sampling || result->sampled, "a token for each row that asked for one");
+  if (result->finite) {
+    sequence.PublishPages(replaced_);
+    return CommitToken(sequence, std::move(result->token), now);
+  }
   Count(stats_->nonfinite_logits);
+  const std::string which = row.sampling
+                                ? "output token " + std::to_string(sequence.output().num_tokens())
+                                : "the prompt";
   EndRequest(request,
-             {Internal("the logits of output token " +
-                       std::to_string(sequence.output().num_tokens()) + " are not finite" +
+             {Internal("the logits of " + which + " are not finite" +
                        (limits_.f16_kv ? " (K or V may exceed f16: try --kv-dtype f32)" : "")),
               "NON_FINITE_LOGITS"},
              now);
+}
+
+void Scheduler::CommitScores(Sequence& sequence, const RowScoring& scoring, RowResult& result) {
+  SLUICE_CHECK(result.scores.size() == static_cast<size_t>(scoring.num_tokens),
+               "a score for each token that was to be scored");
+  TokenChunk chunk = sequence.output().EmptyChunk();
+  chunk.prompt_position = sequence.num_prompt() - sequence.num_unscored() - scoring.num_tokens;
+  chunk.prompt_logprobs = std::move(result.scores);
+  Send(sequence.request(), std::move(chunk));
 }
 
 void Scheduler::CommitToken(Sequence& sequence, TokenLogprobs&& token, Time now) {
@@ -283,8 +308,8 @@ void Scheduler::EndSequence(Sequence& sequence, SequenceEnd end, const Outcome& 
   --live_sequences_;
   live_tokens_ -= sequence.num_known();
   if (request.paused) --paused_sequences_;
-  if (waiting_.erase(sequence.id()) > 0) waiting_tokens_ -= sequence.num_known();
-  running_.erase(sequence.id());
+  if (waiting_.erase(Rank(sequence)) > 0) waiting_tokens_ -= sequence.num_known();
+  running_.erase(Rank(sequence));
   request.sequences[static_cast<size_t>(sequence.index())] = nullptr;
   sequence.End(now);
   if (sequence.rows_in_flight() > 0) {
@@ -312,10 +337,13 @@ void Scheduler::Send(LiveRequest& request, TokenChunk&& chunk) {
 
 // ---------------------------------------------------------------- accounts
 
-int Scheduler::num_held_pages() const {
-  int pages = 0;
-  for (const auto& [id, sequence] : sequences_) pages += sequence->pages().num_pages();
-  return pages;
+std::optional<std::string> Scheduler::Fault() const {
+  std::vector<std::span<const PageId>> tables = {replaced_};
+  for (const auto& [id, sequence] : sequences_) {
+    if (std::optional<std::string> fault = sequence->Fault()) return fault;
+    tables.push_back(sequence->pages().pages());
+  }
+  return pool_.Fault(tables);
 }
 
 void Scheduler::PublishStats() const {
@@ -326,11 +354,11 @@ void Scheduler::PublishStats() const {
   set(stats_->requests_running, sequences_.size() - waiting_.size());
   set(stats_->requests_waiting, waiting_.size());
   set(stats_->waiting_prompt_tokens, static_cast<size_t>(waiting_tokens_));
-  set(stats_->kv_pages_total, static_cast<size_t>(allocator_.total()));
-  set(stats_->kv_pages_free, static_cast<size_t>(allocator_.num_free()));
+  set(stats_->kv_pages_total, static_cast<size_t>(pool_.total()));
+  set(stats_->kv_pages_free, static_cast<size_t>(pool_.num_available()));
+  set(stats_->kv_pages_cached, static_cast<size_t>(pool_.num_cached()));
   if (sequences_.empty()) {
-    stats_->leaked_pages.store(allocator_.total() - allocator_.num_free(),
-                               std::memory_order_relaxed);
+    stats_->leaked_pages.store(pool_.total() - pool_.num_available(), std::memory_order_relaxed);
   }
 }
 

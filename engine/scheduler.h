@@ -3,6 +3,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <unordered_map>
@@ -13,7 +14,7 @@
 
 #include "engine/base/clock.h"
 #include "engine/base/ids.h"
-#include "engine/kv/page_allocator.h"
+#include "engine/kv/page_pool.h"
 #include "engine/live_request.h"
 #include "engine/request.h"
 #include "engine/scheduler_limits.h"
@@ -34,18 +35,27 @@ namespace sluice::engine {
 //   scheduler.Commit(plan, runner.Wait(plan), now);  // tokens out, ends, pages back
 //   outbound.Post(scheduler.TakeChunks());
 //
-// A step takes the running sequences that want one token first, oldest first, then chunks of the
-// longer rest (prompts), then sequences from the queue, in order of arrival, under one budget of
-// tokens. A sequence leaves the queue when all its known tokens have pages and every running
-// sequence could still get one more; it then needs pages only as it grows. When the pool is empty,
-// the newest running sequence goes back to the queue, keeps its tokens and is computed again later;
-// paused ones go first. So the oldest running sequence that is not paused always advances, and the
-// queue moves as running ones end: a request that fits the pool alone ends, whatever the pool's
-// size. A sequence that was paused and gave up its pages waits in the queue like any other.
+// A step takes the running sequences that want one token first, then chunks of the longer rest
+// (prompts), then sequences from the queue, under one budget of tokens; among each, those of higher
+// priority first, then in order of arrival. A sequence leaves the queue when all its known tokens
+// have pages and every running sequence could still get one more; it then needs pages only as it
+// grows. When the pool is empty, the last running sequence in that order goes back to the queue,
+// keeps its tokens and is computed again later; paused ones go first. So the first running sequence
+// that is not paused always advances, and the queue moves as running ones end: a request that fits
+// the pool alone ends, whatever the pool's size. A sequence that was paused and gave up its pages
+// waits in the queue like any other.
 //
 // Up to one planned step may be in flight while the next is planned (`SchedulerLimits::depth`). A
 // sequence that ends with a row in flight becomes a zombie: the row's outcome is dropped, and slot
 // and pages go back when its step is committed.
+//
+// A sequence that leaves the queue takes what the prefix cache has of its tokens; what it computes
+// goes there as soon as a row with finite logits has been committed over it. Of the sequences of
+// one request the first computes the prompt; the others let those behind them in the queue pass
+// until it is there, then share its pages and copy the one that is not full.
+//
+// Logits are computed of max_batch positions a step at most: prompts that are scored come in slabs,
+// which take no more than half of what the running sequences leave.
 class Scheduler {
  public:
   // `tokenizer` may be null. `stats` outlives the scheduler.
@@ -54,8 +64,8 @@ class Scheduler {
   ~Scheduler();
 
   // Commands. Everything they cause leaves as chunks. A request that is refused gets its end at
-  // once: INVALID_ARGUMENT when it could not be served even alone, UNAVAILABLE when the engine is
-  // down or draining.
+  // once: INVALID_ARGUMENT when it could not be served even alone, UNIMPLEMENTED when the device
+  // cannot do what it asks for, UNAVAILABLE when the engine is down or draining.
   void Add(Request&& request, Time now);
   // Ends the request with `status`, which is not OK. `issued`: when the command was given. Unknown
   // requests are ignored, here and below.
@@ -88,12 +98,25 @@ class Scheduler {
   // Writes the gauges of EngineStats.
   void PublishStats() const;
 
-  int num_free_pages() const { return allocator_.num_free(); }
-  int num_pages() const { return allocator_.total(); }
-  // Sum over all page tables; with the free ones it makes up the pool, always.
-  int num_held_pages() const;
+  const PagePool& pool() const { return pool_; }
+  // Forgets what is cached for nobody.
+  void FlushPrefixCache() { pool_.Flush(); }
+  // What is wrong with the accounts of pages; nothing when all is well. To be asked between steps:
+  // each page is free, referenced or cached; is named by as many tables as it has references; is
+  // written by one sequence alone; tables are as long as their sequences; cached pages are found
+  // under their tokens.
+  std::optional<std::string> Fault() const;
 
  private:
+  // Ascends from who comes first.
+  struct Rank {
+    int32_t priority = 0;
+    SequenceId id;
+    explicit Rank(const Sequence& sequence) : priority(sequence.priority()), id(sequence.id()) {}
+    friend bool operator<(const Rank& a, const Rank& b) {
+      return a.priority != b.priority ? a.priority > b.priority : a.id < b.id;
+    }
+  };
   struct Outcome {
     absl::Status status;
     std::string_view error_reason;
@@ -109,12 +132,23 @@ class Scheduler {
   void PlanSingles(Time now, StepPlan& plan, int& budget);
   void PlanChunks(StepPlan& plan, int& budget);
   void PlanAdmissions(Time now, StepPlan& plan, int& budget);
+  // The sequence of the request from which `sequence` can take the prompt, if there is one;
+  // otherwise whether one is about to compute it.
+  struct Sibling {
+    const Sequence* ready = nullptr;
+    bool coming = false;
+  };
+  Sibling FindSibling(Sequence& sequence) const;
+  int ChunkOf(const Sequence& sequence, int budget, const StepPlan& plan) const;
   bool MakeRoom(const Sequence& requester, Time now);
   bool MakeAdmissible(const Sequence& sequence, Time now);
+  // Pages that nobody but `sequences` names.
+  int NumOwned(std::span<Sequence* const> sequences) const;
   void Admit(Sequence& sequence, Time now, StepPlan& plan);
   void Preempt(Sequence& sequence, Time now);
 
   void CommitRow(const StepRow& row, RowResult* result, Time now);
+  void CommitScores(Sequence& sequence, const RowScoring& scoring, RowResult& result);
   void CommitToken(Sequence& sequence, TokenLogprobs&& token, Time now);
   void Fail(const absl::Status& cause, Time now);
   void EndRequest(LiveRequest& request, const Outcome& outcome, Time now);
@@ -126,14 +160,15 @@ class Scheduler {
   const std::shared_ptr<const Tokenizer> tokenizer_;
   EngineStats* const stats_;
 
-  PageAllocator allocator_;  // outlives the sequences below
+  PagePool pool_;  // outlives the sequences below
   std::vector<SlotId> free_slots_;
   std::map<RequestHandle, std::unique_ptr<LiveRequest>> requests_;
   std::unordered_map<SequenceId, std::unique_ptr<Sequence>> sequences_;  // zombies included
-  // Ids ascend with arrival: these are ordered from oldest to newest.
-  std::map<SequenceId, Sequence*> waiting_;
-  std::map<SequenceId, Sequence*> running_;
+  // Ids ascend with arrival: in each, higher priorities come first, then older ones.
+  std::map<Rank, Sequence*> waiting_;
+  std::map<Rank, Sequence*> running_;
   int zombie_pages_ = 0;
+  std::vector<PageId> replaced_;  // by equal ones, and named by the step in flight still
 
   uint64_t last_sequence_ = 0;
   uint64_t last_step_ = 0;       // planned, not empty

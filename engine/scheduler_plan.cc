@@ -4,16 +4,18 @@
 #include <utility>
 
 #include "engine/base/check.h"
-#include "engine/kv/page_table.h"
+#include "engine/kv/page_size.h"
 #include "engine/scheduler.h"
 
 namespace sluice::engine {
 
 void Scheduler::Plan(Time now, StepPlan& plan) {
+  plan.page_copies.clear();
   plan.slot_resets.clear();
   plan.rows.clear();
   plan.tokens.clear();
   plan.pages.clear();
+  plan.scored.clear();
   plan.step = last_step_ + 1;
   ++num_plans_;
   Expire(now);
@@ -28,7 +30,7 @@ void Scheduler::Plan(Time now, StepPlan& plan) {
 
 void Scheduler::PlanSingles(Time now, StepPlan& plan, int& budget) {
   // MakeRoom takes other sequences than the one at hand out of `running_`: iterators stay valid.
-  for (const auto& [id, sequence] : running_) {
+  for (const auto& [rank, sequence] : running_) {
     if (budget == 0) return;
     if (sequence->paused() || sequence->held_in(num_plans_) || sequence->num_remaining() != 1)
       continue;
@@ -45,12 +47,13 @@ void Scheduler::PlanSingles(Time now, StepPlan& plan, int& budget) {
 }
 
 void Scheduler::PlanChunks(StepPlan& plan, int& budget) {
-  for (const auto& [id, sequence] : running_) {
+  for (const auto& [rank, sequence] : running_) {
     if (budget == 0) return;
     if (sequence->paused() || sequence->held_in(num_plans_) || sequence->num_remaining() < 2)
       continue;
     // Its pages were taken when it was admitted.
-    const int chunk = std::min(budget, sequence->num_remaining());
+    const int chunk = ChunkOf(*sequence, budget, plan);
+    if (chunk == 0) continue;
     sequence->AddRow(chunk, plan);
     budget -= chunk;
   }
@@ -64,19 +67,59 @@ void Scheduler::PlanAdmissions(Time now, StepPlan& plan, int& budget) {
       ++place;
       continue;
     }
+    // The logits of this step go round without it.
+    const size_t logits = running_.size() + 1 + plan.scored.size();
+    if (!plan.scored.empty() &&
+        (sequence.num_unscored() > 0 || logits > static_cast<size_t>(limits_.max_batch))) {
+      return;
+    }
+    sequence.TakeCachedPages();
+    const Sibling sibling = FindSibling(sequence);
+    if (sibling.ready) sequence.TakePagesOf(*sibling.ready);
+    if (sibling.coming) {
+      sequence.DropPages();
+      ++place;
+      continue;
+    }
     // Who is behind does not overtake: a large prompt would wait for ever.
-    if (!MakeAdmissible(sequence, now)) return;
+    if (!MakeAdmissible(sequence, now)) return sequence.DropPages();
     place = waiting_.erase(place);
     Admit(sequence, now, plan);
-    const int chunk = std::min(budget, sequence.num_remaining());
+    const int chunk = ChunkOf(sequence, budget, plan);
     sequence.AddRow(chunk, plan);
     budget -= chunk;
   }
 }
 
+int Scheduler::ChunkOf(const Sequence& sequence, int budget, const StepPlan& plan) const {
+  const int chunk = std::min(budget, sequence.num_remaining());
+  const int scored = sequence.NumScoredIn(chunk);
+  if (scored == 0) return chunk;
+  const int left = limits_.max_batch - static_cast<int>(running_.size());
+  const int room = std::max(0, left / 2 - static_cast<int>(plan.scored.size()));
+  if (scored <= room) return chunk;
+  // A row that samples nothing leaves its own place: who scores first always gets on.
+  return std::min(chunk, sequence.RowThatScores(room + (plan.scored.empty() ? 1 : 0)));
+}
+
+Scheduler::Sibling Scheduler::FindSibling(Sequence& sequence) const {
+  Sibling found;
+  if (sequence.num_unscored() > 0) return found;
+  // A part of a page is computed sooner than it is waited for.
+  const bool worth_waiting =
+      sequence.num_shareable() / kPageTokens > sequence.committed() / kPageTokens;
+  for (const Sequence* sibling : sequence.request().sequences) {
+    if (!sibling || sibling->state() != Sequence::State::kRunning) continue;
+    if (sibling->committed() >= sequence.num_prompt()) return {sibling, false};
+    found.coming = worth_waiting;
+  }
+  return found;
+}
+
 bool Scheduler::MakeRoom(const Sequence& requester, Time now) {
   short_of_pages_ = true;
-  if (zombie_pages_ > 0) return false;  // they come back with the step in flight
+  // They come back with the step in flight.
+  if (zombie_pages_ > 0 || !replaced_.empty()) return false;
   Sequence* victim = nullptr;
   for (auto place = running_.rbegin(); place != running_.rend(); ++place) {
     Sequence* sequence = place->second;
@@ -85,7 +128,7 @@ bool Scheduler::MakeRoom(const Sequence& requester, Time now) {
       victim = sequence;
       break;
     }
-    if (!victim && requester.id() < sequence->id()) victim = sequence;
+    if (!victim && Rank(requester) < Rank(*sequence)) victim = sequence;
   }
   if (!victim) return false;
   if (victim->rows_in_flight() > 0) {
@@ -98,38 +141,54 @@ bool Scheduler::MakeRoom(const Sequence& requester, Time now) {
 
 bool Scheduler::MakeAdmissible(const Sequence& sequence, Time now) {
   int active = 0;
-  int paused_pages = 0;
-  std::vector<Sequence*> paused;  // with nothing in flight, oldest first
-  for (const auto& [id, running] : running_) {
+  std::vector<Sequence*> paused;  // with nothing in flight, the last goes first
+  for (const auto& [rank, running] : running_) {
     if (!running->paused()) {
       ++active;
     } else if (running->rows_in_flight() == 0) {
       paused.push_back(running);
-      paused_pages += running->pages().num_pages();
     }
   }
   // One page in reserve for each running sequence, or the newcomer would soon be thrown out again.
-  const int needed = PagesFor(sequence.num_known()) + active;
+  const int needed = PagesFor(sequence.num_known()) - sequence.pages().num_pages() + active;
   if (free_slots_.empty() && paused.empty()) return false;
-  if (allocator_.num_free() + paused_pages < needed) return false;
-  while (free_slots_.empty() || allocator_.num_free() < needed) {
+  if (pool_.num_available() + NumOwned(paused) < needed) return false;
+  while (free_slots_.empty() || pool_.num_available() < needed) {
     Preempt(*paused.back(), now);
     paused.pop_back();
   }
   return true;
 }
 
+int Scheduler::NumOwned(std::span<Sequence* const> sequences) const {
+  std::unordered_map<PageId, int> named;
+  int owned = 0;
+  for (const Sequence* sequence : sequences) {
+    for (const PageId page : sequence->pages().pages())
+      owned += ++named[page] == pool_.references(page);
+  }
+  return owned;
+}
+
 void Scheduler::Admit(Sequence& sequence, Time now, StepPlan& plan) {
   LiveRequest& request = sequence.request();
   waiting_tokens_ -= sequence.num_known();
-  running_.emplace(sequence.id(), &sequence);
-  sequence.Admit(free_slots_.back());
+  running_.emplace(Rank(sequence), &sequence);
+  sequence.Admit(free_slots_.back(), now);
   free_slots_.pop_back();
+  const int num_found = sequence.committed();
   SLUICE_CHECK(sequence.TakePages(sequence.num_known(), now), "pages were counted before");
   plan.slot_resets.push_back(sequence.MakeSlotReset());
   if (request.admitted()) return;
   request.Admit(now);
   stats_->queue_time.Observe(request.queue_seconds());
+  if (sequence.uses_cache()) {
+    request.SetCachedPrompt(num_found);
+    stats_->prefix_cache_queries.fetch_add(static_cast<uint64_t>(sequence.num_prompt()),
+                                           std::memory_order_relaxed);
+    stats_->prefix_cache_hits.fetch_add(static_cast<uint64_t>(num_found),
+                                        std::memory_order_relaxed);
+  }
   TokenChunk chunk = sequence.output().EmptyChunk();
   chunk.admitted = true;
   Send(request, std::move(chunk));
@@ -138,8 +197,8 @@ void Scheduler::Admit(Sequence& sequence, Time now, StepPlan& plan) {
 void Scheduler::Preempt(Sequence& sequence, Time now) {
   free_slots_.push_back(sequence.slot());
   sequence.Preempt(now);
-  running_.erase(sequence.id());
-  waiting_.emplace(sequence.id(), &sequence);
+  running_.erase(Rank(sequence));
+  waiting_.emplace(Rank(sequence), &sequence);
   waiting_tokens_ += sequence.num_known();
   stats_->preemptions.fetch_add(1, std::memory_order_relaxed);
   LiveRequest& request = sequence.request();

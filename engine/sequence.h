@@ -4,10 +4,13 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <span>
+#include <string>
 #include <vector>
 
 #include "engine/base/clock.h"
 #include "engine/base/ids.h"
+#include "engine/kv/page_pool.h"
 #include "engine/kv/page_table.h"
 #include "engine/live_request.h"
 #include "engine/request.h"
@@ -31,11 +34,12 @@ class Sequence {
     kEnded     // a zombie: holds them until what is in flight has been waited for
   };
 
-  Sequence(SequenceId id, LiveRequest* request, int index, int max_context,
-           PageAllocator* allocator, std::shared_ptr<const Tokenizer> tokenizer);
+  Sequence(SequenceId id, LiveRequest* request, int index, int max_context, PagePool* pool,
+           std::shared_ptr<const Tokenizer> tokenizer);
 
   SequenceId id() const { return id_; }
   int index() const { return index_; }
+  int32_t priority() const { return priority_; }
   LiveRequest& request() { return *request_; }
   State state() const { return state_; }
   bool paused() const { return request_->paused; }
@@ -51,8 +55,27 @@ class Sequence {
   // Tokens that could be planned now; 0 when the token in flight will certainly be the last.
   int num_remaining() const;
 
-  // Leaves the queue: takes the slot, and is given pages by TakePages.
-  void Admit(SlotId slot);
+  // Finds pages in the prefix cache and leaves some there.
+  bool uses_cache() const;
+  // While waiting: names the pages that the prefix cache has of its tokens, all but the last
+  // token's at most, whose logits are wanted; or gives them back.
+  void TakeCachedPages();
+  // What a sibling (another sequence of the request) that has computed the prompt can give: so many
+  // positions, all but the last known token at most.
+  int num_shareable() const { return std::min(num_known() - 1, num_prompt_); }
+  // While waiting: names the full pages of those that `sibling` has, beyond what the cache had; of
+  // the page after them AddRow's plan will make a copy.
+  void TakePagesOf(const Sequence& sibling);
+  void DropPages();
+  // Tokens of the prompt that are still to be scored, each with the position before it.
+  int num_unscored() const;
+  // How many of those a row of the next `num_tokens` positions scores, and how long a row is that
+  // scores `most` of them and samples nothing.
+  int NumScoredIn(int num_tokens) const;
+  int RowThatScores(int most) const;
+  // Leaves the queue: takes the slot, and is given the rest of its pages by TakePages before its
+  // first row.
+  void Admit(SlotId slot, Time now);
   // How the sampler slot must be set with the first row after Admit.
   SlotReset MakeSlotReset() const;
   // Pages for positions [0, positions); false when the pool has too few.
@@ -74,6 +97,10 @@ class Sequence {
   Progress CommitRow(const StepRow& row);
   // Takes the token sampled for a committed row. Returns the end when the sequence ends with it.
   std::optional<SequenceEnd> Accept(TokenLogprobs&& token, Time now);
+  // All positions committed have been seen by a row with finite logits: puts the full pages into
+  // the prefix cache. Where the cache has an equal page already, that one takes the place of the
+  // own, which is appended to `replaced` with its reference.
+  void PublishPages(std::vector<PageId>& replaced);
   // Time from the token before to the one just accepted.
   std::optional<Duration> since_last_token() const { return since_last_token_; }
   // Positions of the prompt computed so far; never falls.
@@ -84,21 +111,35 @@ class Sequence {
   void HoldIn(uint64_t plan) { held_plan_ = plan; }
   bool held_in(uint64_t plan) const { return held_plan_ == plan; }
 
+  // What is wrong with its pages; nothing when all is well.
+  std::optional<std::string> Fault() const;
+
   int preemptions = 0;
   std::optional<Time> cancel_issued;
 
  private:
   TokenId TokenAt(int position) const;
+  // The first position from the next on whose logits score a token.
+  int first_scoring() const { return std::max(next_position(), num_scored_); }
+  void AddScoring(int num_tokens, StepRow& row, StepPlan& plan) const;
+  // The key of page `index`, whose tokens are known and whose forerunners are in the cache; views
+  // `tokens`, and the request.
+  PrefixKey KeyOf(int index, std::span<TokenId> tokens) const;
 
   const SequenceId id_;
   LiveRequest* request_;
   const int index_;
+  const int32_t priority_;
   const int max_context_;
   const int num_prompt_;
   std::vector<TokenId> generated_;
   std::vector<TokenId> banned_until_min_;
   SequenceOutput output_;
+  PagePool* const pool_;
   PageTable pages_;
+  std::optional<PageId> copied_page_;  // of a sibling, to be copied by the plan of the next row
+  int num_cached_pages_ = 0;           // the first pages of the table are in the cache
+  mutable std::vector<uint64_t> page_hashes_;  // of the first pages, as far as they were needed
   State state_ = State::kWaiting;
   SlotId slot_{-1};
 
@@ -106,6 +147,7 @@ class Sequence {
   int in_flight_ = 0;
   int rows_in_flight_ = 0;
   int samples_in_flight_ = 0;
+  int num_scored_ = 0;      // positions whose logits have scored the next token of the prompt
   int high_water_ = 0;      // most positions ever committed
   int32_t last_row_ = 0;    // where its last row is in the plan of
   uint64_t last_step_ = 0;  // its last step

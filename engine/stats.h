@@ -43,10 +43,11 @@ struct EngineStats {
   std::atomic<int64_t> requests_running{0};  // sequences that hold pages
   std::atomic<int64_t> requests_waiting{0};  // sequences in the queue, preempted ones included
   std::atomic<int64_t> waiting_prompt_tokens{0};
-  std::atomic<int64_t> kv_pages_total{0};  // page 0 not counted
-  std::atomic<int64_t> kv_pages_free{0};
-  std::atomic<int64_t> leaked_pages{0};  // checked whenever the engine is idle; must be 0
-  std::atomic<bool> up{false};           // serves; false for ever after a fault
+  std::atomic<int64_t> kv_pages_total{0};   // page 0 not counted
+  std::atomic<int64_t> kv_pages_free{0};    // can be taken: cached ones that nobody uses included
+  std::atomic<int64_t> kv_pages_cached{0};  // those
+  std::atomic<int64_t> leaked_pages{0};     // checked whenever the engine is idle; must be 0
+  std::atomic<bool> up{false};              // serves; false for ever after a fault
   std::string fault;  // what that was; set before `up` falls, read by who has seen it fall
   std::atomic<int64_t> last_step_nanos{
       0};  // steady clock at the end of the last step, or when last idle
@@ -58,6 +59,8 @@ struct EngineStats {
   std::atomic<uint64_t> preemptions{0};
   std::atomic<uint64_t> recomputed_tokens{0};
   std::atomic<uint64_t> nonfinite_logits{0};
+  std::atomic<uint64_t> prefix_cache_queries{0};  // prompt tokens looked up
+  std::atomic<uint64_t> prefix_cache_hits{0};     // of those, found
   std::atomic<uint64_t> cancelled_waiting{0};
   std::atomic<uint64_t> cancelled_running{0};
 

@@ -36,6 +36,16 @@ struct RowSampling {
   int32_t logprobs = -1;  // as OutputParams::logprobs
 };
 
+// Asks for tokens that are known to be scored: how likely each was, from the logits of the position
+// before it.
+struct RowScoring {
+  SlotId slot;
+  int32_t offset = 0;       // of the row's token whose logits score the first of them
+  int32_t first_token = 0;  // index into StepPlan::scored
+  int32_t num_tokens = 0;
+  int32_t logprobs = 0;  // as OutputParams::logprobs
+};
+
 // A run of consecutive positions of one sequence. There is no prefill flag: a decode is a row of
 // one token.
 struct StepRow {
@@ -49,15 +59,25 @@ struct StepRow {
   int32_t first_page = 0;  // index into StepPlan::pages
   int32_t num_pages = 0;   // covers positions [0, first_pos + num_tokens)
   int32_t adapter = 0;
+  std::optional<RowScoring> scoring;
   std::optional<RowSampling> sampling;  // absent in all but the last chunk of a prompt
+};
+
+// A page whose content another gets before the rows of the step are computed: what a sequence goes
+// on from when another one's page is not full.
+struct PageCopy {
+  PageId from;
+  PageId to;
 };
 
 struct StepPlan {
   uint64_t step = 0;  // ascending
+  std::vector<PageCopy> page_copies;
   std::vector<SlotReset> slot_resets;
   std::vector<StepRow> rows;
   std::vector<TokenId> tokens;  // of all rows
   std::vector<PageId> pages;    // page tables of all rows
+  std::vector<TokenId> scored;  // of all rows; their logits come before those that are sampled
 
   bool empty() const { return rows.empty(); }
   std::span<const TokenId> Tokens(const StepRow& row) const {
@@ -73,8 +93,9 @@ struct StepPlan {
 // What became of one row of a plan.
 struct RowResult {
   bool sampled = false;
-  bool finite = true;   // false: its logits were not; the token is meaningless
-  TokenLogprobs token;  // logprob and top only when asked for
+  bool finite = true;                 // false: its logits were not; the token is meaningless
+  TokenLogprobs token;                // logprob and top only when asked for
+  std::vector<TokenLogprobs> scores;  // one a token that was to be scored
 };
 
 struct StepResult {

@@ -383,6 +383,7 @@ struct TokenBias {
 struct SamplerParams {
   float temperature = 1.0f;  // below 1e-5: arg-max, ties by lower id
   int32_t top_k = 0;         // 0: all
+  float typical_p = 1.0f;    // host backends only
   float top_p = 1.0f;
   float min_p = 0.0f;
   float repetition_penalty = 1.0f;  // over prompt and output: l > 0 ? l / p : l * p
@@ -407,7 +408,7 @@ class SamplerSlots {
   ~SamplerSlots();
 
   // Puts a sequence into `slot`: its parameters, its prompt and the output so far.
-  // Errors are a device's.
+  // Errors are a device's; UNIMPLEMENTED for typical_p below 1 on CUDA.
   absl::Status Reset(int slot, const SamplerParams& params, std::span<const int32_t> prompt,
                      std::span<const int32_t> output);
 
@@ -447,12 +448,12 @@ struct SampleArgs {
 };
 
 // Samples one token a row in the order of numerics.md: mask, min_tokens bans, bias, penalties,
-// temperature, top-k, top-p, min-p, draw. Probabilities are integers, w_i = floor(2^40 exp(l_i -
-// max)) by one FMA-only polynomial; partition sum, top-p cut (ties by lower id) and inverse-CDF
-// draw are uint64 sums; Philox4x32-10 (Salmon et al., SC'11) with counter (seed, sequence index,
-// position, draw): equal logits give equal tokens on every backend. Advances the slots. `out` has
-// rows.size() entries; previous_tokens [R], when not null, receives the token of each row for the
-// next step's FromPrevious inputs.
+// temperature, top-k, typical-p, top-p, min-p, draw. Probabilities are integers, w_i = floor(2^40
+// exp(l_i - max)) by one FMA-only polynomial; partition sum, top-p cut (ties by lower id) and
+// inverse-CDF draw are uint64 sums; Philox4x32-10 (Salmon et al., SC'11) with counter (seed,
+// sequence index, position, draw): equal logits give equal tokens on every backend. Advances the
+// slots. `out` has rows.size() entries; previous_tokens [R], when not null, receives the token of
+// each row for the next step's FromPrevious inputs.
 absl::Status Sample(Exec& exec, ConstMatrixF32 logits, const SampleArgs& args, SamplerSlots& slots,
                     std::span<SampledToken> out, int32_t* previous_tokens);
 

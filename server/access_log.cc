@@ -32,12 +32,13 @@ void AccessLog::Write(const Record& record) {
   const double decode =
       had_token ? std::min(timing.decode_seconds, record.seconds - first_token) : 0;
   logger_->info(
-      "generate id={} peer={} code={} reason={} finish={} prompt_tokens={} completion_tokens={} "
-      "sent={} queue_s={:.4f} ttft_s={:.4f} decode_s={:.4f} total_s={:.4f}",
+      "generate id={} peer={} code={} reason={} finish={} prompt_tokens={} cached_tokens={} "
+      "completion_tokens={} sent={} queue_s={:.4f} ttft_s={:.4f} decode_s={:.4f} total_s={:.4f}",
       Quote(record.request_id), record.peer, CodeName(record.code),
       record.reason.empty() ? "-" : record.reason, engine::Name(record.finish_reason),
-      record.prompt_tokens, record.usage.completion_tokens, record.tokens_sent,
-      std::min(timing.queue_seconds, record.seconds), first_token, decode, record.seconds);
+      record.prompt_tokens, record.usage.cached_prompt_tokens, record.usage.completion_tokens,
+      record.tokens_sent, std::min(timing.queue_seconds, record.seconds), first_token, decode,
+      record.seconds);
 }
 
 }  // namespace sluice::server

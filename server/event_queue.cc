@@ -1,6 +1,8 @@
 #include "server/event_queue.h"
 
 #include <algorithm>
+#include <cstddef>
+#include <iterator>
 #include <utility>
 
 #include "server/messages.h"
@@ -8,12 +10,20 @@
 namespace sluice::server {
 namespace {
 
-size_t BytesOf(const engine::TokenChunk& chunk) {
-  size_t bytes = chunk.text.size() + chunk.token_ids.size() * sizeof(engine::TokenId);
-  for (const engine::TokenLogprobs& token : chunk.logprobs) {
+// Prompt logprobs of one message.
+constexpr size_t kSlabTokens = 256;
+
+size_t BytesOf(const std::vector<engine::TokenLogprobs>& tokens) {
+  size_t bytes = 0;
+  for (const engine::TokenLogprobs& token : tokens) {
     bytes += sizeof(token) + token.top.size() * sizeof(engine::TopLogprob);
   }
   return bytes;
+}
+
+size_t BytesOf(const engine::TokenChunk& chunk) {
+  return chunk.text.size() + chunk.token_ids.size() * sizeof(engine::TokenId) +
+         BytesOf(chunk.logprobs) + BytesOf(chunk.prompt_logprobs);
 }
 
 }  // namespace
@@ -62,7 +72,7 @@ bool EventQueue::HasDelta(const engine::TokenChunk& chunk) const {
 bool EventQueue::HasEvent(const Sequence& sequence) const {
   if (sequence.progress_due) return true;
   if (!sequence.waiting) return false;
-  if (HasDelta(*sequence.waiting)) return true;
+  if (HasDelta(*sequence.waiting) || !sequence.waiting->prompt_logprobs.empty()) return true;
   if (!sequence.waiting->sequence_end) return false;
   // A failure before the first token is told by the status alone, so that it commits nothing.
   return accepted_sent_ || sequence.waiting->sequence_end->reason != engine::FinishReason::kError;
@@ -106,6 +116,18 @@ void EventQueue::NextOf(Sequence& sequence, v1::GenerateResponse* out) {
     return;
   }
   engine::TokenChunk& chunk = *sequence.waiting;
+  if (!chunk.prompt_logprobs.empty()) {
+    const auto slab =
+        chunk.prompt_logprobs.begin() +
+        static_cast<std::ptrdiff_t>(std::min(kSlabTokens, chunk.prompt_logprobs.size()));
+    const std::vector<engine::TokenLogprobs> first(
+        std::make_move_iterator(chunk.prompt_logprobs.begin()), std::make_move_iterator(slab));
+    waiting_bytes_ -= BytesOf(first);
+    *out->mutable_prompt_logprobs() = ToPromptLogprobs(chunk.prompt_position, first);
+    chunk.prompt_logprobs.erase(chunk.prompt_logprobs.begin(), slab);
+    chunk.prompt_position += static_cast<int32_t>(first.size());
+    return;
+  }
   if (HasDelta(chunk)) {
     waiting_bytes_ -= BytesOf(chunk);
     tokens_sent_ += sequence.waiting_tokens;

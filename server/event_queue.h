@@ -11,8 +11,8 @@
 namespace sluice::server {
 
 // What is still to be written to one Generate stream, in the order of the API: accepted, (progress
-// | delta)*, sequence_finished once a sequence, request_finished. Chunks that wait are merged, so
-// a slow reader gets fewer and longer deltas. Not thread-safe.
+// | prompt_logprobs | delta)*, sequence_finished once a sequence, request_finished. Chunks that
+// wait are merged, so a slow reader gets fewer and longer deltas. Not thread-safe.
 class EventQueue {
  public:
   // Of an accepted request with `num_sequences` sequences.

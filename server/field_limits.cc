@@ -52,6 +52,7 @@ FieldTable::FieldTable(const ModelBounds& bounds) : bounds_(bounds) {
   set(Field::kStopTokenIdCount, {"count(stopping.stop_token_ids)", 0, 64, false, {}});
   set(Field::kMaxTime, {"stopping.max_time", 0, kMaxSeconds, true, {}});
   set(Field::kLogprobs, {"output.logprobs", 0, 20, false, {}});
+  set(Field::kPromptLogprobs, {"output.prompt_logprobs", 0, 20, false, {}});
   set(Field::kStreamInterval, {"output.stream_interval", 1, 1024, false, 1});
   set(Field::kCacheSaltBytes, {"bytes(cache.cache_salt)", 0, 256, false, {}});
   set(Field::kPriority, {"scheduling.priority", -100, 100, false, 0});
@@ -79,12 +80,6 @@ std::string PathOf(const FieldLimit& limit) {
   const std::string name = limit.field;
   const size_t open = name.find('(');
   return open == std::string::npos ? name : name.substr(open + 1, name.size() - open - 2);
-}
-
-std::span<const char* const> UnimplementedFields() {
-  static constexpr const char* kFields[] = {"constraint", "resume", "output.prompt_logprobs",
-                                            "sampling.typical_p", "scheduling.priority"};
-  return kFields;
 }
 
 std::string FormatNumber(double value) {

@@ -34,6 +34,7 @@ enum class Field : uint8_t {
   kStopTokenIdCount,
   kMaxTime,
   kLogprobs,
+  kPromptLogprobs,
   kStreamInterval,
   kCacheSaltBytes,
   kPriority,
@@ -83,9 +84,6 @@ class FieldTable {
   ModelBounds bounds_;
   std::vector<FieldLimit> limits_;
 };
-
-// Fields of GenerateRequest that answer UNIMPLEMENTED in this version.
-std::span<const char* const> UnimplementedFields();
 
 // The path of a limit's field in a request: "stopping.stop" of "count(stopping.stop)".
 std::string PathOf(const FieldLimit& limit);

@@ -21,6 +21,7 @@ namespace {
 using engine::TokenId;
 
 constexpr float kGreedyBelow = 1e-5f;
+constexpr int64_t kMaxScoredPrompt = 16384;  // tokens of a prompt with prompt_logprobs
 
 template <typename Index>
 std::string Indexed(const char* field, Index index) {
@@ -186,7 +187,7 @@ void ValidateSampling(const v1::Sampling& in, const ServedModel& model, uint64_t
   out.top_k = check->Resolve(Field::kTopK, in.has_top_k(), in.top_k());
   out.top_p = check->Resolve(Field::kTopP, in.has_top_p(), in.top_p());
   out.min_p = check->Resolve(Field::kMinP, in.has_min_p(), in.min_p());
-  const float typical_p = check->Resolve(Field::kTypicalP, in.has_typical_p(), in.typical_p());
+  out.typical_p = check->Resolve(Field::kTypicalP, in.has_typical_p(), in.typical_p());
   out.repetition_penalty = check->Resolve(Field::kRepetitionPenalty, in.has_repetition_penalty(),
                                           in.repetition_penalty());
   out.presence_penalty =
@@ -204,7 +205,7 @@ void ValidateSampling(const v1::Sampling& in, const ServedModel& model, uint64_t
   echo.set_top_k(out.top_k);
   echo.set_top_p(out.top_p);
   echo.set_min_p(out.min_p);
-  echo.set_typical_p(typical_p);
+  echo.set_typical_p(out.typical_p);
   echo.set_repetition_penalty(out.repetition_penalty);
   echo.set_presence_penalty(out.presence_penalty);
   echo.set_frequency_penalty(out.frequency_penalty);
@@ -280,6 +281,10 @@ void ValidateOutput(const v1::Output& in, const ServedModel& model, FieldChecker
     check->Check(Field::kLogprobs, in.logprobs());
     out.logprobs = in.logprobs();
   }
+  if (in.has_prompt_logprobs()) {
+    check->Check(Field::kPromptLogprobs, in.prompt_logprobs());
+    out.prompt_logprobs = in.prompt_logprobs();
+  }
   out.skip_special_tokens = !in.has_skip_special_tokens() || in.skip_special_tokens();
   out.stream_interval =
       check->Resolve(Field::kStreamInterval, in.has_stream_interval(), in.stream_interval());
@@ -289,21 +294,18 @@ void ValidateOutput(const v1::Output& in, const ServedModel& model, FieldChecker
   echo.set_return_text(out.return_text);
   echo.set_return_token_ids(out.return_token_ids);
   if (in.has_logprobs()) echo.set_logprobs(out.logprobs);
+  if (in.has_prompt_logprobs()) echo.set_prompt_logprobs(out.prompt_logprobs);
   echo.set_skip_special_tokens(out.skip_special_tokens);
   echo.set_stream_interval(out.stream_interval);
   echo.set_report_progress(out.report_progress);
 }
 
-// The first field of the request that this version does not serve.
-std::optional<std::string> UnimplementedField(const v1::GenerateRequest& in) {
-  if (in.has_constraint()) return "constraint";
-  if (in.has_resume()) return "resume";
-  if (in.output().has_prompt_logprobs()) return "output.prompt_logprobs";
-  if (in.sampling().has_typical_p() && in.sampling().typical_p() != 1.0f) {
-    return "sampling.typical_p";
-  }
-  if (in.scheduling().priority() != 0) return "scheduling.priority";
-  return std::nullopt;
+// True when the request sets `field`, one of ServedModel::UnimplementedFields(), to something.
+bool Asks(const v1::GenerateRequest& in, const std::string& field) {
+  if (field == "constraint") return in.has_constraint();
+  if (field == "resume") return in.has_resume();
+  return field == "sampling.typical_p" && in.sampling().has_typical_p() &&
+         in.sampling().typical_p() != 1.0f;
 }
 
 RpcError NoChatTemplate(const ServedModel& model) {
@@ -318,6 +320,7 @@ RpcError NotImplemented(const std::string& field) {
   RpcError error;
   error.code = absl::StatusCode::kUnimplemented;
   error.message = field + " is not implemented in this version";
+  if (field == "sampling.typical_p") error.message += " for GPUs";
   error.reason = "FEATURE";
   error.metadata.emplace_back("field", field);
   return error;
@@ -366,12 +369,17 @@ std::optional<RpcError> ValidateGenerate(const v1::GenerateRequest& in, const Se
   ValidateStopping(in.stopping(), model, arrival, &check, draft);
   ValidateOutput(in.output(), model, &check, draft);
   check.Check(Field::kCacheSaltBytes, static_cast<double>(in.cache().cache_salt().size()));
-  check.Check(Field::kPriority, in.scheduling().priority());
+  draft->request.cache = {.domain = engine::CacheDomain("", in.cache().cache_salt()),
+                          .bypass = in.cache().bypass_prefix_cache()};
+  draft->request.priority =
+      check.Resolve(Field::kPriority, in.scheduling().has_priority(), in.scheduling().priority());
   draft->request.queue_deadline =
       TimeAfter(in.scheduling().has_queue_timeout(), in.scheduling().queue_timeout(),
                 Field::kQueueTimeout, arrival, &check, model.limits);
   if (!violations.empty()) return BadFields(std::move(violations));
-  if (const auto field = UnimplementedField(in)) return NotImplemented(*field);
+  for (const std::string& field : model.UnimplementedFields()) {
+    if (Asks(in, field)) return NotImplemented(field);
+  }
   if (draft->conversation && model.loaded.chat == nullptr) return NoChatTemplate(model);
   draft->request.id = in.request_id();
   draft->request.arrival = arrival;
@@ -406,6 +414,11 @@ std::optional<RpcError> ResolveLengths(const ServedModel& model, GenerateDraft* 
   if (num_prompt >= bounds.pool_positions) {
     return BadField(input, prompt + " does not fit the KV pool of " +
                                std::to_string(bounds.pool_positions) + " positions");
+  }
+  if (draft->request.output.prompt_logprobs >= 0 && num_prompt > kMaxScoredPrompt) {
+    return BadField("output.prompt_logprobs",
+                    "is for prompts of at most " + std::to_string(kMaxScoredPrompt) +
+                        " tokens, this one has " + std::to_string(num_prompt));
   }
   engine::StoppingParams& stopping = draft->request.stopping;
   const int64_t room = bounds.MaxPositions() - num_prompt;

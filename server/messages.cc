@@ -40,8 +40,8 @@ void DescribeTokenizer(const engine::LoadedModel& model, v1::Model::Tokenizer* o
   out->set_has_chat_template(model.chat != nullptr);
 }
 
-void DescribeLimits(const FieldTable& table, v1::Model* out) {
-  for (const FieldLimit& limit : table.all()) {
+void DescribeLimits(const ServedModel& model, v1::Model* out) {
+  for (const FieldLimit& limit : model.limits.all()) {
     v1::Model::FieldLimit* entry = out->add_limits();
     entry->set_field(limit.field);
     if (limit.minimum) entry->set_minimum(*limit.minimum);
@@ -49,7 +49,7 @@ void DescribeLimits(const FieldTable& table, v1::Model* out) {
     entry->set_minimum_excluded(limit.minimum_excluded);
     if (limit.default_value) entry->set_default_value(*limit.default_value);
   }
-  for (const char* field : UnimplementedFields()) out->add_unimplemented(field);
+  for (std::string& field : model.UnimplementedFields()) out->add_unimplemented(std::move(field));
 }
 
 }  // namespace
@@ -74,7 +74,7 @@ v1::Model Describe(const ServedModel& model) {
   out.set_ffn_width(facts.ffn_width);
   *out.mutable_provenance() = ProvenanceOf(model);
   if (model.has_vocabulary()) DescribeTokenizer(model.loaded, out.mutable_tokenizer());
-  DescribeLimits(model.limits, &out);
+  DescribeLimits(model, &out);
   const engine::SelfCheck& check = model.loaded.self_check;
   out.mutable_self_check()->set_passed(check.passed);
   out.mutable_self_check()->set_max_relative_error(check.max_relative_error);
@@ -164,6 +164,28 @@ v1::RequestFinished ToProto(const engine::RequestEnd& end) {
   return out;
 }
 
+namespace {
+
+void Fill(const engine::TokenLogprobs& token, v1::TokenLogprobs* out) {
+  out->set_token_id(token.token);
+  out->set_logprob(token.logprob);
+  for (const engine::TopLogprob& top : token.top) {
+    v1::TokenLogprob* candidate = out->add_top();
+    candidate->set_token_id(top.token);
+    candidate->set_logprob(top.logprob);
+  }
+}
+
+}  // namespace
+
+v1::PromptLogprobs ToPromptLogprobs(int32_t position,
+                                    const std::vector<engine::TokenLogprobs>& tokens) {
+  v1::PromptLogprobs out;
+  out.set_position(position);
+  for (const engine::TokenLogprobs& token : tokens) Fill(token, out.add_logprobs());
+  return out;
+}
+
 v1::Delta ToDelta(engine::TokenChunk& chunk, const engine::OutputParams& output) {
   v1::Delta out;
   out.set_index(chunk.index);
@@ -172,16 +194,7 @@ v1::Delta ToDelta(engine::TokenChunk& chunk, const engine::OutputParams& output)
     out.mutable_token_ids()->Add(chunk.token_ids.begin(), chunk.token_ids.end());
   }
   if (output.return_text) out.set_text(std::move(chunk.text));
-  for (const engine::TokenLogprobs& token : chunk.logprobs) {
-    v1::TokenLogprobs* entry = out.add_logprobs();
-    entry->set_token_id(token.token);
-    entry->set_logprob(token.logprob);
-    for (const engine::TopLogprob& top : token.top) {
-      v1::TokenLogprob* candidate = entry->add_top();
-      candidate->set_token_id(top.token);
-      candidate->set_logprob(top.logprob);
-    }
-  }
+  for (const engine::TokenLogprobs& token : chunk.logprobs) Fill(token, out.add_logprobs());
   return out;
 }
 

@@ -27,6 +27,8 @@ v1::FinishReason ToProto(engine::FinishReason reason);
 v1::SequenceFinished ToProto(int32_t index, const engine::SequenceEnd& end);
 v1::RequestFinished ToProto(const engine::RequestEnd& end);
 // `chunk`'s tokens, as far as `output` asks for them; its text and logprobs are moved away.
+v1::PromptLogprobs ToPromptLogprobs(int32_t position,
+                                    const std::vector<engine::TokenLogprobs>& tokens);
 v1::Delta ToDelta(engine::TokenChunk& chunk, const engine::OutputParams& output);
 
 }  // namespace sluice::server

@@ -38,9 +38,13 @@ void AddEngineGauges(const engine::EngineStats& stats, const Labels& labels, Met
              Load(stats.requests_running));
   out->Gauge("sluice_requests_waiting", "Sequences in the queue, preempted ones included.", labels,
              Load(stats.requests_waiting));
-  const double free = Load(stats.kv_pages_free);
-  out->Gauge("sluice_kv_pages", "Pages of the KV pool by state.", with("state", "free"), free);
-  out->Gauge("sluice_kv_pages", "", with("state", "used"), Load(stats.kv_pages_total) - free);
+  const double available = Load(stats.kv_pages_free);
+  const double cached = std::min(available, Load(stats.kv_pages_cached));
+  out->Gauge("sluice_kv_pages",
+             "Pages of the KV pool by state; cached ones are used by nobody and can be taken.",
+             with("state", "free"), available - cached);
+  out->Gauge("sluice_kv_pages", "", with("state", "cached"), cached);
+  out->Gauge("sluice_kv_pages", "", with("state", "used"), Load(stats.kv_pages_total) - available);
   out->Gauge("sluice_kv_usage_ratio", "Share of the KV pool in use, 0 to 1.", labels,
              KvUsage(stats));
   out->Gauge("sluice_engine_up", "1 while the engine serves, 0 for ever after a fault.", labels,
@@ -65,11 +69,11 @@ void AddEngineCounters(const engine::EngineStats& stats, const Labels& labels,
   cancelled("running", Load(stats.cancelled_running));
   out->Counter("sluice_prompt_tokens_total", "Prompt tokens prefilled.", labels,
                Load(stats.prompt_tokens));
-  const char* no_cache = " This version has no prefix cache: always 0.";
   out->Counter("sluice_prefix_cache_queries_tokens_total",
-               std::string("Prompt tokens looked up in the prefix cache.") + no_cache, labels, 0);
-  out->Counter("sluice_prefix_cache_hits_tokens_total",
-               std::string("Prompt tokens found in the prefix cache.") + no_cache, labels, 0);
+               "Prompt tokens looked up in the prefix cache.", labels,
+               Load(stats.prefix_cache_queries));
+  out->Counter("sluice_prefix_cache_hits_tokens_total", "Prompt tokens found in the prefix cache.",
+               labels, Load(stats.prefix_cache_hits));
   out->Counter("sluice_generation_tokens_total", "Tokens generated.", labels,
                Load(stats.generation_tokens));
   out->Counter("sluice_preemptions_total", "Sequences that gave their pages back to wait.", labels,
@@ -92,8 +96,8 @@ void AddEngineHistograms(const engine::EngineStats& stats, const Labels& labels,
   out->Histogram("sluice_step_duration_seconds", "Duration of a step.", labels,
                  stats.step_duration.Read());
   out->Histogram("sluice_step_host_gap_seconds",
-                 "Between two steps when there was work; on a GPU its wait, by its clock.",
-                 labels, stats.step_host_gap.Read());
+                 "Between two steps when there was work; on a GPU its wait, by its clock.", labels,
+                 stats.step_host_gap.Read());
   out->Histogram("sluice_step_tokens", "Tokens a step.", labels, stats.step_tokens.Read());
   out->Histogram("sluice_batch_rows", "Rows a step.", labels, stats.batch_rows.Read());
   out->Histogram("sluice_cancel_to_free_seconds", "From a cancel to the return of the pages.",
@@ -108,15 +112,15 @@ void AddVllmNames(const engine::EngineStats& stats, const Labels& labels, Metric
              Load(stats.requests_waiting));
   out->Gauge("vllm:kv_cache_usage_perc", "Share of the KV pool in use, 0 to 1.", labels,
              KvUsage(stats));
-  out->Counter("vllm:prompt_tokens_total", "Prompt tokens prefilled.", labels,
-               Load(stats.prompt_tokens));
+  out->Counter("vllm:prompt_tokens_total", "Prompt tokens, prefilled or found in the prefix cache.",
+               labels, Load(stats.prompt_tokens) + Load(stats.prefix_cache_hits));
   out->Counter("vllm:generation_tokens_total", "Tokens generated.", labels,
                Load(stats.generation_tokens));
   out->Counter("vllm:num_preemptions_total", "Preemptions.", labels, Load(stats.preemptions));
-  out->Counter("vllm:prefix_cache_queries_total",
-               "Prompt tokens looked up in the prefix cache: none in this version.", labels, 0);
-  out->Counter("vllm:prefix_cache_hits_total",
-               "Prompt tokens found in the prefix cache: none in this version.", labels, 0);
+  out->Counter("vllm:prefix_cache_queries_total", "Prompt tokens looked up in the prefix cache.",
+               labels, Load(stats.prefix_cache_queries));
+  out->Counter("vllm:prefix_cache_hits_total", "Prompt tokens found in the prefix cache.", labels,
+               Load(stats.prefix_cache_hits));
   out->Histogram("vllm:time_to_first_token_seconds", "From arrival to the first token.", labels,
                  stats.time_to_first_token.Read());
   out->Histogram("vllm:inter_token_latency_seconds", "Between two tokens of a sequence.", labels,

@@ -25,4 +25,11 @@ ServedModel::ServedModel(engine::LoadedModel model, std::string served_name, std
       build(std::move(build_name)),
       limits(BoundsOf(loaded, max_tokens_cap)) {}
 
+std::vector<std::string> ServedModel::UnimplementedFields() const {
+  std::vector<std::string> fields = {"constraint", "resume"};
+  // The samplers of GPUs have not got it yet.
+  if (!dispatcher().engines().front()->limits().typical_p) fields.push_back("sampling.typical_p");
+  return fields;
+}
+
 }  // namespace sluice::server

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 #include "engine/engine.h"
 #include "server/field_limits.h"
@@ -19,6 +20,8 @@ struct ServedModel {
   FieldTable limits;
 
   bool has_vocabulary() const { return loaded.tokenizer != nullptr; }
+  // Fields of GenerateRequest that answer UNIMPLEMENTED.
+  std::vector<std::string> UnimplementedFields() const;
   engine::Dispatcher& dispatcher() const { return *loaded.dispatcher; }
 };
 

@@ -4,20 +4,16 @@
 #include <vector>
 
 #include "engine/base/ids.h"
-#include "engine/kv/page_allocator.h"
+#include "engine/kv/page_pool.h"
+#include "engine/kv/page_size.h"
 
 namespace sluice::engine {
 
-// Positions that a page of the KV pool holds.
-inline constexpr int kPageTokens = 16;
-
-constexpr int PagesFor(int positions) { return (positions + kPageTokens - 1) / kPageTokens; }
-
-// The pages of one sequence, in order of position. Returns them in its destructor. Owned by the
-// sequence; engine thread only. The allocator outlives it.
+// The pages of one sequence, in order of position, each with a reference of its own. Returns them
+// in its destructor. Owned by the sequence; engine thread only. The pool outlives it.
 class PageTable {
  public:
-  explicit PageTable(PageAllocator* allocator) : allocator_(allocator) {}
+  explicit PageTable(PagePool* pool) : pool_(pool) {}
   ~PageTable() { Clear(); }
   PageTable(const PageTable&) = delete;
   PageTable& operator=(const PageTable&) = delete;
@@ -26,17 +22,24 @@ class PageTable {
   // has too few.
   bool Cover(int positions);
   bool Covers(int positions) const { return PagesFor(positions) <= num_pages(); }
+  // Appends a page that is full and that others may name as well.
+  void Share(PageId page);
+  // Names `page`, of equal content, in the place of page `index`, and gives that one, with its
+  // reference, to the caller.
+  PageId Replace(int index, PageId page);
   // Returns all pages.
   void Clear();
 
   int num_pages() const { return static_cast<int>(pages_.size()); }
+  PageId page(int index) const { return pages_[static_cast<size_t>(index)]; }
+  std::span<const PageId> pages() const { return pages_; }
   // Pages of positions [0, positions).
   std::span<const PageId> Pages(int positions) const {
-    return std::span(pages_).first(static_cast<size_t>(PagesFor(positions)));
+    return pages().first(static_cast<size_t>(PagesFor(positions)));
   }
 
  private:
-  PageAllocator* allocator_;
+  PagePool* pool_;
   std::vector<PageId> pages_;
 };
 

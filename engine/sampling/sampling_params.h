@@ -14,6 +14,7 @@ namespace sluice::engine {
 struct SamplingParams {
   float temperature = 1.0f;         // 0: greedy
   int32_t top_k = 0;                // 0: off
+  float typical_p = 1.0f;           // (0, 1]; below 1 where SchedulerLimits::typical_p says so
   float top_p = 1.0f;               // (0, 1]
   float min_p = 0.0f;               // [0, 1]
   float repetition_penalty = 1.0f;  // prompt and output
@@ -39,7 +40,8 @@ struct StoppingParams {
 struct OutputParams {
   bool return_text = true;
   bool return_token_ids = false;
-  int32_t logprobs = -1;  // -1: none; 0: of the chosen token; n: and the n best
+  int32_t logprobs = -1;         // -1: none; 0: of the chosen token; n: and the n best
+  int32_t prompt_logprobs = -1;  // the same of the prompt's tokens but the first
   bool skip_special_tokens = true;
   int32_t stream_interval = 1;  // tokens a delta, at least
   bool report_progress = false;

@@ -7,8 +7,8 @@
 #include "absl/status/statusor.h"
 
 #include "engine/base/ids.h"
+#include "engine/base/keyed_hash.h"
 #include "engine/model_file/model_file.h"
-#include "engine/tokenizer/keyed_hash.h"
 #include "engine/tokenizer/vocabulary.h"
 
 namespace sluice::engine {

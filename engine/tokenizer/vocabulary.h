@@ -10,8 +10,8 @@
 #include "absl/status/statusor.h"
 
 #include "engine/base/ids.h"
+#include "engine/base/keyed_hash.h"
 #include "engine/model_file/model_file.h"
-#include "engine/tokenizer/keyed_hash.h"
 #include "engine/tokenizer/tokenizer.h"
 
 namespace sluice::engine {

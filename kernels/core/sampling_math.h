@@ -8,9 +8,15 @@
 //   w     floor(2^40 * exp(y)), see SampleWeight
 //   Z     sum of w, below 2^60 for 2^20 tokens
 //   top-k k best by logit, ties by lower id
+//   typical-p
+//         with a = rint(-y * 2^16) and A = floor(sum(w * a) / sum(w)) over the tokens that are left
+//         and weigh more than 0: the shortest run of those in order of rising |a - A|, ties by
+//         lower id, whose w add up to at least ceil(typical_p * sum(w)). |a - A| is how far a
+//         token's information is from the entropy (Meister et al., arXiv 2202.00666): log Z cancels
 //   top-p the shortest run of tokens in order of falling w, ties by lower id, whose w add up to at
-//         least ceil(top_p * Z)
-//   min-p those with w >= ceil(min_p * 2^40); 2^40 is the weight of the best token
+//         least ceil(top_p * Z), Z over what typical-p left
+//   min-p those with w >= ceil(min_p * W), W the weight of the best token that is left: 2^40 unless
+//         typical-p took it
 //   draw  with Z' the sum over what is left and b the SampleBits: the first token in ascending id
 //         at which the running sum exceeds floor(b * Z' / 2^64)
 
@@ -31,6 +37,24 @@ inline uint64_t CeilFraction(float fraction, uint64_t total) {
   const uint64_t fixed = static_cast<uint64_t>(static_cast<double>(fraction) * 0x1p53);
   return static_cast<uint64_t>((Wide{fixed} * total + ((uint64_t{1} << 53) - 1)) >> 53);
 }
+
+// -y in units of 2^-16, of a token whose weight is not 0: below 2^22.
+inline int32_t Surprise(float logit, float max, float inverse_temperature) {
+  const float y = (logit - max) * inverse_temperature;
+  return static_cast<int32_t>(std::nearbyint(y * -0x1p16f));
+}
+
+// The sums of typical-p: exact, so that no order matters.
+struct SurpriseSum {
+  uint64_t weight = 0;
+  unsigned __int128 weighted = 0;
+
+  void Add(uint64_t token_weight, int32_t surprise) {
+    weight += token_weight;
+    weighted += static_cast<unsigned __int128>(token_weight) * static_cast<uint32_t>(surprise);
+  }
+  int32_t Mean() const { return static_cast<int32_t>(weighted / weight); }
+};
 
 // floor(bits * total / 2^64), below total.
 inline uint64_t DrawTarget(uint64_t bits, uint64_t total) {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <limits>
 #include <utility>
 
@@ -38,6 +39,11 @@ bool BetterWeight(const SampleCandidate& a, const SampleCandidate& b) {
   return a.weight != b.weight ? a.weight > b.weight : a.token < b.token;
 }
 
+// What a run that is to hold `fraction` of `total` must reach; one token at least.
+uint64_t LeastOf(float fraction, uint64_t total) {
+  return std::max<uint64_t>(1, CeilFraction(fraction, total));
+}
+
 // Samples rows one at a time with one worker's memory.
 class RowSampler {
  public:
@@ -55,11 +61,14 @@ class RowSampler {
   void KeepTopK(const Row& row, int64_t k);
   void CollectAtLeast(const Row& row, float inverse_temperature, uint64_t least);
   void CollectTopP(const Row& row, float inverse_temperature, uint64_t need);
-  void KeepTopP(uint64_t need);
+  template <typename Better>
+  void KeepRun(uint64_t need, const Better& better);
+  void KeepTypical(const Row& row, float inverse_temperature, float typical_p);
   int32_t DrawFromBlocks(const Row& row, float inverse_temperature, uint64_t target) const;
   int32_t DrawFromCandidates(uint64_t bits) const;
   void FillLogprobs(const Row& raw, int32_t num_top, SampledToken& out);
   uint64_t CandidateWeight() const;
+  uint64_t BestWeight() const;
   void WeighCandidates(float max, float inverse_temperature);
   template <typename Keep>
   void KeepCandidates(const Keep& keep) {
@@ -165,6 +174,12 @@ uint64_t RowSampler::CandidateWeight() const {
   return total;
 }
 
+uint64_t RowSampler::BestWeight() const {
+  uint64_t best = 0;
+  for (int64_t i = 0; i < num_candidates_; ++i) best = std::max(best, memory_.candidates[i].weight);
+  return best;
+}
+
 // Candidates become all tokens that weigh at least `least` >= 1; block sums are set.
 void RowSampler::CollectAtLeast(const Row& row, float inverse_temperature, uint64_t least) {
   num_candidates_ = 0;
@@ -191,16 +206,17 @@ void RowSampler::CollectTopP(const Row& row, float inverse_temperature, uint64_t
   }
 }
 
-// Keeps the shortest run of candidates by falling weight whose sum reaches `need`, which is at most
+// Keeps the shortest run of candidates from the best on whose sum reaches `need`, which is at most
 // the sum of all: a binary search that orders only the half it goes on with.
-void RowSampler::KeepTopP(uint64_t need) {
+template <typename Better>
+void RowSampler::KeepRun(uint64_t need, const Better& better) {
   SampleCandidate* selection = memory_.selection;
   std::copy_n(memory_.candidates, num_candidates_, selection);
   int64_t begin = 0;  // the last one kept lies in [begin, end)
   int64_t end = num_candidates_;
   while (end - begin > 1) {
     const int64_t middle = begin + (end - begin) / 2;
-    std::nth_element(selection + begin, selection + middle, selection + end, BetterWeight);
+    std::nth_element(selection + begin, selection + middle, selection + end, better);
     uint64_t before = 0;
     for (int64_t i = begin; i < middle; ++i) before += selection[i].weight;
     if (before >= need) {
@@ -211,7 +227,23 @@ void RowSampler::KeepTopP(uint64_t need) {
     }
   }
   const SampleCandidate last = selection[begin];
-  KeepCandidates([&](const SampleCandidate& c) { return !BetterWeight(last, c); });
+  KeepCandidates([&](const SampleCandidate& c) { return !better(last, c); });
+}
+
+void RowSampler::KeepTypical(const Row& row, float inverse_temperature, float typical_p) {
+  KeepCandidates([](const SampleCandidate& c) { return c.weight > 0; });
+  const auto surprise = [&](const SampleCandidate& c) {
+    return Surprise(c.logit, row.max, inverse_temperature);
+  };
+  SurpriseSum sum;
+  for (int64_t i = 0; i < num_candidates_; ++i)
+    sum.Add(memory_.candidates[i].weight, surprise(memory_.candidates[i]));
+  const int32_t mean = sum.Mean();
+  KeepRun(LeastOf(typical_p, sum.weight), [&](const SampleCandidate& a, const SampleCandidate& b) {
+    const int32_t distance_a = std::abs(surprise(a) - mean);
+    const int32_t distance_b = std::abs(surprise(b) - mean);
+    return distance_a != distance_b ? distance_a < distance_b : a.token < b.token;
+  });
 }
 
 int32_t RowSampler::DrawFromBlocks(const Row& row, float inverse_temperature,
@@ -236,26 +268,34 @@ int32_t RowSampler::DrawFromCandidates(uint64_t bits) const {
 
 int32_t RowSampler::Choose(const Row& row, const SamplerParams& params, uint64_t bits) {
   const float inverse_temperature = 1.0f / params.temperature;
+  const bool has_typical_p = params.typical_p < 1.0f;
   const bool has_top_p = params.top_p < 1.0f;
-  const uint64_t least = CeilFraction(std::min(params.min_p, 1.0f), kWeightOne);
+  const float min_p = std::min(params.min_p, 1.0f);
+  uint64_t total = 0;  // weight of what the stages so far have left
   if (params.top_k > 0 && params.top_k < row.vocab_size) {
     KeepTopK(row, params.top_k);
     WeighCandidates(row.max, inverse_temperature);
-    if (has_top_p) KeepTopP(std::max<uint64_t>(1, CeilFraction(params.top_p, CandidateWeight())));
+    total = CandidateWeight();
   } else {
-    const uint64_t total = kernels_.sum_blocks(row.logits, row.vocab_size, row.max,
-                                               inverse_temperature, memory_.block_sum);
-    if (!has_top_p && least == 0) {
+    total = kernels_.sum_blocks(row.logits, row.vocab_size, row.max, inverse_temperature,
+                                memory_.block_sum);
+    const uint64_t least = CeilFraction(min_p, kWeightOne);
+    if (has_typical_p) {
+      CollectAtLeast(row, inverse_temperature, 1);
+    } else if (has_top_p) {
+      CollectTopP(row, inverse_temperature, LeastOf(params.top_p, total));
+    } else if (least > 0) {
+      CollectAtLeast(row, inverse_temperature, least);
+    } else {
       return DrawFromBlocks(row, inverse_temperature, DrawTarget(bits, total));
     }
-    if (has_top_p) {
-      const uint64_t need = std::max<uint64_t>(1, CeilFraction(params.top_p, total));
-      CollectTopP(row, inverse_temperature, need);
-      KeepTopP(need);
-    } else {
-      CollectAtLeast(row, inverse_temperature, least);
-    }
   }
+  if (has_typical_p) {
+    KeepTypical(row, inverse_temperature, params.typical_p);
+    total = CandidateWeight();
+  }
+  if (has_top_p) KeepRun(LeastOf(params.top_p, total), BetterWeight);
+  const uint64_t least = CeilFraction(min_p, BestWeight());
   KeepCandidates([&](const SampleCandidate& c) { return c.weight >= least; });
   return DrawFromCandidates(bits);
 }

@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <cstdlib>
 #include <limits>
 #include <vector>
 
@@ -70,6 +71,27 @@ void KeepTopP(float top_p, std::vector<Candidate>& candidates) {
   candidates.resize(kept);
 }
 
+void KeepTypical(float typical_p, float max, float inverse_temperature,
+                 std::vector<Candidate>& candidates) {
+  std::erase_if(candidates, [](const Candidate& c) { return c.weight == 0; });
+  const auto surprise = [&](const Candidate& c) {
+    return Surprise(c.logit, max, inverse_temperature);
+  };
+  SurpriseSum sum;
+  for (const Candidate& candidate : candidates) sum.Add(candidate.weight, surprise(candidate));
+  const int32_t mean = sum.Mean();
+  std::sort(candidates.begin(), candidates.end(), [&](const Candidate& a, const Candidate& b) {
+    const int32_t distance_a = std::abs(surprise(a) - mean);
+    const int32_t distance_b = std::abs(surprise(b) - mean);
+    return distance_a != distance_b ? distance_a < distance_b : a.token < b.token;
+  });
+  const uint64_t need = std::max<uint64_t>(1, CeilFraction(typical_p, sum.weight));
+  uint64_t kept_weight = 0;
+  size_t kept = 0;
+  while (kept_weight < need) kept_weight += candidates[kept++].weight;
+  candidates.resize(kept);
+}
+
 int32_t Choose(std::vector<Candidate> candidates, const SamplerParams& params, int32_t position) {
   if (params.temperature < kGreedyTemperature) return candidates[0].token;
   const float max = candidates[0].logit;
@@ -80,8 +102,11 @@ int32_t Choose(std::vector<Candidate> candidates, const SamplerParams& params, i
   for (Candidate& candidate : candidates) {
     candidate.weight = SampleWeight((candidate.logit - max) * inverse_temperature);
   }
+  if (params.typical_p < 1.0f) KeepTypical(params.typical_p, max, inverse_temperature, candidates);
   if (params.top_p < 1.0f) KeepTopP(params.top_p, candidates);
-  const uint64_t least = CeilFraction(std::min(params.min_p, 1.0f), kWeightOne);
+  uint64_t best = 0;
+  for (const Candidate& candidate : candidates) best = std::max(best, candidate.weight);
+  const uint64_t least = CeilFraction(std::min(params.min_p, 1.0f), best);
   std::erase_if(candidates, [&](const Candidate& c) { return c.weight < least; });
   std::sort(candidates.begin(), candidates.end(),
             [](const Candidate& a, const Candidate& b) { return a.token < b.token; });

@@ -48,6 +48,10 @@ from sluice.v1 import inference_pb2 as pb  # noqa: E402
 from sluice.v1 import inference_pb2_grpc  # noqa: E402
 
 
+def logprobs_of(message):
+    return [(t.token_id, t.logprob, [(b.token_id, b.logprob) for b in t.top]) for t in message.logprobs]
+
+
 @dataclasses.dataclass
 class Reply:
     """All of one Generate stream."""
@@ -56,6 +60,7 @@ class Reply:
     ids: list = dataclasses.field(default_factory=list)
     text: str = ""
     logprobs: list = dataclasses.field(default_factory=list)  # (id, logprob, [(id, logprob), ...])
+    prompt_logprobs: list = dataclasses.field(default_factory=list)  # the same of the prompt but its first token
     finished: object = None
     end: object = None
     events: list = dataclasses.field(default_factory=list)  # kinds, in order
@@ -69,8 +74,10 @@ class Reply:
             assert event.delta.position == len(self.ids) or not event.delta.token_ids
             self.ids += event.delta.token_ids
             self.text += event.delta.text
-            self.logprobs += [(t.token_id, t.logprob, [(b.token_id, b.logprob) for b in t.top])
-                              for t in event.delta.logprobs]
+            self.logprobs += logprobs_of(event.delta)
+        elif kind == "prompt_logprobs":
+            assert event.prompt_logprobs.position == len(self.prompt_logprobs) + 1
+            self.prompt_logprobs += logprobs_of(event.prompt_logprobs)
         elif kind == "sequence_finished":
             self.finished = event.sequence_finished
         elif kind == "request_finished":

@@ -1,5 +1,6 @@
 """What comes out of Generate: right, the same whoever else is served, and ended as asked."""
 
+import threading
 import time
 
 import grpc
@@ -219,6 +220,54 @@ def test_bad_prompts(client):
         with pytest.raises(grpc.RpcError) as error:
             client.generate(message)
         assert error.value.code() == grpc.StatusCode.INVALID_ARGUMENT, error.value.details()
+
+
+def test_prompt_logprobs_are_those_of_the_draw(client):
+    prompt = COUNT["prompt_ids"]
+    drawn = client.generate(greedy(ids=prompt, max_tokens=100, logprobs=3, ignore_eos=True))
+    back = client.generate(greedy(ids=prompt + drawn.ids, max_tokens=1, prompt_logprobs=3))
+    assert [entry[0] for entry in back.prompt_logprobs] == (prompt + drawn.ids)[1:]
+    assert back.prompt_logprobs[len(prompt) - 1:] == drawn.logprobs
+    assert back.events.index("prompt_logprobs") < back.events.index("delta")
+
+
+def test_typical_p_leaves_the_usual(client):
+    def texts(**fields):
+        return [client.generate(request("The sky is", max_tokens=6, temperature=1.5, seed=seed, **fields)).ids
+                for seed in range(4)]
+
+    free = texts()
+    assert texts(typical_p=1.0) == free
+    assert texts(typical_p=0.2) != free
+    assert texts(typical_p=0.2) == texts(typical_p=0.2)
+    # The one token that is nearest to the entropy, whatever the seed.
+    assert len({tuple(ids) for ids in texts(typical_p=1e-6)}) == 1
+
+
+def test_priorities_are_served_in_their_order(serve):
+    server = serve("--max-batch", 1)
+    ended = []
+
+    def watch(name, stream):
+        for _ in stream:
+            pass
+        ended.append(name)
+
+    def start(name, priority, max_tokens):
+        message = greedy("Once upon a time", max_tokens=max_tokens, ignore_eos=True)
+        message.scheduling.priority = priority
+        thread = threading.Thread(target=watch, args=(name, server.client.stream(message)))
+        thread.start()
+        return thread
+
+    threads = [start("first", 0, 200)]
+    wait_until(lambda: server.client.load().engines[0].running == 1)
+    for index, (name, priority) in enumerate((("low", -5), ("middle", 0), ("high", 5)), start=1):
+        threads.append(start(name, priority, 4))
+        wait_until(lambda count=index: server.client.load().engines[0].waiting == count)
+    for thread in threads:
+        thread.join()
+    assert ended == ["first", "high", "middle", "low"]
 
 
 def test_what_is_not_built_says_so(client):

@@ -1,6 +1,7 @@
 // The same request gives the same tokens and bit-equal logprobs whatever else runs: alone or in a
-// batch, prompt whole or in chunks, preempted or not, on one thread or two, one engine or two,
-// AVX-512 or AVX2, step depth 0 or 1. Of the device that the binary is about.
+// batch, prompt whole or in chunks, found in the prefix cache or not, preempted or not, on one
+// thread or two, one engine or two, AVX-512 or AVX2, step depth 0 or 1. Of the device that the
+// binary is about.
 
 #include <functional>
 #include <string>
@@ -48,6 +49,7 @@ std::vector<Request> MakeRequests(int32_t vocab_size) {
     request.output.return_text = false;
     request.output.return_token_ids = true;
     request.output.logprobs = i % 2 == 0 ? 3 : 0;
+    if (i % 4 == 2) request.output.prompt_logprobs = i % 3;
     requests.push_back(std::move(request));
   }
   return requests;
@@ -86,11 +88,40 @@ class BitExactTest : public ::testing::TestWithParam<std::string> {
   // One after the other, prompts whole, one thread: what everything else is compared with.
   const std::vector<std::vector<Collected>>& Alone() {
     if (!alone_.empty()) return alone_;
-    engine::LoadedModel model = Load(Options());
+    EngineOptions options = Options();
+    options.prefix_cache = false;
+    engine::LoadedModel model = Load(options);
     for (Request& request : MakeRequests(model.facts.vocab_size)) {
       alone_.push_back(testing::RunAll(*model.dispatcher, {std::move(request)})[0]);
     }
     return alone_;
+  }
+
+  // The same requests once, and again when their pages are cached, and again with other ends. How
+  // many tokens were found?
+  uint64_t ExpectSameAgain(engine::Dispatcher& dispatcher, int32_t vocab_size) {
+    ExpectSame(testing::RunAll(dispatcher, MakeRequests(vocab_size)));
+    ExpectSame(testing::RunAll(dispatcher, MakeRequests(vocab_size)));
+    for (Request& request : MakeRequests(vocab_size)) {
+      Request before = request;
+      request.prompt.back() = 5;
+      request.prompt.insert(request.prompt.end(), {3, 1, 4, 1, 5});
+      Request bypass = request;
+      bypass.cache.bypass = true;
+      const auto expected = testing::RunAll(dispatcher, {std::move(bypass)})[0];
+      testing::RunAll(dispatcher, {std::move(before)});  // a small pool has it at hand then
+      const auto got = testing::RunAll(dispatcher, {std::move(request)})[0];
+      for (size_t index = 0; index < got.size(); ++index) {
+        EXPECT_TRUE(got[index].status.ok()) << got[index].status;
+        EXPECT_TRUE(got[index].SameOutput(expected[index])) << "sequence " << index;
+      }
+    }
+    uint64_t found = 0;
+    for (const auto& engine : dispatcher.engines()) {
+      EXPECT_EQ(engine->stats().leaked_pages.load(), 0);
+      found += engine->stats().prefix_cache_hits.load();
+    }
+    return found;
   }
 
   int ExpectSame(const std::vector<std::vector<Collected>>& results) {
@@ -160,6 +191,78 @@ TEST_P(BitExactTest, PreemptedEqualsNot) {
   EXPECT_GT(preemptions, 0) << "the pool was meant to be too small for all";
 }
 
+TEST_P(BitExactTest, CachedEqualsNot) {
+  for (const int tokens : {512, 17}) {
+    EngineOptions options = Options();
+    options.max_step_tokens = tokens;
+    engine::LoadedModel model = Load(options);
+    EXPECT_GT(ExpectSameAgain(*model.dispatcher, model.facts.vocab_size), 500u);
+  }
+}
+
+TEST_P(BitExactTest, CachedAndPreemptedEqualsNot) {
+  engine::LoadedModel large = Load(Options());
+  EngineOptions options = Options();
+  options.kv_memory_bytes =
+      static_cast<uint64_t>(large.facts.kv_bytes / (large.facts.kv_pages + 1)) * 11;
+  engine::LoadedModel model = Load(options);
+  EXPECT_GT(ExpectSameAgain(*model.dispatcher, model.facts.vocab_size), 0u);
+  EXPECT_GT(model.dispatcher->engines()[0]->stats().preemptions.load(), 0u);
+}
+
+// With one slot and no cache each sequence computes the prompt itself.
+TEST_P(BitExactTest, SequencesThatShareAPromptEqualThoseAlone) {
+  const auto run = [](engine::LoadedModel& model) {
+    std::vector<Request> requests = MakeRequests(model.facts.vocab_size);
+    for (Request& request : requests) {
+      request.sampling.n = 4;
+      request.sampling.temperature = 20;
+    }
+    return testing::RunAll(*model.dispatcher, std::move(requests));
+  };
+  EngineOptions apart = Options();
+  apart.prefix_cache = false;
+  apart.max_batch = 1;
+  engine::LoadedModel model = Load(apart);
+  const auto expected = run(model);
+  for (const bool prefix_cache : {false, true}) {
+    for (const int64_t pages : {0, 20}) {
+      EngineOptions options = Options();
+      options.prefix_cache = prefix_cache;
+      options.kv_memory_bytes =
+          static_cast<uint64_t>(model.facts.kv_bytes / (model.facts.kv_pages + 1) * pages);
+      engine::LoadedModel sharing = Load(options);
+      const auto got = run(sharing);
+      for (size_t i = 0; i < expected.size(); ++i) {
+        for (size_t index = 0; index < expected[i].size(); ++index) {
+          EXPECT_TRUE(got[i][index].SameOutput(expected[i][index])) << i << " " << index;
+        }
+      }
+    }
+  }
+}
+
+// A reply that comes back as a prompt is scored as it was when it was drawn, to the bit.
+TEST_P(BitExactTest, PromptLogprobsAreThoseOfTheDraw) {
+  engine::LoadedModel model = Load(Options());
+  for (Request& request : MakeRequests(model.facts.vocab_size)) {
+    request.sampling.n = 1;
+    request.output.logprobs = 3;
+    request.output.prompt_logprobs = -1;
+    const Collected drawn = testing::RunAll(*model.dispatcher, {request})[0][0];
+    Request back = request;
+    back.prompt.insert(back.prompt.end(), drawn.tokens.begin(), drawn.tokens.end());
+    back.output.prompt_logprobs = 3;
+    const Collected scored = testing::RunAll(*model.dispatcher, {back})[0][0];
+    ASSERT_EQ(scored.prompt_logprobs.size(), back.prompt.size() - 1);
+    Collected tail = drawn;
+    tail.logprobs.assign(
+        scored.prompt_logprobs.end() - static_cast<std::ptrdiff_t>(drawn.tokens.size()),
+        scored.prompt_logprobs.end());
+    EXPECT_TRUE(tail.SameOutput(drawn));
+  }
+}
+
 TEST_P(BitExactTest, F16CacheBatchedEqualsAlone) {
   EngineOptions options = Options();
   options.kv_dtype = engine::KvDType::kF16;
@@ -186,7 +289,7 @@ TEST_P(BitExactTest, DepthOneEqualsDepthZero) {
                                                  .num_pages = 30,
                                                  .max_context = 256},
                                                 testing::TestBackend());
-    ExpectSame(testing::RunAll(*dispatcher, MakeRequests(config->vocab_size)));
+    EXPECT_GT(ExpectSameAgain(*dispatcher, config->vocab_size), 200u);
   }
 }
 

@@ -114,6 +114,33 @@ TEST_P(SamplingStageTest, TopPKeepsTheShortestRunThatReachesIt) {
   EXPECT_EQ(Histogram(logits, params, 50)[0], 50);
 }
 
+TEST_P(SamplingStageTest, TypicalPKeepsWhatIsAboutAsLikelyAsExpected) {
+  // 0.4 and six times 0.1: the entropy, 1.75, is nearer to -log(0.1) = 2.30 than to -log(0.4) =
+  // 0.92. The six equal ones come first, by id, then the best.
+  std::vector<float> logits(7, std::log(0.1f));
+  logits[3] = std::log(0.4f);
+  SamplerParams params;
+  params.typical_p = 0.35f;
+  std::vector<int> histogram = Histogram(logits, params, 800);
+  for (size_t i = 0; i < 7; ++i) EXPECT_EQ(histogram[i] > 0, i < 5 && i != 3) << i;
+  params.typical_p = 0.65f;
+  histogram = Histogram(logits, params, 1600);
+  for (size_t i = 0; i < 7; ++i) EXPECT_GT(histogram[i], 0) << i;
+  params.typical_p = 1e-9f;
+  EXPECT_EQ(Histogram(logits, params, 50)[0], 50);
+  // What comes after sees what it left: of the six alone, half the mass is three.
+  params.typical_p = 0.58f;
+  params.top_p = 0.5f;
+  params.min_p = 1.0f;
+  histogram = Histogram(logits, params, 800);
+  for (size_t i = 0; i < 7; ++i) EXPECT_EQ(histogram[i] > 0, i < 3) << i;
+  // And it sees what top-k left: of two tokens the better one, to which the mean is nearer.
+  params = SamplerParams();
+  params.top_k = 2;
+  params.typical_p = 0.5f;
+  EXPECT_EQ(Histogram(logits, params, 50)[3], 50);
+}
+
 TEST_P(SamplingStageTest, MinPIsRelativeToTheBest) {
   // Probabilities relative to the best: 1, exp(-1) = 0.37, exp(-2) = 0.14.
   const std::vector<float> logits = {3.0f, 5.0f, 4.0f};

@@ -59,11 +59,42 @@ std::vector<std::string> Drain(EventQueue& queue) {
       case v1::GenerateResponse::kRequestFinished:
         names.push_back("finished");
         break;
+      case v1::GenerateResponse::kPromptLogprobs:
+        names.push_back("prompt " + std::to_string(event->prompt_logprobs().position()) + " +" +
+                        std::to_string(event->prompt_logprobs().logprobs_size()));
+        break;
       case v1::GenerateResponse::EVENT_NOT_SET:
         names.push_back("nothing");
     }
   }
   return names;
+}
+
+TEST(EventQueueTest, GivesPromptLogprobsInSlabsBeforeTheText) {
+  EventQueue queue(Acceptance(), TextAndIds(), 1);
+  TokenChunk scores;
+  scores.prompt_position = 1;
+  scores.prompt_logprobs.resize(200);
+  queue.Add(TokenChunk(scores));
+  EXPECT_EQ(Drain(queue), (std::vector<std::string>{"accepted", "prompt 1 +200"}));
+  EXPECT_EQ(queue.waiting_bytes(), 0u);
+  for (int i = 1; i <= 2; ++i) {
+    scores.prompt_position += 200;
+    queue.Add(TokenChunk(scores));
+  }
+  queue.Add(EndOf(Chunk(0, 0, {5}, "a"), engine::FinishReason::kLength));
+  EXPECT_GT(queue.waiting_bytes(), 400 * sizeof(engine::TokenLogprobs));
+  std::vector<std::string> names;
+  while (auto event = queue.Next()) {
+    if (event->has_prompt_logprobs()) {
+      names.push_back(std::to_string(event->prompt_logprobs().position()) + " +" +
+                      std::to_string(event->prompt_logprobs().logprobs_size()));
+    } else {
+      names.push_back(event->has_delta() ? "delta" : "end");
+    }
+  }
+  EXPECT_EQ(names, (std::vector<std::string>{"201 +256", "457 +144", "delta", "end"}));
+  EXPECT_EQ(queue.waiting_bytes(), 0u);
 }
 
 TEST(EventQueueTest, HoldsTheAcceptanceForTheFirstMessageAfterIt) {

@@ -1,5 +1,6 @@
 #include "tests/testing/collect.h"
 
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
@@ -25,6 +26,8 @@ void Append(engine::TokenChunk&& chunk, Collected& to) {
   to.tokens.insert(to.tokens.end(), chunk.token_ids.begin(), chunk.token_ids.end());
   to.text += chunk.text;
   for (engine::TokenLogprobs& logprobs : chunk.logprobs) to.logprobs.push_back(std::move(logprobs));
+  for (engine::TokenLogprobs& logprobs : chunk.prompt_logprobs)
+    to.prompt_logprobs.push_back(std::move(logprobs));
   if (chunk.sequence_end) to.reason = chunk.sequence_end->reason;
   if (chunk.request_end) {
     to.status = chunk.request_end->status;
@@ -37,11 +40,10 @@ void Append(engine::TokenChunk&& chunk, Collected& to) {
 
 bool Collected::SameOutput(const Collected& other) const {
   if (tokens != other.tokens || text != other.text || reason != other.reason) return false;
-  if (logprobs.size() != other.logprobs.size()) return false;
-  for (size_t i = 0; i < logprobs.size(); ++i) {
-    if (!SameLogprobs(logprobs[i], other.logprobs[i])) return false;
-  }
-  return true;
+  const auto same = [](const auto& a, const auto& b) {
+    return a.size() == b.size() && std::equal(a.begin(), a.end(), b.begin(), SameLogprobs);
+  };
+  return same(logprobs, other.logprobs) && same(prompt_logprobs, other.prompt_logprobs);
 }
 
 std::vector<std::vector<Collected>> RunAll(engine::Dispatcher& dispatcher,

@@ -13,6 +13,7 @@ struct Collected {
   std::vector<engine::TokenId> tokens;
   std::string text;
   std::vector<engine::TokenLogprobs> logprobs;
+  std::vector<engine::TokenLogprobs> prompt_logprobs;
   engine::FinishReason reason = engine::FinishReason::kNone;
   int preemptions = 0;
   absl::Status status;

@@ -15,6 +15,18 @@ uint64_t Mix(uint64_t hash, uint64_t value) {
   return hash ^ (hash >> 29);
 }
 
+uint64_t Prefix(uint64_t before, TokenId token) {
+  return Mix(before + 1, static_cast<uint64_t>(token));
+}
+
+TokenLogprobs FakeScore(uint64_t prefix, TokenId token, int num_top) {
+  TokenLogprobs score;
+  score.token = token;
+  score.logprob = -static_cast<float>(Prefix(prefix, token) % 1000) / 100.0f;
+  for (int i = 0; i < num_top; ++i) score.top.push_back({i, -static_cast<float>(i)});
+  return score;
+}
+
 uint64_t HashContext(const FakeContext& context) {
   const SamplingParams& sampling = context.slot.sampling;
   uint64_t hash = Mix(sampling.seed, static_cast<uint64_t>(context.slot.sequence_index));
@@ -25,6 +37,16 @@ uint64_t HashContext(const FakeContext& context) {
 }
 
 }  // namespace
+
+std::vector<TokenLogprobs> FakeScores(std::span<const TokenId> prompt, int num_top) {
+  std::vector<TokenLogprobs> scores;
+  uint64_t prefix = 0;
+  for (size_t i = 0; i + 1 < prompt.size(); ++i) {
+    prefix = Prefix(prefix, prompt[i]);
+    scores.push_back(FakeScore(prefix, prompt[i + 1], num_top));
+  }
+  return scores;
+}
 
 TokenId FakeSample(const FakeContext& context, int vocab_size) {
   uint64_t hash = HashContext(context);
@@ -56,6 +78,28 @@ void FakeRunner::Launch(const StepPlan& plan) {
   CheckPlan(plan);
 }
 
+// Any number of rows may read a page, but one that a row writes is that row's alone.
+void FakeRunner::CheckPages(const StepPlan& plan) {
+  std::map<PageId, int> named;
+  std::set<PageId> written;
+  for (const StepRow& row : plan.rows) {
+    const std::span<const PageId> pages = plan.Pages(row);
+    for (size_t i = 0; i < pages.size(); ++i) {
+      if (pages[i].value < 1 || pages[i].value >= options_.num_pages)
+        Violation(plan, "no such page");
+      ++named[pages[i]];
+      if (static_cast<int>(i) >= row.first_pos / 16) written.insert(pages[i]);
+    }
+  }
+  for (const PageCopy& copy : plan.page_copies) {
+    if (written.count(copy.to) == 0 || copy.from == copy.to)
+      Violation(plan, "a page is copied that no row goes on in");
+  }
+  for (const PageId page : written) {
+    if (named[page] > 1) Violation(plan, "a page that is written in two tables");
+  }
+}
+
 void FakeRunner::CheckPlan(const StepPlan& plan) {
   if (plan.empty()) Violation(plan, "an empty plan was launched");
   if (plan.step <= last_step_) Violation(plan, "steps do not ascend");
@@ -64,8 +108,12 @@ void FakeRunner::CheckPlan(const StepPlan& plan) {
     Violation(plan, "more tokens than the budget");
   if (static_cast<int>(plan.rows.size()) > options_.max_batch)
     Violation(plan, "more rows than slots");
+  size_t logits = plan.scored.size();
+  for (const StepRow& row : plan.rows) logits += row.sampling.has_value();
+  if (logits > static_cast<size_t>(options_.max_batch))
+    Violation(plan, "more rows of logits than slots");
   max_rows_ = std::max(max_rows_, static_cast<int>(plan.rows.size()));
-  std::set<PageId> pages;
+  CheckPages(plan);
   std::set<SequenceId> sequences;
   std::set<SlotId> slots;
   for (const StepRow& row : plan.rows) {
@@ -73,10 +121,6 @@ void FakeRunner::CheckPlan(const StepPlan& plan) {
     if (row.num_tokens < 1) Violation(plan, "a row without tokens");
     if (row.num_pages != (row.first_pos + row.num_tokens + 15) / 16)
       Violation(plan, "pages do not cover the row's positions");
-    for (const PageId page : plan.Pages(row)) {
-      if (page.value < 1 || page.value >= options_.num_pages) Violation(plan, "no such page");
-      if (!pages.insert(page).second) Violation(plan, "a page in two tables");
-    }
     for (const TokenId token : plan.Tokens(row)) {
       if ((token == -1) != row.from_previous.has_value())
         Violation(plan, "-1 stands for a token in flight, and only for that");
@@ -107,6 +151,8 @@ StepResult FakeRunner::Wait(const StepPlan& plan) {
     slot.emplace(Slot{reset, reset.prompt});
     slot->tokens.insert(slot->tokens.end(), reset.output.begin(), reset.output.end());
   }
+  for (const PageCopy& copy : plan.page_copies)
+    pages_[static_cast<size_t>(copy.to.value)] = pages_[static_cast<size_t>(copy.from.value)];
   std::vector<TokenId> sampled;
   for (const StepRow& row : plan.rows) {
     result.rows.push_back(RunRow(plan, row));
@@ -120,13 +166,17 @@ StepResult FakeRunner::Wait(const StepPlan& plan) {
 }
 
 RowResult FakeRunner::RunRow(const StepPlan& plan, const StepRow& row) {
-  Track& track = tracks_[row.sequence];
-  if (row.first_pos == 0) {
-    ++track.epoch;
-  } else if (row.first_pos != track.next_position) {
+  // A sequence begins, and begins anew after preemption, on a page's border or in a page that is a
+  // copy: what is before must have been computed by others.
+  int& next_position = next_positions_[row.sequence];
+  const auto first_page = static_cast<size_t>(row.first_pos / 16);
+  const bool begins =
+      row.first_pos % 16 == 0 ||
+      std::any_of(plan.page_copies.begin(), plan.page_copies.end(),
+                  [&](const PageCopy& copy) { return copy.to == plan.Pages(row)[first_page]; });
+  if (!begins && row.first_pos != next_position)
     Violation(plan, "positions are left out or computed twice");
-  }
-  track.next_position = row.first_pos + row.num_tokens;
+  next_position = row.first_pos + row.num_tokens;
   const std::span<const PageId> table = plan.Pages(row);
   const auto cell = [&](int position) -> Cell& {
     const PageId page = table[static_cast<size_t>(position / 16)];
@@ -139,18 +189,35 @@ RowResult FakeRunner::RunRow(const StepPlan& plan, const StepRow& row) {
       token = from < previous_.size() ? previous_[from] : -1;
       if (token == -1) Violation(plan, "the row before sampled no token");
     }
-    cell(row.first_pos + i) = {token, row.sequence, track.epoch, row.first_pos + i};
+    const int position = row.first_pos + i;
+    cell(position) = {token, Prefix(position == 0 ? 0 : cell(position - 1).prefix, token)};
   }
   tokens_computed_ += row.num_tokens;
-  if (!row.sampling) return {};
+  std::vector<TokenLogprobs> scores;
+  for (int i = 0; row.scoring && i < row.scoring->num_tokens; ++i) {
+    const int position = row.first_pos + row.scoring->offset + i;
+    if (position >= row.first_pos + row.num_tokens)
+      Violation(plan, "a token is scored by logits that are not computed");
+    const TokenId token = plan.scored[static_cast<size_t>(row.scoring->first_token + i)];
+    scores.push_back(FakeScore(cell(position).prefix, token, row.scoring->logprobs));
+  }
+  if (!row.sampling) {
+    RowResult result;
+    result.scores = std::move(scores);
+    return result;
+  }
   std::vector<TokenId> context;
+  uint64_t prefix = 0;
   for (int position = 0; position < row.first_pos + row.num_tokens; ++position) {
     const Cell& read = cell(position);
-    if (read.sequence != row.sequence || read.epoch != track.epoch || read.position != position)
+    prefix = Prefix(prefix, read.token);
+    if (read.prefix != prefix)
       Violation(plan, "position " + std::to_string(position) + " holds something else");
     context.push_back(read.token);
   }
-  return Sample(plan, row, context);
+  RowResult result = Sample(plan, row, context);
+  result.scores = std::move(scores);
+  return result;
 }
 
 RowResult FakeRunner::Sample(const StepPlan& plan, const StepRow& row,

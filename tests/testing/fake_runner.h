@@ -26,11 +26,15 @@ struct FakeContext {
 // banned ones before the minimum.
 TokenId FakeSample(const FakeContext& context, int vocab_size);
 
+// What FakeRunner gives for the tokens of `prompt` but the first when they are scored.
+std::vector<TokenLogprobs> FakeScores(std::span<const TokenId> prompt, int num_top);
+
 // A StepRunner without a model. It really stores each row's tokens in pages and reads the whole
 // context back through the row's page table, so a wrong table, a stale page, a lost token or an
-// uncommitted position changes what is drawn. Beyond that it writes down every contradiction in a
-// plan (violations()). At depth 1 a step is computed when it is waited for, in order, as late as a
-// device could.
+// uncommitted position changes what is drawn. As keys and values do, what is stored of a position
+// depends on all tokens before it: an equal page of another text is noticed. Beyond that it writes
+// down every contradiction in a plan (violations()). At depth 1 a step is computed when it is
+// waited for, in order, as late as a device could.
 class FakeRunner final : public StepRunner {
  public:
   struct Options {
@@ -66,28 +70,23 @@ class FakeRunner final : public StepRunner {
  private:
   struct Cell {
     TokenId token = -1;
-    SequenceId sequence;
-    int epoch = 0;  // of the sequence: how often it began anew
-    int position = -1;
+    uint64_t prefix = 0;  // of all tokens up to this one
   };
   struct Slot {
     SlotReset reset;
     std::vector<TokenId> tokens;  // prompt and output, as the sampler knows them
   };
-  struct Track {
-    int next_position = 0;
-    int epoch = 0;
-  };
 
   void Violation(const StepPlan& plan, const std::string& what);
   void CheckPlan(const StepPlan& plan);
+  void CheckPages(const StepPlan& plan);
   RowResult RunRow(const StepPlan& plan, const StepRow& row);
   RowResult Sample(const StepPlan& plan, const StepRow& row, std::span<const TokenId> context);
 
   const Options options_;
   std::vector<std::array<Cell, 16>> pages_;
   std::vector<std::optional<Slot>> slots_;
-  std::map<SequenceId, Track> tracks_;
+  std::map<SequenceId, int> next_positions_;
   std::vector<TokenId> previous_;  // sampled by the last step, by row; -1: none
   std::deque<const StepPlan*> launched_;
   std::vector<std::string> violations_;

@@ -40,6 +40,12 @@ void ChunkCollector::Add(TokenChunk&& chunk) {
     sequence.tokens.insert(sequence.tokens.end(), chunk.token_ids.begin(), chunk.token_ids.end());
     sequence.text += chunk.text;
     std::move(chunk.logprobs.begin(), chunk.logprobs.end(), std::back_inserter(sequence.logprobs));
+    if (!chunk.prompt_logprobs.empty() &&
+        (chunk.index != 0 || !sequence.tokens.empty() ||
+         chunk.prompt_position != static_cast<int>(sequence.prompt_logprobs.size()) + 1))
+      violations_.push_back(name + "prompt logprobs at the wrong place");
+    std::move(chunk.prompt_logprobs.begin(), chunk.prompt_logprobs.end(),
+              std::back_inserter(sequence.prompt_logprobs));
     sequence.preemptions = std::max(sequence.preemptions, chunk.preemptions);
     sequence.prompt_tokens_done = std::max(sequence.prompt_tokens_done, chunk.prompt_tokens_done);
     if (chunk.sequence_end) sequence.end = std::move(chunk.sequence_end);

@@ -15,6 +15,7 @@ struct SequenceOutcome {
   std::vector<TokenId> tokens;
   std::string text;
   std::vector<TokenLogprobs> logprobs;
+  std::vector<TokenLogprobs> prompt_logprobs;
   std::optional<SequenceEnd> end;
   int num_deltas = 0;        // chunks with tokens
   int min_delta_tokens = 0;  // of all chunks with tokens but the last

@@ -26,7 +26,9 @@ SchedulerLimits Limits(const SchedulerHarness::Options& options) {
           .max_step_tokens = options.max_step_tokens,
           .max_queue = 1024,
           .num_pages = options.num_pages + 1,
-          .max_context = options.max_context};
+          .max_context = options.max_context,
+          .prefix_cache = options.prefix_cache,
+          .typical_p = options.typical_p};
 }
 
 }  // namespace
@@ -67,7 +69,7 @@ bool SchedulerHarness::Step() {
   }
   in_flight_ = launched;
   collector_.Add(scheduler_.TakeChunks());
-  EXPECT_EQ(scheduler_.num_free_pages() + scheduler_.num_held_pages(), scheduler_.num_pages());
+  EXPECT_EQ(scheduler_.Fault().value_or(""), "");
   return computed || in_flight_;
 }
 
@@ -81,7 +83,8 @@ void SchedulerHarness::Finish(int max_steps) {
     Step();
   }
   collector_.Add(scheduler_.TakeChunks());
-  EXPECT_EQ(scheduler_.num_free_pages(), scheduler_.num_pages());
+  EXPECT_EQ(scheduler_.Fault().value_or(""), "");
+  EXPECT_EQ(scheduler_.pool().num_available(), scheduler_.pool().total());
   EXPECT_EQ(scheduler_.live_tokens(), 0);
   scheduler_.PublishStats();
   EXPECT_EQ(stats_.leaked_pages.load(), 0);

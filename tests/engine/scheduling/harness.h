@@ -26,7 +26,7 @@ class SimulatedClock final : public Clock {
 };
 
 // The real scheduler with FakeRunner on a simulated clock: a step takes a millisecond. After every
-// step the page invariant is checked, and that work which can go on does go on.
+// step the accounts of pages are checked, and that work which can go on does go on.
 class SchedulerHarness {
  public:
   struct Options {
@@ -35,6 +35,8 @@ class SchedulerHarness {
     int max_batch = 8;
     int max_step_tokens = 64;
     int max_context = 512;
+    bool prefix_cache = true;
+    bool typical_p = true;
     std::shared_ptr<const Tokenizer> tokenizer = FakeTokenizer::Make();
     FakeRunner::Options runner{};  // the fields above are filled in
     // Changes a plan on its way to the runner: a planted bug.

@@ -26,6 +26,7 @@ class Swarm {
     cancels_ = Chance(2);
     pauses_ = Chance(2);
     deadlines_ = Chance(2);
+    priorities_ = Chance(2);
     num_requests_ = Between(1, 24);
   }
 
@@ -47,7 +48,9 @@ class Swarm {
   }
 
   uint64_t preemptions() { return harness_.stats().preemptions.load(); }
+  uint64_t hits() { return harness_.stats().prefix_cache_hits.load(); }
   int num_equal() const { return num_equal_; }
+  int num_scored() const { return num_scored_; }
 
  private:
   bool Chance(uint64_t one_in) { return random_() % one_in == 0; }
@@ -62,6 +65,7 @@ class Swarm {
     options.max_batch = Between(1, 8);
     options.max_step_tokens = Chance(4) ? Between(1, 4) : Between(4, 80);
     options.max_context = Between(20, 400);
+    options.prefix_cache = !Chance(4);
     if (Chance(8)) options.runner.fail_at = static_cast<uint64_t>(Between(1, 150));
     if (Chance(4)) {
       options.runner.finite = [](const FakeContext& context) {
@@ -93,13 +97,28 @@ class Swarm {
     request.output.stream_interval = Chance(2) ? 1 : Between(2, 9);
     request.output.logprobs = Between(-1, 2);
     request.output.report_progress = Chance(4);
+    if (Chance(4)) request.output.prompt_logprobs = Between(0, 2);
     request.sampling.n = Chance(4) ? Between(2, 4) : 1;
+    if (priorities_) request.priority = Between(-1, 1);
+    ShareBeginning(request);
     if (deadlines_ && Chance(6)) request.deadline = harness_.now() + milliseconds(Between(0, 300));
     if (deadlines_ && Chance(6))
       request.queue_deadline = harness_.now() + milliseconds(Between(0, 100));
     if (deadlines_ && Chance(6)) request.max_time = harness_.now() + milliseconds(Between(0, 300));
     requests_[handle] = request;
     harness_.Submit(std::move(request));
+  }
+
+  // Most prompts begin like others, as conversations and system prompts do.
+  void ShareBeginning(Request& request) {
+    request.cache.bypass = Chance(8);
+    if (Chance(6)) request.cache.domain = "apart";
+    if (Chance(4)) return;
+    Request other = MakeRequest(1, static_cast<int>(request.prompt.size()), 1, 1 + random_() % 3);
+    if (Chance(3) && !requests_.empty()) other = requests_.rbegin()->second;
+    const size_t most = std::min(request.prompt.size(), other.prompt.size());
+    std::copy_n(other.prompt.begin(), Chance(2) ? most : random_() % (most + 1),
+                request.prompt.begin());
   }
 
   void Disturb(uint64_t handle) {
@@ -131,10 +150,29 @@ class Swarm {
       ASSERT_EQ(static_cast<int>(outcome.sequences.size()), request.sampling.n);
       for (const auto& [index, sequence] : outcome.sequences) {
         SCOPED_TRACE("request " + std::to_string(handle) + " sequence " + std::to_string(index));
+        CompareScores(request, index, sequence);
         Compare(sequence,
                 MakeReference(request, index, options_.tokenizer, 64, options_.max_context));
       }
     }
+  }
+
+  void CompareScores(const Request& request, int index, const SequenceOutcome& got) {
+    if (index != 0 || request.output.prompt_logprobs < 0) {
+      ASSERT_TRUE(got.prompt_logprobs.empty());
+      return;
+    }
+    const auto expected = FakeScores(request.prompt, request.output.prompt_logprobs);
+    ASSERT_LE(got.prompt_logprobs.size(), expected.size());
+    if (!got.tokens.empty()) {
+      ASSERT_EQ(got.prompt_logprobs.size(), expected.size());
+    }
+    for (size_t i = 0; i < got.prompt_logprobs.size(); ++i) {
+      ASSERT_EQ(got.prompt_logprobs[i].token, expected[i].token);
+      ASSERT_EQ(got.prompt_logprobs[i].logprob, expected[i].logprob);
+      ASSERT_EQ(got.prompt_logprobs[i].top.size(), expected[i].top.size());
+    }
+    num_scored_ += static_cast<int>(got.prompt_logprobs.size());
   }
 
   void Compare(const SequenceOutcome& got, const ReferenceSequence& expected) {
@@ -156,10 +194,11 @@ class Swarm {
   std::mt19937_64 random_;
   SchedulerHarness::Options options_;
   SchedulerHarness harness_;
-  bool cancels_ = false, pauses_ = false, deadlines_ = false;
+  bool cancels_ = false, pauses_ = false, deadlines_ = false, priorities_ = false;
   int num_requests_ = 0;
   std::map<uint64_t, Request> requests_;
   int num_equal_ = 0;
+  int num_scored_ = 0;
 };
 
 TEST(SchedulerSwarmTest, EqualsTheReferenceWhateverHappens) {
@@ -167,21 +206,27 @@ TEST(SchedulerSwarmTest, EqualsTheReferenceWhateverHappens) {
   constexpr uint64_t kSeeds = 1500;
   const uint64_t first_seed = 1 + kSeeds * static_cast<uint64_t>(GTEST_FLAG_GET(random_seed));
   uint64_t preemptions = 0;
+  uint64_t hits = 0;
   int equal = 0;
+  int scored = 0;
   for (uint64_t seed = first_seed; seed < first_seed + kSeeds; ++seed) {
     SCOPED_TRACE("seed " + std::to_string(seed));
     Swarm swarm(seed);
     swarm.Run();
     ASSERT_FALSE(HasFailure());
     preemptions += swarm.preemptions();
+    hits += swarm.hits();
     equal += swarm.num_equal();
+    scored += swarm.num_scored();
   }
-  std::printf("%lu seeds from %lu: %d sequences equal, %lu preemptions\n",
+  std::printf("%lu seeds from %lu: %d sequences equal, %lu preemptions, %lu tokens found\n",
               static_cast<unsigned long>(kSeeds), static_cast<unsigned long>(first_seed), equal,
-              static_cast<unsigned long>(preemptions));
+              static_cast<unsigned long>(preemptions), static_cast<unsigned long>(hits));
   // The swarm reaches what it is for.
   EXPECT_GT(preemptions, 300u);
+  EXPECT_GT(hits, 10000u);
   EXPECT_GT(equal, 10000);
+  EXPECT_GT(scored, 10000);
 }
 
 }  // namespace

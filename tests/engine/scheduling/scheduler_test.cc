@@ -2,6 +2,7 @@
 
 #include "engine/scheduler.h"
 
+#include <algorithm>
 #include <chrono>
 #include <string>
 #include <vector>
@@ -196,6 +197,49 @@ TEST_P(SchedulerTest, NobodyOvertakesALargePromptInTheQueue) {
   harness.ExpectSound();
 }
 
+TEST_P(SchedulerTest, HigherPrioritiesLeaveTheQueueFirst) {
+  SchedulerHarness::Options options = Options();
+  options.max_batch = 1;
+  SchedulerHarness harness(options);
+  std::vector<Request> requests;
+  for (uint64_t i = 1; i <= 5; ++i) {
+    requests.push_back(MakeRequest(i, 5, 6, i));
+    requests.back().priority = i == 1 ? 0 : i == 3 || i == 5 ? 7 : -2;
+    harness.Submit(requests.back());
+    if (i == 1) harness.Step();
+  }
+  std::vector<uint64_t> ended;
+  while (ended.size() < 5) {
+    ASSERT_TRUE(harness.Step());
+    for (uint64_t i = 1; i <= 5; ++i) {
+      if (harness.Outcome(i).end && std::find(ended.begin(), ended.end(), i) == ended.end())
+        ended.push_back(i);
+    }
+  }
+  EXPECT_THAT(ended, ElementsAre(1, 3, 5, 2, 4));
+  harness.Finish();
+  harness.ExpectSound();
+  ExpectAllAsAlone(harness, requests);
+}
+
+TEST_P(SchedulerTest, LowerPrioritiesGiveUpTheirPagesFirst) {
+  SchedulerHarness::Options options = Options();
+  options.num_pages = 6;
+  SchedulerHarness harness(options);
+  std::vector<Request> requests;
+  for (uint64_t i = 1; i <= 3; ++i) {
+    requests.push_back(MakeRequest(i, 10, 30, i));
+    requests.back().priority = i == 2 ? -1 : 0;
+    harness.Submit(requests.back());
+  }
+  harness.Finish();
+  harness.ExpectSound();
+  EXPECT_EQ(harness.Outcome(1).end->kv.preemptions, 0);
+  EXPECT_EQ(harness.Outcome(2).end->kv.preemptions, 1);
+  EXPECT_EQ(harness.Outcome(3).end->kv.preemptions, 0);
+  ExpectAllAsAlone(harness, requests);
+}
+
 TEST_P(SchedulerTest, RunsNoMoreSequencesThanSlots) {
   SchedulerHarness::Options options = Options();
   options.max_batch = 3;
@@ -233,7 +277,7 @@ TEST_P(SchedulerTest, APausedSequenceKeepsItsPlaceAndItsTokens) {
   while (harness.Step()) {
   }
   EXPECT_TRUE(harness.scheduler().Idle());
-  EXPECT_GT(harness.scheduler().num_held_pages(), 0);
+  EXPECT_LT(harness.scheduler().pool().num_available(), harness.scheduler().pool().total());
   EXPECT_FALSE(harness.Step());
   harness.scheduler().Resume(RequestHandle{1});
   EXPECT_FALSE(harness.scheduler().Idle());
@@ -315,6 +359,40 @@ TEST_P(SchedulerTest, ReportsProgressWhenAsked) {
   harness.ExpectSound();
   EXPECT_EQ(harness.Outcome(1).only().prompt_tokens_done, 40);
   EXPECT_EQ(harness.Outcome(2).only().prompt_tokens_done, 0);
+}
+
+TEST_P(SchedulerTest, ScoresThePromptInSlabs) {
+  for (const int max_batch : {1, 2, 8}) {
+    SCOPED_TRACE(std::to_string(max_batch) + " slots");
+    SchedulerHarness::Options options = Options();
+    options.max_batch = max_batch;
+    SchedulerHarness harness(options);
+    std::vector<Request> requests = MixedRequests();
+    for (size_t i = 0; i < requests.size(); ++i) {
+      if (i % 3 != 2) requests[i].output.prompt_logprobs = static_cast<int>(i);
+      harness.Submit(requests[i]);
+    }
+    Request again = requests[3];  // 28 tokens, of which a page is cached by the time it comes
+    again.handle = RequestHandle{99};
+    harness.Finish();
+    harness.Submit(again);
+    requests.push_back(again);
+    harness.Finish();
+    harness.ExpectSound();
+    ExpectAllAsAlone(harness, requests);
+    for (const Request& request : requests) {
+      const auto& got = harness.Outcome(request.handle.value).only().prompt_logprobs;
+      const int num_top = request.output.prompt_logprobs;
+      const auto expected =
+          num_top < 0 ? std::vector<TokenLogprobs>() : FakeScores(request.prompt, num_top);
+      ASSERT_EQ(got.size(), expected.size());
+      for (size_t i = 0; i < got.size(); ++i) {
+        EXPECT_EQ(got[i].token, expected[i].token);
+        EXPECT_EQ(got[i].logprob, expected[i].logprob) << i;
+        EXPECT_EQ(got[i].top.size(), expected[i].top.size());
+      }
+    }
+  }
 }
 
 // Controls: with one of these bugs in a plan, the tests above must see it.

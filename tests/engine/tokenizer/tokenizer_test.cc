@@ -12,7 +12,6 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
-#include "engine/tokenizer/keyed_hash.h"
 #include "engine/tokenizer/pre_tokenizer_rules.h"
 #include "tests/engine/tokenizer/vocabulary_draft.h"
 

@@ -9,7 +9,7 @@
 
 namespace sluice::engine {
 
-// Hashes under a secret key, so that no file can be made whose tokens all collide. Value.
+// Hashes under a secret key, so that no file and no client can make things that all collide. Value.
 class KeyedHash {
  public:
   using Key = std::array<uint64_t, 3>;
