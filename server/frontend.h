@@ -2,12 +2,17 @@
 
 #include <atomic>
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <random>
 
 #include "server/access_log.h"
+#include "server/authenticator.h"
 #include "server/call_registry.h"
+#include "server/certificates.h"
+#include "server/connection_table.h"
 #include "server/counters.h"
+#include "server/reloader.h"
 #include "server/rpc_error.h"
 #include "server/served_model.h"
 #include "server/server.h"
@@ -59,9 +64,13 @@ struct Frontend {
   AccessLog access_log;
   SeedSource seeds;
   TextPool text_pool;
+  Authenticator authenticator;
+  CertificateStore certificates;                   // empty without TLS
+  std::shared_ptr<ConnectionTable> connections;    // of the service; set before it takes any
   std::atomic<const ServedModel*> model{nullptr};  // null while loading
   std::atomic<bool> draining{false};               // health is NOT_SERVING
   std::atomic<bool> refusing{false};               // new Generate calls get UNAVAILABLE
+  Reloader reloader;                               // ends first: it sets what is above
 };
 
 }  // namespace sluice::server

@@ -7,6 +7,8 @@
 #include "absl/status/statusor.h"
 
 #include "server/acceptor.h"
+#include "server/connection_table.h"
+#include "server/port_credentials.h"
 
 namespace grpc {
 class Server;
@@ -15,20 +17,30 @@ class Service;
 
 namespace sluice::server {
 
+struct ListenOptions {
+  std::string name;     // of the address in messages: "listen"
+  std::string address;  // "host:port", port 0 takes a free one
+  PortSecurity security;
+  int max_connections = 4096;
+  int max_connections_of_address = 1024;
+  bool reflection = false;
+  bool channelz = false;  // also has gRPC gather what it shows, for the servers made after it
+  std::vector<grpc::Service*> services;
+};
+
 // Running. The acceptor is stopped before the server is shut down: nothing takes a connection that
 // comes later.
 struct Listener {
+  std::shared_ptr<ConnectionTable> connections;
   std::unique_ptr<grpc::Server> server;
   std::unique_ptr<Acceptor> acceptor;
 };
 
-// Serves `services` on `address` ("host:port", port 0 takes a free one), with bounds on what a
-// connection may cost. INVALID_ARGUMENT for a malformed address, UNAVAILABLE when it cannot be
-// bound.
-absl::StatusOr<Listener> Listen(const std::string& address, bool reflection,
-                                const std::vector<grpc::Service*>& services);
+// Serves with bounds on what a connection may cost. INVALID_ARGUMENT for a malformed address,
+// UNAVAILABLE when it cannot be bound.
+absl::StatusOr<Listener> Listen(const ListenOptions& options);
 
 // INVALID_ARGUMENT naming `what` unless `address` is "host:port".
-absl::Status CheckAddress(const char* what, const std::string& address);
+absl::Status CheckAddress(const std::string& what, const std::string& address);
 
 }  // namespace sluice::server

@@ -92,8 +92,8 @@ void AddEngineHistograms(const engine::EngineStats& stats, const Labels& labels,
   out->Histogram("sluice_step_duration_seconds", "Duration of a step.", labels,
                  stats.step_duration.Read());
   out->Histogram("sluice_step_host_gap_seconds",
-                 "Between two steps when there was work; on a GPU its wait, by its clock.",
-                 labels, stats.step_host_gap.Read());
+                 "Between two steps when there was work; on a GPU its wait, by its clock.", labels,
+                 stats.step_host_gap.Read());
   out->Histogram("sluice_step_tokens", "Tokens a step.", labels, stats.step_tokens.Read());
   out->Histogram("sluice_batch_rows", "Rows a step.", labels, stats.batch_rows.Read());
   out->Histogram("sluice_cancel_to_free_seconds", "From a cancel to the return of the pages.",
@@ -178,6 +178,37 @@ void AddModel(const ServedModel& model, MetricFamilies* out) {
              {{"model", model.name}}, model.loaded.self_check.max_relative_error);
 }
 
+// What keeps strangers out, and whether the files that say who is one are in force.
+void AddSecurity(Frontend* frontend, MetricFamilies* out) {
+  const Authenticator::Counts refused = frontend->authenticator.Read();
+  const char* help = "Calls refused for whose they were: no or bad credentials, or not allowed.";
+  out->Counter("sluice_auth_refused_total", help, {{"code", "UNAUTHENTICATED"}},
+               static_cast<double>(refused.unauthenticated));
+  out->Counter("sluice_auth_refused_total", help, {{"code", "PERMISSION_DENIED"}},
+               static_cast<double>(refused.denied));
+  for (const auto& [name, counts] : frontend->reloader.Read()) {
+    const auto reloads = [&, file = name](const char* result, uint64_t count) {
+      out->Counter("sluice_config_reloads_total",
+                   "Files of configuration taken, at the start and when they changed, or refused.",
+                   {{"file", file}, {"result", result}}, static_cast<double>(count));
+    };
+    reloads("applied", counts.applied);
+    reloads("refused", counts.failed);
+  }
+  if (const auto certificates = frontend->certificates.current()) {
+    out->Gauge("sluice_tls_certificate_not_after_seconds",
+               "When the server's certificate ends, in seconds since 1970.", {},
+               static_cast<double>(certificates->not_after));
+  }
+  if (const auto& connections = frontend->connections) {
+    out->Gauge("sluice_connections", "Connections of the service that are open.", {},
+               static_cast<double>(connections->size()));
+    out->Counter("sluice_connections_refused_total",
+                 "Connections closed at once because there were too many.", {},
+                 static_cast<double>(connections->refused()));
+  }
+}
+
 }  // namespace
 
 double StepAge(const engine::EngineStats& stats) {
@@ -200,6 +231,7 @@ class Metrics::Source final : public prometheus::Collectable {
     const ServedModel* model = frontend_->model.load();
     if (model != nullptr) AddModel(*model, &out);
     AddServer(frontend_->counters.Read(), model == nullptr ? "" : model->name, &out);
+    AddSecurity(frontend_, &out);
     out.Gauge("sluice_draining", "1 from the beginning of a drain.", {},
               frontend_->draining.load() ? 1 : 0);
     out.Gauge("sluice_open_streams", "Generate calls that are open.", {},

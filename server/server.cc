@@ -12,6 +12,8 @@
 #include "engine/base/check.h"
 #include "engine/base/mutex.h"
 #include "engine/base/status.h"
+#include "server/admin_service.h"
+#include "server/configuration.h"
 #include "server/delivery.h"
 #include "server/frontend.h"
 #include "server/health_service.h"
@@ -29,6 +31,7 @@ using std::chrono::milliseconds;
 
 constexpr milliseconds kWatchInterval{50};
 constexpr milliseconds kCutGrace{2000};
+constexpr int kMaxOpsConnections = 256;
 
 Time Now() { return std::chrono::steady_clock::now(); }
 
@@ -39,7 +42,9 @@ int NumCores() { return std::max(1, static_cast<int>(std::thread::hardware_concu
 class Server::Impl {
  public:
   explicit Impl(const ServerOptions& options)
-      : frontend_(options, std::clamp(NumCores() / 2, 1, 4)), inference_(&frontend_) {}
+      : frontend_(options, std::clamp(NumCores() / 2, 1, 4)),
+        inference_(&frontend_),
+        admin_([this] { BeginDrain(); }, &frontend_.reloader, &frontend_.calls) {}
   ~Impl() { Shutdown(); }
 
   absl::Status Start();
@@ -50,6 +55,7 @@ class Server::Impl {
   void Shutdown();
 
   int port() const { return port_; }
+  int ops_port() const { return ops_.acceptor ? ops_.acceptor->port() : 0; }
   int metrics_port() const { return metrics_ ? metrics_->port() : 0; }
   bool engines_down() const { return engines_down_.load(); }
   int num_lanes() const {
@@ -58,6 +64,8 @@ class Server::Impl {
   }
 
  private:
+  absl::Status StartService();
+  absl::Status StartOps();
   void Watch();
   void CheckEngines();
   void LogFaults(const engine::Dispatcher& dispatcher);
@@ -70,10 +78,11 @@ class Server::Impl {
   Metrics::Startup startup_;
   HealthService health_;
   InferenceService inference_;
+  AdminService admin_;
   std::unique_ptr<ServedModel> model_;  // set once by Serve, then published in the frontend
   std::unique_ptr<Delivery> delivery_;
-  std::unique_ptr<grpc::Server> grpc_;
-  std::unique_ptr<Acceptor> acceptor_;
+  Listener service_;
+  Listener ops_;  // empty without an address for it
   std::unique_ptr<Metrics> metrics_;
   int port_ = 0;
   const Time started_ = Now();
@@ -93,15 +102,49 @@ absl::Status Server::Impl::Start() {
   if (!options.metrics_listen.empty()) {
     RETURN_IF_ERROR(CheckAddress("metrics_listen", options.metrics_listen));
   }
-  ASSIGN_OR_RETURN(Listener listener,
-                   Listen(options.listen, options.reflection, {&inference_, &health_}));
-  grpc_ = std::move(listener.server);
-  acceptor_ = std::move(listener.acceptor);
-  port_ = acceptor_->port();
+  RETURN_IF_ERROR(LoadConfiguration(&frontend_));
+  RETURN_IF_ERROR(StartService());
+  if (!options.ops_listen.empty()) RETURN_IF_ERROR(StartOps());
   if (!options.metrics_listen.empty()) {
     ASSIGN_OR_RETURN(metrics_, Metrics::Listen(options.metrics_listen, &frontend_, &startup_));
   }
+  frontend_.reloader.Start();
   watcher_ = std::thread([this] { Watch(); });
+  return absl::OkStatus();
+}
+
+absl::Status Server::Impl::StartService() {
+  const ServerOptions& options = frontend_.options;
+  ListenOptions listen;
+  listen.name = "listen";
+  listen.address = options.listen;
+  listen.security.authenticator = &frontend_.authenticator;
+  if (!options.tls_cert.empty()) listen.security.certificates = &frontend_.certificates;
+  listen.max_connections = options.max_connections;
+  listen.max_connections_of_address = options.max_connections_of_address;
+  listen.reflection = options.reflection && options.ops_listen.empty();
+  listen.channelz = options.channelz;
+  listen.services = {&inference_, &health_};
+  ASSIGN_OR_RETURN(service_, Listen(listen));
+  frontend_.connections = service_.connections;
+  port_ = service_.acceptor->port();
+  return absl::OkStatus();
+}
+
+// Plain text: the probes of Kubernetes speak nothing else, nor can they show credentials.
+absl::Status Server::Impl::StartOps() {
+  const ServerOptions& options = frontend_.options;
+  ListenOptions listen;
+  listen.name = "ops_listen";
+  listen.address = options.ops_listen;
+  listen.security.authenticator = &frontend_.authenticator;
+  listen.security.health_is_free = true;
+  listen.max_connections = kMaxOpsConnections;
+  listen.max_connections_of_address = kMaxOpsConnections;
+  listen.reflection = options.reflection;
+  listen.channelz = options.channelz;
+  listen.services = {&health_, &admin_};
+  ASSIGN_OR_RETURN(ops_, Listen(listen));
   return absl::OkStatus();
 }
 
@@ -161,7 +204,10 @@ void Server::Impl::Watch() {
   const milliseconds patience = frontend_.options.stall_timeout;
   const milliseconds stall_interval = std::clamp(patience / 8, milliseconds{5}, milliseconds{500});
   Time next_stall_check = Now() + stall_interval;
-  ListenerProbe probe(TcpAddress::Resolve(frontend_.options.listen, port_), {});
+  ListenerProbe::Options probing;
+  // A server of TLS waits for the client to begin, and hangs up on what is no TLS.
+  if (!frontend_.options.tls_cert.empty()) probing.hello = "no TLS\n";
+  ListenerProbe probe(TcpAddress::Resolve(frontend_.options.listen, port_), probing);
   while (true) {
     {
       engine::MutexLock lock(mutex_);
@@ -171,9 +217,9 @@ void Server::Impl::Watch() {
     }
     CheckEngines();
     CheckProgress();
-    // Without descriptors nobody is greeted; that passes.
-    if (!acceptor_->starved() && probe.Tick(Now()))
-      Fault("the service takes no connections any more");
+    // Without descriptors, or with every place taken, nobody is greeted; that passes.
+    const bool crowded = service_.acceptor->starved() || service_.connections->full();
+    if (!crowded && probe.Tick(Now())) Fault("the service takes no connections any more");
     if (Now() < next_stall_check) continue;
     for (const auto& call : frontend_.calls.All()) call->CheckStall(Now());
     next_stall_check = Now() + stall_interval;
@@ -234,10 +280,11 @@ void Server::Impl::Shutdown() {
   health_.EndWatches();
   CutOpenCalls("the server is stopping");
   frontend_.text_pool.Stop();  // the library waits for the calls whose texts wait here
-  if (acceptor_) acceptor_->Stop();
-  if (grpc_) {
-    grpc_->Shutdown(std::chrono::system_clock::now() + kCutGrace);
-    grpc_->Wait();
+  for (const Listener* listener : {&service_, &ops_}) {
+    if (listener->acceptor) listener->acceptor->Stop();
+    if (!listener->server) continue;
+    listener->server->Shutdown(std::chrono::system_clock::now() + kCutGrace);
+    listener->server->Wait();
   }
   {
     engine::MutexLock lock(mutex_);
@@ -251,7 +298,8 @@ void Server::Impl::Shutdown() {
     model_->dispatcher().chunks().Close();
   }
   delivery_.reset();
-  grpc_.reset();
+  service_.server.reset();
+  ops_.server.reset();
 }
 
 Server::Server() = default;
@@ -265,6 +313,7 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& optio
 }
 
 int Server::port() const { return impl_->port(); }
+int Server::ops_port() const { return impl_->ops_port(); }
 int Server::metrics_port() const { return impl_->metrics_port(); }
 int Server::num_lanes() const { return impl_->num_lanes(); }
 void Server::Serve(engine::LoadedModel model) { impl_->Serve(std::move(model)); }
