@@ -18,7 +18,9 @@ namespace sluice::engine {
 // into the scheduler.
 struct Request {
   RequestHandle handle;
-  std::string id;  // the client's, or made by the server; for logs
+  std::string id;         // the client's, or made by the server; for logs
+  std::string tenant;     // shares of the queue are by tenant
+  int tenant_weight = 1;  // of its turns in the queue, at least 1
   std::vector<TokenId> prompt;
   SamplingParams sampling;
   StoppingParams stopping;

@@ -46,6 +46,10 @@ Scheduler::Scheduler(const SchedulerLimits& limits, std::shared_ptr<const Tokeni
 
 Scheduler::~Scheduler() = default;
 
+WaitingQueue::Share Scheduler::ShareOf(const LiveRequest& request) {
+  return {request.request().tenant, request.request().tenant_weight};
+}
+
 std::optional<std::string> Scheduler::Refusal(const Request& request) const {
   const auto n = [](int64_t value) { return std::to_string(value); };
   const auto prompt = static_cast<int64_t>(request.prompt.size());
@@ -97,7 +101,9 @@ void Scheduler::Add(Request&& request, Time now) {
     const SequenceId id{++last_sequence_};
     auto sequence =
         std::make_unique<Sequence>(id, &live, index, limits_.max_context, &allocator_, tokenizer_);
-    waiting_.emplace(id, sequence.get());
+    // What it may take in all: who asks for more waits for more turns.
+    waiting_.Add(ShareOf(live), id, sequence->num_known() + live.request().stopping.max_tokens,
+                 sequence.get());
     waiting_tokens_ += sequence->num_known();
     live_tokens_ += sequence->num_known();
     live.sequences.push_back(sequence.get());
@@ -283,7 +289,7 @@ void Scheduler::EndSequence(Sequence& sequence, SequenceEnd end, const Outcome& 
   --live_sequences_;
   live_tokens_ -= sequence.num_known();
   if (request.paused) --paused_sequences_;
-  if (waiting_.erase(sequence.id()) > 0) waiting_tokens_ -= sequence.num_known();
+  if (waiting_.Remove(sequence.id())) waiting_tokens_ -= sequence.num_known();
   running_.erase(sequence.id());
   request.sequences[static_cast<size_t>(sequence.index())] = nullptr;
   sequence.End(now);

@@ -21,6 +21,7 @@
 #include "engine/stats.h"
 #include "engine/step_plan.h"
 #include "engine/tokenizer/tokenizer.h"
+#include "engine/waiting_queue.h"
 
 namespace sluice::engine {
 
@@ -35,13 +36,14 @@ namespace sluice::engine {
 //   outbound.Post(scheduler.TakeChunks());
 //
 // A step takes the running sequences that want one token first, oldest first, then chunks of the
-// longer rest (prompts), then sequences from the queue, in order of arrival, under one budget of
-// tokens. A sequence leaves the queue when all its known tokens have pages and every running
-// sequence could still get one more; it then needs pages only as it grows. When the pool is empty,
-// the newest running sequence goes back to the queue, keeps its tokens and is computed again later;
-// paused ones go first. So the oldest running sequence that is not paused always advances, and the
-// queue moves as running ones end: a request that fits the pool alone ends, whatever the pool's
-// size. A sequence that was paused and gave up its pages waits in the queue like any other.
+// longer rest (prompts), then sequences from the queue, in turns of their tenants (WaitingQueue)
+// and each tenant's in order of arrival, under one budget of tokens. A sequence leaves the queue
+// when all its known tokens have pages and every running sequence could still get one more; it then
+// needs pages only as it grows. When the pool is empty, the newest running sequence goes back to
+// the queue, keeps its tokens and is computed again later; paused ones go first. So the oldest
+// running sequence that is not paused always advances, and the queue moves as running ones end: a
+// request that fits the pool alone ends, whatever the pool's size. A sequence that was paused and
+// gave up its pages waits in the queue like any other.
 //
 // Up to one planned step may be in flight while the next is planned (`SchedulerLimits::depth`). A
 // sequence that ends with a row in flight becomes a zombie: the row's outcome is dropped, and slot
@@ -99,6 +101,7 @@ class Scheduler {
     std::string_view error_reason;
   };
 
+  static WaitingQueue::Share ShareOf(const LiveRequest& request);
   std::optional<std::string> Refusal(const Request& request) const;
   void Refuse(const Request& request, absl::Status status, std::string_view reason, Time now);
   LiveRequest* Find(RequestHandle handle);
@@ -130,8 +133,8 @@ class Scheduler {
   std::vector<SlotId> free_slots_;
   std::map<RequestHandle, std::unique_ptr<LiveRequest>> requests_;
   std::unordered_map<SequenceId, std::unique_ptr<Sequence>> sequences_;  // zombies included
-  // Ids ascend with arrival: these are ordered from oldest to newest.
-  std::map<SequenceId, Sequence*> waiting_;
+  WaitingQueue waiting_;
+  // Ids ascend with arrival: ordered from oldest to newest.
   std::map<SequenceId, Sequence*> running_;
   int zombie_pages_ = 0;
 

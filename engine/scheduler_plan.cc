@@ -57,16 +57,14 @@ void Scheduler::PlanChunks(StepPlan& plan, int& budget) {
 }
 
 void Scheduler::PlanAdmissions(Time now, StepPlan& plan, int& budget) {
-  auto place = waiting_.begin();
-  while (budget > 0 && place != waiting_.end()) {
-    Sequence& sequence = *place->second;
-    if (sequence.paused()) {
-      ++place;
-      continue;
-    }
+  const auto is_ready = [](const Sequence& sequence) { return !sequence.paused(); };
+  while (budget > 0) {
+    Sequence* const next = waiting_.Next(is_ready);
+    if (!next) return;
+    Sequence& sequence = *next;
     // Who is behind does not overtake: a large prompt would wait for ever.
     if (!MakeAdmissible(sequence, now)) return;
-    place = waiting_.erase(place);
+    waiting_.Take(sequence.id());
     Admit(sequence, now, plan);
     const int chunk = std::min(budget, sequence.num_remaining());
     sequence.AddRow(chunk, plan);
@@ -139,7 +137,8 @@ void Scheduler::Preempt(Sequence& sequence, Time now) {
   free_slots_.push_back(sequence.slot());
   sequence.Preempt(now);
   running_.erase(sequence.id());
-  waiting_.emplace(sequence.id(), &sequence);
+  // It has had its turn.
+  waiting_.Add(ShareOf(sequence.request()), sequence.id(), 1, &sequence);
   waiting_tokens_ += sequence.num_known();
   stats_->preemptions.fetch_add(1, std::memory_order_relaxed);
   LiveRequest& request = sequence.request();
