@@ -226,6 +226,8 @@ void AddSecurityFlags(CLI::App& app, ServeFlags& flags) {
        "Issuers (PEM) of the certificates that clients must have; unset: they need none");
   file("--auth-file", server.auth_file,
        "Hashes of tokens, and names of certificates, with tenants (JSON); unset: all may call");
+  file("--tenants", server.tenants_file,
+       "Limits of tenants: calls, tokens a second, KV share, models (JSON); unset: none");
   app.add_flag("--channelz", server.channelz, "Answer channelz on the operators' port")
       ->group(group);
 }
@@ -259,6 +261,20 @@ void AddLimitFlags(CLI::App& app, ServeFlags& flags) {
   app.add_option("--max-queue", flags.engine.max_queue, "Waiting sequences of each engine")
       ->type_name("N")
       ->check(IntegerBetween(1, 1'000'000))
+      ->capture_default_str()
+      ->group(group);
+  app.add_option("--max-queue-tokens", server.max_queue_tokens,
+                 "Prompt tokens of calls that have no token yet; 0: no bound")
+      ->type_name("TOKENS")
+      ->check(IntegerBetween(0, 1'000'000'000'000))
+      ->capture_default_str()
+      ->group(group);
+  AddByteSizeFlag(app, "--max-queue-bytes", &server.max_queue_bytes,
+                  "Bytes of their messages; 0: no bound")
+      ->default_str("256M")
+      ->group(group);
+  AddByteSizeFlag(app, "--memory-watermark", &server.memory_watermark,
+                  "Resident memory above which no call is let in; 0: none")
       ->capture_default_str()
       ->group(group);
   app.add_option("--max-tokens-cap", server.max_tokens_cap,

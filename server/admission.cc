@@ -99,8 +99,8 @@ std::unique_ptr<Admission::Ticket> Admission::Enter(const std::string& tenant, i
     // With a limit of none no retry helps.
     std::optional<std::chrono::milliseconds> retry;
     if (*limits.max_concurrent > 0) retry = known->second.drain.RetryDelay();
-    *error = OverQuota(tenant, "at most " + Number(*limits.max_concurrent) + " calls at a time",
-                       retry);
+    *error =
+        OverQuota(tenant, "at most " + Number(*limits.max_concurrent) + " calls at a time", retry);
     return nullptr;
   }
   if (auto over = CheckRate(tenant, 1, now)) {
@@ -165,7 +165,8 @@ std::optional<RpcError> Admission::CheckReserve(const Ticket& ticket, const Dema
   if (limits.kv_share < 1 && tenant.positions + demand.positions > share) {
     std::optional<std::chrono::milliseconds> retry;
     if (demand.positions <= share) retry = tenant.drain.RetryDelay();
-    return OverQuota(ticket.tenant_, "at most " + Number(share) + " positions of the KV cache, " +
+    return OverQuota(ticket.tenant_,
+                     "at most " + Number(share) + " positions of the KV cache, " +
                          Number(tenant.positions) + " are taken and " + Number(demand.positions) +
                          " asked for",
                      retry);

@@ -21,8 +21,9 @@ namespace sluice::server {
 //
 //   auto ticket = admission.Enter(tenant, body_bytes, now, &error);   // before any work
 //   ticket->Reserve(demand, now);                                     // once the prompt is known
-//   ticket->Generated(tokens, now);                                   // the first: it has left the queue
-//   ticket.reset();                                                   // gives everything back
+//   ticket->Generated(tokens, now);                                   // the first: it has left the
+//   queue ticket.reset();                                                   // gives everything
+//   back
 class Admission {
  public:
   struct Bounds {
@@ -86,8 +87,8 @@ class Admission {
   struct Usage {
     int64_t open = 0;
     int64_t reserved_positions = 0;
-    uint64_t tokens = 0;    // of prompts and generated
-    uint64_t refused = 0;   // for its limits
+    uint64_t tokens = 0;   // of prompts and generated
+    uint64_t refused = 0;  // for its limits
   };
   std::map<std::string, Usage> Read() const;
   int64_t waiting_tokens() const;
@@ -117,8 +118,8 @@ class Admission {
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   std::optional<RpcError> CheckRate(const std::string& name, double needed, engine::Time now)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  std::optional<RpcError> CheckReserve(const Ticket& ticket, const Demand& demand,
-                                       engine::Time now) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  std::optional<RpcError> CheckReserve(const Ticket& ticket, const Demand& demand, engine::Time now)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Release(Ticket& ticket);
   void LeaveQueue(Ticket& ticket) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 

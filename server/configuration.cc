@@ -44,10 +44,22 @@ absl::Status AddCertificates(Frontend* frontend) {
   return engine::Prefix("--tls-cert", frontend->reloader.Add({"tls", std::move(paths), apply}));
 }
 
+absl::Status AddTenants(Frontend* frontend) {
+  const std::string& path = frontend->options.tenants_file;
+  if (path.empty()) return absl::OkStatus();
+  const auto apply = [frontend](const Contents& contents) {
+    ASSIGN_OR_RETURN(auto policy, TenantPolicy::Parse(contents[0]));
+    frontend->admission.SetPolicy(std::move(policy));
+    return absl::OkStatus();
+  };
+  return engine::Prefix("--tenants", frontend->reloader.Add({"tenants", {path}, apply}));
+}
+
 }  // namespace
 
 absl::Status LoadConfiguration(Frontend* frontend) {
   RETURN_IF_ERROR(AddCredentials(frontend));
+  RETURN_IF_ERROR(AddTenants(frontend));
   return AddCertificates(frontend);
 }
 

@@ -14,7 +14,9 @@ void DrainRate::Ended(engine::Time now, int64_t backlog) {
   if (backlog > 0) last_end_ = now;
 }
 
-std::chrono::milliseconds DrainRate::RetryDelay() const { return RetryAfter(interval_.value_or(1)); }
+std::chrono::milliseconds DrainRate::RetryDelay() const {
+  return RetryAfter(interval_.value_or(1));
+}
 
 std::chrono::milliseconds RetryAfter(double seconds) {
   const double milliseconds = std::ceil(std::clamp(seconds * 1000, 20.0, 30'000.0));

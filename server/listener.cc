@@ -16,6 +16,7 @@
 #include <algorithm>
 
 #include "engine/base/status.h"
+#include "server/port_credentials.h"
 
 namespace sluice::server {
 namespace {
@@ -101,6 +102,17 @@ void RaiseDescriptorLimit() {
   }
 }
 
+// The server of the library's services, which listens nowhere; null when none is wanted.
+// Reflection describes the services of its server: it has them all.
+std::unique_ptr<grpc::Server> MakeInner(const ListenOptions& options) {
+  const std::vector<std::string> plugins = PluginsOf(options);
+  if (plugins.empty()) return nullptr;
+  grpc::ServerBuilder builder;
+  builder.SetOption(std::make_unique<PluginOption>(plugins));
+  for (grpc::Service* service : options.services) builder.RegisterService(service);
+  return builder.BuildAndStart();
+}
+
 }  // namespace
 
 absl::Status CheckAddress(const std::string& what, const std::string& address) {
@@ -127,19 +139,22 @@ absl::StatusOr<Listener> Listen(const ListenOptions& options) {
   // The library's own health service says SERVING from the start; ours waits for the model.
   grpc::EnableDefaultHealthCheckService(false);
   grpc::ServerBuilder builder;
-  builder.SetOption(std::make_unique<PluginOption>(PluginsOf(options)));
+  builder.SetOption(std::make_unique<PluginOption>(std::vector<std::string>()));
   for (const Argument& argument : kArguments) {
     builder.AddChannelArgument(argument.name, argument.value);
   }
-  builder.AddChannelArgument(GRPC_ARG_ENABLE_CHANNELZ, options.channelz ? 1 : 0);
+  builder.AddChannelArgument(GRPC_ARG_ENABLE_CHANNELZ, options.gathers_channelz ? 1 : 0);
   grpc::ResourceQuota quota("sluice");
   quota.Resize(kQuotaBytes);
   builder.SetResourceQuota(quota);
   for (grpc::Service* service : options.services) builder.RegisterService(service);
+  listener.other_calls = std::make_unique<OtherCalls>(options.authenticator, MakeInner(options));
+  builder.RegisterCallbackGenericService(listener.other_calls.get());
+  listener.credentials = MakePortCredentials(options.certificates);
   using Builder = grpc::ServerBuilder::experimental_type;
   std::shared_ptr<grpc::experimental::ExternalConnectionAcceptor> acceptor =
       Builder(&builder).AddExternalConnectionAcceptor(Builder::ExternalConnectionType::FROM_FD,
-                                                      MakePortCredentials(options.security));
+                                                      listener.credentials);
   listener.server = builder.BuildAndStart();
   if (listener.server == nullptr) {
     return engine::Unavailable("cannot serve on " + options.address + ": gRPC did not start");

@@ -7,8 +7,10 @@
 #include "absl/status/statusor.h"
 
 #include "server/acceptor.h"
+#include "server/authenticator.h"
+#include "server/certificates.h"
 #include "server/connection_table.h"
-#include "server/port_credentials.h"
+#include "server/other_calls.h"
 
 namespace grpc {
 class Server;
@@ -20,11 +22,15 @@ namespace sluice::server {
 struct ListenOptions {
   std::string name;     // of the address in messages: "listen"
   std::string address;  // "host:port", port 0 takes a free one
-  PortSecurity security;
+  // Judges calls that no service of ours takes; our services judge by themselves. Outlives it all.
+  Authenticator* authenticator = nullptr;
+  // Set: TLS. Outlives it all.
+  const CertificateStore* certificates = nullptr;
   int max_connections = 4096;
   int max_connections_of_address = 1024;
   bool reflection = false;
-  bool channelz = false;  // also has gRPC gather what it shows, for the servers made after it
+  bool channelz = false;          // answered
+  bool gathers_channelz = false;  // its own facts are shown by whoever answers
   std::vector<grpc::Service*> services;
 };
 
@@ -32,6 +38,8 @@ struct ListenOptions {
 // comes later.
 struct Listener {
   std::shared_ptr<ConnectionTable> connections;
+  std::shared_ptr<grpc::ServerCredentials> credentials;
+  std::unique_ptr<OtherCalls> other_calls;
   std::unique_ptr<grpc::Server> server;
   std::unique_ptr<Acceptor> acceptor;
 };

@@ -209,6 +209,26 @@ void AddSecurity(Frontend* frontend, MetricFamilies* out) {
   }
 }
 
+void AddAdmission(const Admission& admission, MetricFamilies* out) {
+  out->Gauge("sluice_queue_tokens", "Tokens of prompts whose calls have no token yet.", {},
+             static_cast<double>(admission.waiting_tokens()));
+  out->Gauge("sluice_queue_bytes", "Bytes of their messages.", {},
+             static_cast<double>(admission.waiting_bytes()));
+  out->Gauge("sluice_short_of_memory", "1 while no call is let in for lack of memory.", {},
+             admission.short_of_memory() ? 1 : 0);
+  for (const auto& [tenant, usage] : admission.Read()) {
+    const Labels labels = {{"tenant", tenant}};
+    out->Gauge("sluice_tenant_open_calls", "Generate calls of a tenant that are open.", labels,
+               static_cast<double>(usage.open));
+    out->Gauge("sluice_tenant_kv_positions", "Positions of the KV caches that they may fill.",
+               labels, static_cast<double>(usage.reserved_positions));
+    out->Counter("sluice_tenant_tokens_total", "Tokens of prompts and generated, by tenant.",
+                 labels, static_cast<double>(usage.tokens));
+    out->Counter("sluice_tenant_refused_total", "Calls refused for the limits of their tenant.",
+                 labels, static_cast<double>(usage.refused));
+  }
+}
+
 }  // namespace
 
 double StepAge(const engine::EngineStats& stats) {
@@ -232,6 +252,7 @@ class Metrics::Source final : public prometheus::Collectable {
     if (model != nullptr) AddModel(*model, &out);
     AddServer(frontend_->counters.Read(), model == nullptr ? "" : model->name, &out);
     AddSecurity(frontend_, &out);
+    AddAdmission(frontend_->admission, &out);
     out.Gauge("sluice_draining", "1 from the beginning of a drain.", {},
               frontend_->draining.load() ? 1 : 0);
     out.Gauge("sluice_open_streams", "Generate calls that are open.", {},

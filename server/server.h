@@ -25,6 +25,10 @@ struct ServerOptions {
   int max_open_streams = 4096;
   int max_connections = 4096;
   int max_connections_of_address = 1024;  // of one address of another machine
+  std::string tenants_file;               // limits of tenants (TenantPolicy); empty: none
+  int64_t max_queue_tokens = 10'000'000;  // of prompts whose calls have no token yet; 0: no bound
+  uint64_t max_queue_bytes = 256 << 20;   // of their messages; 0: no bound
+  uint64_t memory_watermark = 0;          // resident bytes above which no call is let in; 0: none
   int max_tokens_cap = 0;                 // server's own cap on max_tokens; 0: none
   bool reflection = false;                // on the ops port when there is one
   bool channelz = false;                  // on the ops port

@@ -14,13 +14,13 @@ namespace sluice::server {
 
 // What a tenant may have of the server. Value.
 struct TenantLimits {
-  int weight = 1;                              // of its turns in the queue
-  std::optional<int64_t> max_concurrent;       // open Generate calls
-  std::optional<double> tokens_per_second;     // of prompts and generated, over time
-  double burst_tokens = 0;                     // that it may take at once; set with the rate
-  double kv_share = 1;                         // of the KV pools' positions
-  std::optional<int64_t> max_tokens;           // of a call
-  int max_priority = 0;                        // of a call
+  int weight = 1;                                  // of its turns in the queue
+  std::optional<int64_t> max_concurrent;           // open Generate calls
+  std::optional<double> tokens_per_second;         // of prompts and generated, over time
+  double burst_tokens = 0;                         // that it may take at once; set with the rate
+  double kv_share = 1;                             // of the KV pools' positions
+  std::optional<int64_t> max_tokens;               // of a call
+  int max_priority = 0;                            // of a call
   std::optional<std::vector<std::string>> models;  // that it may use; nothing: all
 
   bool MayUse(std::string_view model) const;

@@ -146,9 +146,12 @@ def test_the_ports_serve_what_they_should(guarded):
     with Client(guarded.address).channel as channel:
         assert code_of(lambda: list_services(channel))[0] == CODE.UNIMPLEMENTED
         assert code_of(lambda: unary(channel, "/sluice.v1.Admin/Drain", admin))[0] == CODE.UNIMPLEMENTED
+        assert code_of(lambda: unary(channel, "/grpc.channelz.v1.Channelz/GetServers", admin))[0] == CODE.UNIMPLEMENTED
 
 
-def test_administration_needs_credentials_to_check_against(serve):
+def test_administration_needs_credentials_to_check_against(serve, sluice):
+    run = subprocess.run([sluice, "serve", "--model", TINY, "--channelz"], capture_output=True, text=True, timeout=30)
+    assert run.returncode == 2 and "--ops-listen" in run.stderr
     server = serve("--ops-listen", "127.0.0.1:0", model=TINY)
     with Client(server.ops_address).channel as channel:
         assert code_of(lambda: unary(channel, "/sluice.v1.Admin/Drain"))[0] == CODE.PERMISSION_DENIED
