@@ -101,6 +101,8 @@ Sequence* WaitingQueue::Next(const IsReady& is_ready) {
   for (auto& [name, tenant] : tenants_) {
     if (FirstReady(tenant, is_ready)) tenant.saved += rounds * quantum_ * tenant.weight;
   }
+  // Whose turn it was has spent it.
+  Advance();
   while (true) {
     Entry* entry = FirstReady(turn_->second, is_ready);
     if (entry && entry->tokens <= turn_->second.saved) return entry->sequence;
