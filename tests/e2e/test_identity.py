@@ -264,6 +264,28 @@ def test_certificates_of_clients_are_identities(serve, issuer, pair, files, tmp_
     assert server.stderr() == log
 
 
+def test_the_commands_reach_a_guarded_server(serve, issuer, pair, files, tmp_path, sluice):
+    (tmp_path / "ca.pem").write_bytes(issuer.pem)
+    (tmp_path / "token").write_text(TENANT + "\n")
+    server = serve("--tls-cert", pair[0], "--tls-key", pair[1], "--auth-file", files, model=TINY)
+    port = server.address.rsplit(":", 1)[1]
+    remote = ["--server", f"localhost:{port}", "--tls-ca", tmp_path / "ca.pem"]
+    token = ["--token-file", tmp_path / "token"]
+
+    def run(*arguments, text=""):
+        return subprocess.run([sluice, *arguments], capture_output=True, text=True, timeout=60, input=text)
+
+    generate = ["generate", *remote, "--token-ids", "5,6,7", "--max-tokens", "4", "--temperature", "0", "--ignore-eos"]
+    done = run(*generate, *token)
+    assert done.returncode == 0, done.stderr
+    refused = run(*generate)
+    assert refused.returncode == 1 and "valid credentials are required" in refused.stderr
+    assert run("bench", *remote, *token, "--streams", "2", "--prompt", "8", "--output", "8").returncode == 0
+    assert run("chat", *remote, *token, "--max-tokens", "2", text="hello\n").returncode == 0
+    assert "--tls-ca" in run(*generate[:3], "--tls-ca", "/no/such/file", "--token-ids", "5").stderr
+    assert "belong together" in run(*generate, "--tls-cert", pair[0]).stderr
+
+
 def serial_of(server, issuer):
     import ssl
     context = ssl.create_default_context(cadata=issuer.pem.decode())
