@@ -137,7 +137,8 @@ absl::StatusOr<ServerFacts> LoadClient::Impl::Connect() {
     return engine::MakeStatus(static_cast<absl::StatusCode>(status.error_code()),
                               job_.remote.server + ": " + status.error_message());
   }
-  if (model.vocab_size() < 1) return engine::Internal(job_.remote.server + ": a model without tokens");
+  if (model.vocab_size() < 1)
+    return engine::Internal(job_.remote.server + ": a model without tokens");
   facts_ = {.model = model.name(),
             .build = model.provenance().build(),
             .backend = model.provenance().backend(),

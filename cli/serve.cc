@@ -223,11 +223,11 @@ void AddSecurityFlags(CLI::App& app, ServeFlags& flags) {
   file("--tls-cert", server.tls_cert, "Certificate chain (PEM) for TLS; unset: plain text");
   file("--tls-key", server.tls_key, "Its private key (PEM)");
   file("--tls-client-ca", server.tls_client_ca,
-       "Issuers (PEM) of the certificates that clients must have; unset: they need none");
+       "Issuers (PEM) of certificates that clients must have; unset: none needed");
   file("--auth-file", server.auth_file,
-       "Hashes of tokens, and names of certificates, with tenants (JSON); unset: all may call");
+       "Hashes of tokens with tenants and scopes (JSON); unset: everybody may call");
   file("--tenants", server.tenants_file,
-       "Limits of tenants: calls, tokens a second, KV share, models (JSON); unset: none");
+       "Limits of tenants: calls, tokens, KV share, models (JSON); unset: none");
   app.add_flag("--channelz", server.channelz, "Answer channelz on the operators' port")
       ->group(group);
 }
