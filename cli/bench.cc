@@ -55,7 +55,7 @@ std::string Facts(const LoadJob& job, const ServerFacts& server, int requests) {
 
 int Run(const BenchFlags& flags) {
   LoadJob job = flags.job;
-  if (job.server.empty()) return UsageError(kBenchName, "give --server ADDRESS:PORT");
+  if (job.remote.server.empty()) return UsageError(kBenchName, "give --server ADDRESS:PORT");
   SignalWatcher signals;
   const int at_once = job.rate > 0 ? 16 : job.streams;
   const int requests = job.requests > 0 ? job.requests : 4 * at_once;
@@ -122,8 +122,7 @@ Command AddBench(CLI::App& program) {
   auto flags = std::make_shared<BenchFlags>();
   CLI::App* const app = program.add_subcommand(
       kBenchName, "Measure a server: many streams, throughput and latencies");
-  app->add_option("--server", flags->job.server, "The server to measure")
-      ->type_name("ADDRESS:PORT");
+  AddRemoteFlags(*app, &flags->job.remote, "The server to measure", "Options");
   app->add_option("--model-name", flags->job.model_name, "Which model; unset: the one served")
       ->type_name("NAME");
   AddLoadFlags(*app, flags->job);

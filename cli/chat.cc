@@ -141,15 +141,15 @@ class ChatLoop {
 
 int Run(ChatFlags& flags) {
   ChatJob& job = flags.job;
-  if (job.model.empty() == job.server.empty()) {
+  if (job.model.empty() == job.remote.server.empty()) {
     return UsageError(kChatName, "give either --model FILE or --server ADDRESS:PORT");
   }
-  if (!job.server.empty() && !job.engine.chat_template_path.empty()) {
+  if (!job.remote.server.empty() && !job.engine.chat_template_path.empty()) {
     return UsageError(kChatName, "--chat-template is the server's to set: see sluice serve");
   }
   if (flags.seed_option->count() > 0) job.seed = flags.seed;
   SignalWatcher signals;
-  const auto backend = job.server.empty() ? OpenLocalChat(job) : OpenRemoteChat(job);
+  const auto backend = job.remote.server.empty() ? OpenLocalChat(job) : OpenRemoteChat(job);
   if (!backend.ok()) {
     PrintError(kChatName, absl::StatusCodeToString(backend.status().code()) + ": " +
                               engine::Message(backend.status()));
@@ -165,9 +165,7 @@ int Run(ChatFlags& flags) {
 void AddChatFlags(CLI::App& app, ChatFlags& flags) {
   const char* const group = "Model and conversation";
   AddModelFlag(app, &flags.job.model)->group(group);
-  app.add_option("--server", flags.job.server, "A running server instead of a file")
-      ->type_name("ADDRESS:PORT")
-      ->group(group);
+  AddRemoteFlags(app, &flags.job.remote, "A running server instead of a file", group);
   app.add_option("--model-name", flags.job.model_name, "With --server: which of its models")
       ->type_name("NAME")
       ->group(group);

@@ -9,16 +9,17 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "cli/remote_flags.h"
 
 #include "engine/engine.h"
 #include "engine/sampling/sampling_params.h"
 
 namespace sluice::cli {
 
-// What `sluice chat` was asked for. One of `model` and `server` is not empty.
+// What `sluice chat` was asked for. One of `model` and `remote.server` is not empty.
 struct ChatJob {
   std::string model;       // local: GGUF file or directory
-  std::string server;      // remote: address:port
+  RemoteFlags remote;      // its server may be empty
   std::string model_name;  // remote: which model; empty: the one served
   std::string system;      // prompt; empty: none
   engine::SamplingParams sampling;

@@ -1,6 +1,7 @@
 #include <utility>
 
 #include "cli/chat.h"
+#include "cli/remote.h"
 #include "grpcpp/grpcpp.h"
 
 #include "engine/base/mutex.h"
@@ -18,13 +19,14 @@ absl::Status ToStatus(const grpc::Status& status) {
 // A server's replies.
 class RemoteChat final : public ChatBackend {
  public:
-  explicit RemoteChat(const ChatJob& job)
+  RemoteChat(const ChatJob& job, Remote remote)
       : job_(job),
-        stub_(v1::Inference::NewStub(
-            grpc::CreateChannel(job.server, grpc::InsecureChannelCredentials()))) {}
+        remote_(std::move(remote)),
+        stub_(v1::Inference::NewStub(remote_.Connect(grpc::ChannelArguments()))) {}
 
   absl::Status CheckModel() {
     grpc::ClientContext context;
+    remote_.Sign(context);
     v1::GetModelRequest request;
     request.set_model(job_.model_name);
     v1::Model model;
@@ -38,6 +40,7 @@ class RemoteChat final : public ChatBackend {
   absl::Status Reply(const std::vector<ChatTurn>& turns,
                      const std::function<bool(const engine::TokenChunk&)>& take) override {
     grpc::ClientContext context;
+    remote_.Sign(context);
     {
       engine::MutexLock lock(mutex_);
       running_ = &context;
@@ -94,6 +97,7 @@ class RemoteChat final : public ChatBackend {
   }
 
   const ChatJob job_;
+  const Remote remote_;
   const std::unique_ptr<v1::Inference::Stub> stub_;
   engine::Mutex mutex_;
   grpc::ClientContext* running_ ABSL_GUARDED_BY(mutex_) = nullptr;
@@ -102,7 +106,8 @@ class RemoteChat final : public ChatBackend {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<ChatBackend>> OpenRemoteChat(const ChatJob& job) {
-  auto chat = std::make_unique<RemoteChat>(job);
+  ASSIGN_OR_RETURN(Remote remote, Remote::Open(job.remote));
+  auto chat = std::make_unique<RemoteChat>(job, std::move(remote));
   RETURN_IF_ERROR(chat->CheckModel());
   return chat;
 }

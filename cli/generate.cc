@@ -32,9 +32,7 @@ struct GenerateFlags {
 void AddInputFlags(CLI::App& app, GenerateFlags& flags) {
   const char* const group = "Model and prompt";
   AddModelFlag(app, &flags.job.model)->group(group);
-  app.add_option("--server", flags.job.server, "A running server instead of a file")
-      ->type_name("ADDRESS:PORT")
-      ->group(group);
+  AddRemoteFlags(app, &flags.job.remote, "A running server instead of a file", group);
   app.add_option("--model-name", flags.job.model_name, "With --server: which of its models")
       ->type_name("NAME")
       ->group(group);
@@ -102,7 +100,7 @@ absl::StatusOr<std::string> ReadPromptFile(const std::string& path) {
 
 // The checks that concern several flags. An empty string when all is well.
 std::string CheckFlags(const GenerateFlags& flags) {
-  if (flags.job.model.empty() == flags.job.server.empty()) {
+  if (flags.job.model.empty() == flags.job.remote.server.empty()) {
     return "give either --model FILE or --server ADDRESS:PORT";
   }
   const int prompts = (flags.prompt_option->count() > 0 ? 1 : 0) +
@@ -144,7 +142,7 @@ int Run(GenerateFlags& flags) {
 
   SignalWatcher signals;
   const absl::StatusOr<GenerateOutcome> outcome =
-      job.server.empty() ? GenerateLocally(job, signals) : GenerateRemotely(job, signals);
+      job.remote.server.empty() ? GenerateLocally(job, signals) : GenerateRemotely(job, signals);
   // Text that cannot be written cancels the call: say that, not that it was cancelled.
   if (FinishOutput(kGenerateName, kExitOk) != kExitOk) return kExitFailed;
   const absl::Status status = outcome.ok() ? outcome->status : outcome.status();

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "cli/remote_flags.h"
 #include "cli/signals.h"
 #include "cli/transcript.h"
 
@@ -16,10 +17,10 @@
 namespace sluice::cli {
 
 // What `sluice generate` was asked for. Exactly one of `text` and `token_ids` is set, and one of
-// `model` and `server` not empty.
+// `model` and `remote.server` not empty.
 struct GenerateJob {
   std::string model;       // local: GGUF file or directory
-  std::string server;      // remote: address:port
+  RemoteFlags remote;      // its server may be empty
   std::string model_name;  // remote: which model; empty: the one served
   std::optional<std::string> text;
   std::optional<std::vector<engine::TokenId>> token_ids;

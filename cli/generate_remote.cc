@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "cli/generate.h"
+#include "cli/remote.h"
 #include "grpcpp/grpcpp.h"
 
 #include "engine/base/status.h"
@@ -101,10 +102,10 @@ engine::TokenChunk ChunkOf(const v1::SequenceFinished& finished) {
 absl::StatusOr<GenerateOutcome> GenerateRemotely(const GenerateJob& job, SignalWatcher& signals) {
   grpc::ChannelArguments arguments;
   arguments.SetMaxReceiveMessageSize(64 << 20);
-  const auto channel =
-      grpc::CreateCustomChannel(job.server, grpc::InsecureChannelCredentials(), arguments);
-  const auto stub = v1::Inference::NewStub(channel);
+  ASSIGN_OR_RETURN(const Remote remote, Remote::Open(job.remote));
+  const auto stub = v1::Inference::NewStub(remote.Connect(arguments));
   grpc::ClientContext context;
+  remote.Sign(context);
   const engine::SteadyClock clock;
   const v1::GenerateRequest request = MakeRequest(job);
   const engine::Time start = clock.Now();

@@ -29,13 +29,12 @@ int NumConnections(const LoadJob& job) {
 
 class LoadClient::Impl : public std::enable_shared_from_this<LoadClient::Impl> {
  public:
-  explicit Impl(const LoadJob& job) : job_(job) {
-    for (int i = 0; i < NumConnections(job); ++i) {
+  explicit Impl(const LoadJob& job) : job_(job), remote_(Remote::Open(job.remote)) {
+    for (int i = 0; i < NumConnections(job) && remote_.ok(); ++i) {
       grpc::ChannelArguments arguments;
       arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);  // a connection of its own
       arguments.SetMaxReceiveMessageSize(64 << 20);
-      stubs_.push_back(v1::Inference::NewStub(
-          grpc::CreateCustomChannel(job.server, grpc::InsecureChannelCredentials(), arguments)));
+      stubs_.push_back(v1::Inference::NewStub(remote_->Connect(arguments)));
     }
   }
 
@@ -52,6 +51,7 @@ class LoadClient::Impl : public std::enable_shared_from_this<LoadClient::Impl> {
   void Arrive(int requests);
 
   const LoadJob job_;
+  const absl::StatusOr<Remote> remote_;
   std::vector<std::unique_ptr<v1::Inference::Stub>> stubs_;
   ServerFacts facts_;
   uint64_t first_number_ = 0;  // of this run's calls; one thread runs
@@ -74,6 +74,7 @@ class LoadClient::Impl::Call final : public grpc::ClientReadReactor<v1::Generate
 
   void Begin(v1::Inference::Stub& stub, std::chrono::milliseconds timeout) {
     context_.set_deadline(std::chrono::system_clock::now() + timeout);
+    owner_->remote_->Sign(context_);
     sent_ = Clock::now();
     stub.async()->Generate(&context_, &request_, this);
     StartRead(&response_);
@@ -124,7 +125,9 @@ class LoadClient::Impl::Call final : public grpc::ClientReadReactor<v1::Generate
 };
 
 absl::StatusOr<ServerFacts> LoadClient::Impl::Connect() {
+  RETURN_IF_ERROR(remote_.status());
   grpc::ClientContext context;
+  remote_->Sign(context);
   context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(10));
   v1::GetModelRequest request;
   request.set_model(job_.model_name);
@@ -132,9 +135,10 @@ absl::StatusOr<ServerFacts> LoadClient::Impl::Connect() {
   const grpc::Status status = stubs_[0]->GetModel(&context, request, &model);
   if (!status.ok()) {
     return engine::MakeStatus(static_cast<absl::StatusCode>(status.error_code()),
-                              job_.server + ": " + status.error_message());
+                              job_.remote.server + ": " + status.error_message());
   }
-  if (model.vocab_size() < 1) return engine::Internal(job_.server + ": a model without tokens");
+  if (model.vocab_size() < 1)
+    return engine::Internal(job_.remote.server + ": a model without tokens");
   facts_ = {.model = model.name(),
             .build = model.provenance().build(),
             .backend = model.provenance().backend(),

@@ -8,12 +8,13 @@
 
 #include "absl/status/statusor.h"
 #include "cli/load_report.h"
+#include "cli/remote_flags.h"
 
 namespace sluice::cli {
 
 // What `sluice bench` was asked for. Value.
 struct LoadJob {
-  std::string server;      // address:port
+  RemoteFlags remote;
   std::string model_name;  // empty: the one served
   int streams = 64;        // calls in flight, always; not with `rate`
   double rate = 0;         // calls a second, Poisson arrivals; 0: closed loop of `streams`

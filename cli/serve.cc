@@ -148,6 +148,10 @@ int Run(const ServeFlags& flags) {
   }
   spdlog::info("listening on {}:{}, loading {}", HostOf(flags.server.listen), (*server)->port(),
                flags.model);
+  if ((*server)->ops_port() != 0) {
+    spdlog::info("operators' port on {}:{}", HostOf(flags.server.ops_listen),
+                 (*server)->ops_port());
+  }
   if ((*server)->metrics_port() != 0) {
     spdlog::info("metrics on {}:{}", HostOf(flags.server.metrics_listen),
                  (*server)->metrics_port());
@@ -187,6 +191,10 @@ void AddListenFlags(CLI::App& app, ServeFlags& flags) {
       ->type_name("ADDRESS:PORT")
       ->capture_default_str()
       ->group(group);
+  app.add_option("--ops-listen", server.ops_listen,
+                 "Operators' port: health for probes, administration; plain text; unset: none")
+      ->type_name("ADDRESS:PORT")
+      ->group(group);
   app.add_option("--metrics-listen", server.metrics_listen,
                  "Prometheus metrics at /metrics; unset: none")
       ->type_name("ADDRESS:PORT")
@@ -196,10 +204,52 @@ void AddListenFlags(CLI::App& app, ServeFlags& flags) {
       ->type_name("NAME")
       ->group(group);
   AddChatTemplateFlag(app, &flags.engine, group);
-  app.add_flag("--reflection", server.reflection, "Answer gRPC reflection (grpcurl)")->group(group);
+  app.add_flag("--reflection", server.reflection,
+               "Answer gRPC reflection (grpcurl), on the operators' port if there is one")
+      ->group(group);
   app.add_option("--log-level", flags.log_level, "trace, debug, info, warn, error, off")
       ->type_name("LEVEL")
       ->check(OneOf({"trace", "debug", "info", "warn", "error", "off"}))
+      ->capture_default_str()
+      ->group(group);
+}
+
+void AddSecurityFlags(CLI::App& app, ServeFlags& flags) {
+  server::ServerOptions& server = flags.server;
+  const char* const group = "Security";
+  const auto file = [&](const char* name, std::string& path, const char* description) {
+    app.add_option(name, path, description)->type_name("FILE")->group(group);
+  };
+  file("--tls-cert", server.tls_cert, "Certificate chain (PEM) for TLS; unset: plain text");
+  file("--tls-key", server.tls_key, "Its private key (PEM)");
+  file("--tls-client-ca", server.tls_client_ca,
+       "Issuers (PEM) of certificates that clients must have; unset: none needed");
+  file("--auth-file", server.auth_file,
+       "Hashes of tokens with tenants and scopes (JSON); unset: everybody may call");
+  file("--tenants", server.tenants_file,
+       "Limits of tenants: calls, tokens, KV share, models (JSON); unset: none");
+  app.add_flag("--channelz", server.channelz, "Answer channelz on the operators' port")
+      ->group(group);
+}
+
+void AddConnectionFlags(CLI::App& app, ServeFlags& flags) {
+  server::ServerOptions& server = flags.server;
+  const char* const group = "Limits and shutdown";
+  app.add_option("--max-connections", server.max_connections,
+                 "Connections to the service; further ones are closed at once")
+      ->type_name("N")
+      ->check(IntegerBetween(1, 1'000'000))
+      ->capture_default_str()
+      ->group(group);
+  app.add_option("--max-connections-per-address", server.max_connections_of_address,
+                 "Of them from one address of another machine")
+      ->type_name("N")
+      ->check(IntegerBetween(1, 1'000'000))
+      ->capture_default_str()
+      ->group(group);
+  app.add_option("--max-streams", server.max_open_streams, "Open Generate calls")
+      ->type_name("N")
+      ->check(IntegerBetween(1, 1'000'000))
       ->capture_default_str()
       ->group(group);
 }
@@ -211,6 +261,20 @@ void AddLimitFlags(CLI::App& app, ServeFlags& flags) {
   app.add_option("--max-queue", flags.engine.max_queue, "Waiting sequences of each engine")
       ->type_name("N")
       ->check(IntegerBetween(1, 1'000'000))
+      ->capture_default_str()
+      ->group(group);
+  app.add_option("--max-queue-tokens", server.max_queue_tokens,
+                 "Prompt tokens of calls that have no token yet; 0: no bound")
+      ->type_name("TOKENS")
+      ->check(IntegerBetween(0, 1'000'000'000'000))
+      ->capture_default_str()
+      ->group(group);
+  AddByteSizeFlag(app, "--max-queue-bytes", &server.max_queue_bytes,
+                  "Bytes of their messages; 0: no bound")
+      ->default_str("256M")
+      ->group(group);
+  AddByteSizeFlag(app, "--memory-watermark", &server.memory_watermark,
+                  "Resident memory above which no call is let in; 0: none")
       ->capture_default_str()
       ->group(group);
   app.add_option("--max-tokens-cap", server.max_tokens_cap,
@@ -242,6 +306,7 @@ Command AddServe(CLI::App& program) {
   flags->server.build = kBuild;
   CLI::App* const app = program.add_subcommand(kServeName, "Serve a model over gRPC");
   AddListenFlags(*app, *flags);
+  AddSecurityFlags(*app, *flags);
   app->add_option("--engines", flags->engine.num_engines,
                   "CPU engines that share the weights, each with its own KV cache")
       ->type_name("N")
@@ -249,6 +314,7 @@ Command AddServe(CLI::App& program) {
       ->capture_default_str()
       ->group("Engine");
   AddEngineFlags(*app, &flags->engine, "Engine");
+  AddConnectionFlags(*app, *flags);
   AddLimitFlags(*app, *flags);
   AddPlantBugFlag(*app, &flags->engine);
   app->footer(

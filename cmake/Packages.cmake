@@ -24,6 +24,7 @@ if(SLUICE_PROGRAM)
   sluice_pkg(GRPCPP grpc++)
   find_program(SLUICE_GRPC_CPP_PLUGIN grpc_cpp_plugin REQUIRED)
   find_library(SLUICE_GRPC_REFLECTION grpc++_reflection REQUIRED)
+  find_library(SLUICE_GRPC_CHANNELZ grpcpp_channelz REQUIRED)
   find_package(prometheus-cpp REQUIRED)
   pkg_check_modules(PROMETHEUS QUIET prometheus-cpp-pull)  # its CMake package does not name its version
   message(STATUS "Sluice: prometheus-cpp ${PROMETHEUS_VERSION}")

@@ -27,7 +27,9 @@ std::string CacheDomain(std::string_view tenant, std::string_view salt);
 // into the scheduler.
 struct Request {
   RequestHandle handle;
-  std::string id;  // the client's, or made by the server; for logs
+  std::string id;         // the client's, or made by the server; for logs
+  std::string tenant;     // shares of the queue are by tenant
+  int tenant_weight = 1;  // of its turns in the queue, at least 1
   std::vector<TokenId> prompt;
   SamplingParams sampling;
   StoppingParams stopping;

@@ -46,6 +46,11 @@ Scheduler::Scheduler(const SchedulerLimits& limits, std::shared_ptr<const Tokeni
 
 Scheduler::~Scheduler() = default;
 
+WaitingQueue::Share Scheduler::ShareOf(const LiveRequest& request) {
+  const Request& asked = request.request();
+  return {asked.tenant, asked.tenant_weight, asked.priority};
+}
+
 std::optional<std::string> Scheduler::Refusal(const Request& request) const {
   const auto n = [](int64_t value) { return std::to_string(value); };
   const auto prompt = static_cast<int64_t>(request.prompt.size());
@@ -101,7 +106,9 @@ void Scheduler::Add(Request&& request, Time now) {
     const SequenceId id{++last_sequence_};
     auto sequence =
         std::make_unique<Sequence>(id, &live, index, limits_.max_context, &pool_, tokenizer_);
-    waiting_.emplace(Rank(*sequence), sequence.get());
+    // What it may take in all: who asks for more waits for more turns.
+    waiting_.Add(ShareOf(live), id, sequence->num_known() + live.request().stopping.max_tokens,
+                 sequence.get());
     waiting_tokens_ += sequence->num_known();
     live_tokens_ += sequence->num_known();
     live.sequences.push_back(sequence.get());
@@ -308,7 +315,7 @@ void Scheduler::EndSequence(Sequence& sequence, SequenceEnd end, const Outcome& 
   --live_sequences_;
   live_tokens_ -= sequence.num_known();
   if (request.paused) --paused_sequences_;
-  if (waiting_.erase(Rank(sequence)) > 0) waiting_tokens_ -= sequence.num_known();
+  if (waiting_.Remove(sequence.id())) waiting_tokens_ -= sequence.num_known();
   running_.erase(Rank(sequence));
   request.sequences[static_cast<size_t>(sequence.index())] = nullptr;
   sequence.End(now);

@@ -22,6 +22,7 @@
 #include "engine/stats.h"
 #include "engine/step_plan.h"
 #include "engine/tokenizer/tokenizer.h"
+#include "engine/waiting_queue.h"
 
 namespace sluice::engine {
 
@@ -36,14 +37,15 @@ namespace sluice::engine {
 //   outbound.Post(scheduler.TakeChunks());
 //
 // A step takes the running sequences that want one token first, then chunks of the longer rest
-// (prompts), then sequences from the queue, under one budget of tokens; among each, those of higher
-// priority first, then in order of arrival. A sequence leaves the queue when all its known tokens
-// have pages and every running sequence could still get one more; it then needs pages only as it
-// grows. When the pool is empty, the last running sequence in that order goes back to the queue,
-// keeps its tokens and is computed again later; paused ones go first. So the first running sequence
-// that is not paused always advances, and the queue moves as running ones end: a request that fits
-// the pool alone ends, whatever the pool's size. A sequence that was paused and gave up its pages
-// waits in the queue like any other.
+// (prompts), then sequences from the queue, under one budget of tokens; among those that run, the
+// ones of higher priority first, then in order of arrival; the queue gives in turns of its tenants
+// (WaitingQueue), and each tenant's in that same order. A sequence leaves the queue when all its
+// known tokens have pages and every running sequence could still get one more; it then needs pages
+// only as it grows. When the pool is empty, the last running sequence in that order goes back to
+// the queue, keeps its tokens and is computed again later; paused ones go first. So the first
+// running sequence that is not paused always advances, and the queue moves as running ones end: a
+// request that fits the pool alone ends, whatever the pool's size. A sequence that was paused and
+// gave up its pages waits in the queue like any other.
 //
 // Up to one planned step may be in flight while the next is planned (`SchedulerLimits::depth`). A
 // sequence that ends with a row in flight becomes a zombie: the row's outcome is dropped, and slot
@@ -122,6 +124,7 @@ class Scheduler {
     std::string_view error_reason;
   };
 
+  static WaitingQueue::Share ShareOf(const LiveRequest& request);
   std::optional<std::string> Refusal(const Request& request) const;
   void Refuse(const Request& request, absl::Status status, std::string_view reason, Time now);
   LiveRequest* Find(RequestHandle handle);
@@ -164,8 +167,8 @@ class Scheduler {
   std::vector<SlotId> free_slots_;
   std::map<RequestHandle, std::unique_ptr<LiveRequest>> requests_;
   std::unordered_map<SequenceId, std::unique_ptr<Sequence>> sequences_;  // zombies included
-  // Ids ascend with arrival: in each, higher priorities come first, then older ones.
-  std::map<Rank, Sequence*> waiting_;
+  WaitingQueue waiting_;
+  // Ids ascend with arrival: higher priorities come first, then older ones.
   std::map<Rank, Sequence*> running_;
   int zombie_pages_ = 0;
   std::vector<PageId> replaced_;  // by equal ones, and named by the step in flight still

@@ -1,6 +1,7 @@
 // The planning half of Scheduler: which rows a step has, and who holds slots and pages.
 
 #include <algorithm>
+#include <set>
 #include <utility>
 
 #include "engine/base/check.h"
@@ -60,13 +61,14 @@ void Scheduler::PlanChunks(StepPlan& plan, int& budget) {
 }
 
 void Scheduler::PlanAdmissions(Time now, StepPlan& plan, int& budget) {
-  auto place = waiting_.begin();
-  while (budget > 0 && place != waiting_.end()) {
-    Sequence& sequence = *place->second;
-    if (sequence.paused()) {
-      ++place;
-      continue;
-    }
+  std::set<SequenceId> passed_over;  // they wait for the pages of a sibling
+  const auto is_ready = [&](const Sequence& sequence) {
+    return !sequence.paused() && !passed_over.contains(sequence.id());
+  };
+  while (budget > 0) {
+    Sequence* const next = waiting_.Next(is_ready);
+    if (!next) return;
+    Sequence& sequence = *next;
     // The logits of this step go round without it.
     const size_t logits = running_.size() + 1 + plan.scored.size();
     if (!plan.scored.empty() &&
@@ -78,12 +80,12 @@ void Scheduler::PlanAdmissions(Time now, StepPlan& plan, int& budget) {
     if (sibling.ready) sequence.TakePagesOf(*sibling.ready);
     if (sibling.coming) {
       sequence.DropPages();
-      ++place;
+      passed_over.insert(sequence.id());
       continue;
     }
     // Who is behind does not overtake: a large prompt would wait for ever.
     if (!MakeAdmissible(sequence, now)) return sequence.DropPages();
-    place = waiting_.erase(place);
+    waiting_.Take(sequence.id());
     Admit(sequence, now, plan);
     const int chunk = ChunkOf(sequence, budget, plan);
     sequence.AddRow(chunk, plan);
@@ -198,7 +200,8 @@ void Scheduler::Preempt(Sequence& sequence, Time now) {
   free_slots_.push_back(sequence.slot());
   sequence.Preempt(now);
   running_.erase(Rank(sequence));
-  waiting_.emplace(Rank(sequence), &sequence);
+  // It has had its turn.
+  waiting_.Add(ShareOf(sequence.request()), sequence.id(), 1, &sequence);
   waiting_tokens_ += sequence.num_known();
   stats_->preemptions.fetch_add(1, std::memory_order_relaxed);
   LiveRequest& request = sequence.request();

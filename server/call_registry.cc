@@ -65,22 +65,22 @@ std::vector<std::shared_ptr<Call>> CallRegistry::All() const {
   return all;
 }
 
-bool CallRegistry::TakeName(std::string* id) {
+bool CallRegistry::TakeName(const std::string& tenant, std::string* id) {
   engine::MutexLock lock(mutex_);
-  if (!id->empty()) return names_.insert(*id).second;
+  if (!id->empty()) return names_.insert(tenant + '\n' + *id).second;
   do {
     char made[48];
     std::snprintf(made, sizeof made, "req-%016llx-%llu",
                   static_cast<unsigned long long>(name_base_),
                   static_cast<unsigned long long>(++last_name_));
     *id = made;
-  } while (!names_.insert(*id).second);
+  } while (!names_.insert(tenant + '\n' + *id).second);
   return true;
 }
 
-void CallRegistry::ReleaseName(const std::string& id) {
+void CallRegistry::ReleaseName(const std::string& tenant, const std::string& id) {
   engine::MutexLock lock(mutex_);
-  names_.erase(id);
+  names_.erase(tenant + '\n' + id);
 }
 
 int64_t CallRegistry::size() const {

@@ -43,10 +43,10 @@ class CallRegistry {
   std::shared_ptr<Call> Find(engine::RequestHandle handle) const;
   std::vector<std::shared_ptr<Call>> All() const;
 
-  // Takes a request id for a live call; makes one when `id` is empty. False when a live call has
-  // it.
-  bool TakeName(std::string* id);
-  void ReleaseName(const std::string& id);
+  // Takes a request id for a live call of a tenant; makes one when `id` is empty. False when a live
+  // call of the tenant has it: what others call theirs, nobody learns.
+  bool TakeName(const std::string& tenant, std::string* id);
+  void ReleaseName(const std::string& tenant, const std::string& id);
 
   int64_t size() const;
   // False when `until` passed with calls still open.
@@ -67,7 +67,7 @@ class CallRegistry {
   uint64_t last_name_ ABSL_GUARDED_BY(mutex_) = 0;
   std::unordered_map<uint64_t, Entry> calls_ ABSL_GUARDED_BY(mutex_);
   std::unordered_map<std::string, int> of_peer_ ABSL_GUARDED_BY(mutex_);
-  std::unordered_set<std::string> names_ ABSL_GUARDED_BY(mutex_);
+  std::unordered_set<std::string> names_ ABSL_GUARDED_BY(mutex_);  // "tenant\nid"
 };
 
 }  // namespace sluice::server

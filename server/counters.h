@@ -17,7 +17,7 @@
 
 namespace sluice::server {
 
-// What the server itself has counted, for /metrics and retry delays. All labels come from our own
+// What the server itself has counted, for /metrics. All labels come from our own
 // constants, never from clients. Thread-safe.
 class Counters {
  public:
@@ -28,8 +28,6 @@ class Counters {
                     double seconds);
   // A call that was refused before any work, by ErrorInfo reason.
   void CountRejected(std::string_view reason);
-  // How long until a queue place should be free, from the measured rate of ending requests.
-  std::chrono::milliseconds RetryDelay() const;
 
   struct RequestKey {
     std::string method, code, finish_reason;
@@ -47,9 +45,6 @@ class Counters {
   std::map<RequestKey, uint64_t> requests_ ABSL_GUARDED_BY(mutex_);
   std::map<std::string, uint64_t> rejected_ ABSL_GUARDED_BY(mutex_);
   engine::StatHistogram generate_duration_ ABSL_GUARDED_BY(mutex_);
-  // Smoothed time between two Generate calls that had been let in ending, in seconds.
-  double end_interval_ ABSL_GUARDED_BY(mutex_) = 0;
-  engine::Time last_end_ ABSL_GUARDED_BY(mutex_){};
 };
 
 }  // namespace sluice::server

@@ -2,12 +2,18 @@
 
 #include <atomic>
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <random>
 
 #include "server/access_log.h"
+#include "server/admission.h"
+#include "server/authenticator.h"
 #include "server/call_registry.h"
+#include "server/certificates.h"
+#include "server/connection_table.h"
 #include "server/counters.h"
+#include "server/reloader.h"
 #include "server/rpc_error.h"
 #include "server/served_model.h"
 #include "server/server.h"
@@ -38,7 +44,9 @@ struct Frontend {
   Frontend(const ServerOptions& server_options, int num_text_threads)
       : options(server_options),
         calls(server_options.max_open_streams, kMaxCallsOfPeer),
-        text_pool(num_text_threads) {}
+        text_pool(num_text_threads),
+        admission({server_options.max_queue_tokens,
+                   static_cast<int64_t>(server_options.max_queue_bytes)}) {}
 
   // Above the streams that a connection may have at once, because a call keeps its place for a
   // moment after its stream has ended.
@@ -50,7 +58,7 @@ struct Frontend {
   // What a call is told when the text pool does not take its job.
   RpcError NotTaken(TextPool::Refusal refusal) const {
     if (refusal == TextPool::Refusal::kStopped) return Draining();
-    return QueueFull("too many texts wait to be tokenised", counters.RetryDelay());
+    return QueueFull("too many texts wait to be tokenised", admission.RetryDelay());
   }
 
   const ServerOptions options;
@@ -59,9 +67,14 @@ struct Frontend {
   AccessLog access_log;
   SeedSource seeds;
   TextPool text_pool;
+  Admission admission;
+  Authenticator authenticator;
+  CertificateStore certificates;                   // empty without TLS
+  std::shared_ptr<ConnectionTable> connections;    // of the service; set before it takes any
   std::atomic<const ServedModel*> model{nullptr};  // null while loading
   std::atomic<bool> draining{false};               // health is NOT_SERVING
   std::atomic<bool> refusing{false};               // new Generate calls get UNAVAILABLE
+  Reloader reloader;                               // ends first: it sets what is above
 };
 
 }  // namespace sluice::server

@@ -5,6 +5,7 @@
 
 #include "engine/base/status.h"
 #include "server/byte_buffers.h"
+#include "server/gate.h"
 #include "server/messages.h"
 
 namespace sluice::server {
@@ -20,6 +21,14 @@ RpcError MakeError(absl::StatusCode code, std::string message, std::string reaso
   error.message = std::move(message);
   error.reason = std::move(reason);
   return error;
+}
+
+int64_t WaitingIn(const ServedModel& model) {
+  int64_t waiting = 0;
+  for (const auto& engine : model.dispatcher().engines()) {
+    waiting += engine->stats().requests_waiting.load(std::memory_order_relaxed);
+  }
+  return waiting;
 }
 
 RpcError DeadlineError(std::string message) {
@@ -65,7 +74,7 @@ void GenerateReactor::Begin(const grpc::ByteBuffer* body) {
   // Opened before it looks whether the server drains: a drain that begins now waits for this call.
   const auto handle = frontend_.calls.Open(shared_from_this(), peer_);
   if (!handle.ok()) {
-    return Reject(QueueFull(engine::Message(handle.status()), frontend_.counters.RetryDelay()));
+    return Reject(QueueFull(engine::Message(handle.status()), frontend_.admission.RetryDelay()));
   }
   const ServedModel* model = frontend_.model.load();
   {
@@ -74,6 +83,7 @@ void GenerateReactor::Begin(const grpc::ByteBuffer* body) {
     model_ = model;
   }
   if (const auto refusal = Refusal()) return Reject(*refusal);
+  if (const auto refusal = Enter(static_cast<int64_t>(body->Length()))) return Reject(*refusal);
   if (body->Length() <= Frontend::kInlineBodyBytes) return Open(*model, *body);
   TextPool::Job job;
   job.bytes = body->Length();
@@ -83,6 +93,23 @@ void GenerateReactor::Begin(const grpc::ByteBuffer* body) {
     self->Reject(self->frontend_.NotTaken(refusal));
   };
   frontend_.text_pool.Run(TextPool::Kind::kGenerate, std::move(job));
+}
+
+std::optional<RpcError> GenerateReactor::Enter(int64_t bytes) {
+  Identity identity;
+  // The port has let it in; its credentials may have been taken back since.
+  if (frontend_.authenticator.Identify(ClaimsOf(*context_), &identity) !=
+      Authenticator::Verdict::kAllowed) {
+    return MakeError(absl::StatusCode::kUnauthenticated, Authenticator::kUnauthenticatedText, "");
+  }
+  tenant_ = std::move(identity.tenant);
+  policy_ = frontend_.admission.policy();
+  RpcError refusal;
+  auto ticket = frontend_.admission.Enter(tenant_, bytes, arrival_, &refusal);
+  if (ticket == nullptr) return refusal;
+  engine::MutexLock lock(mutex_);
+  if (!finishing_) ticket_ = std::move(ticket);
+  return std::nullopt;
 }
 
 void GenerateReactor::Open(const ServedModel& model, const grpc::ByteBuffer& body) {
@@ -96,15 +123,19 @@ void GenerateReactor::Open(const ServedModel& model, const grpc::ByteBuffer& bod
   {
     v1::GenerateRequest request;
     if (const auto error = ParseGenerate(Flatten(body), &request)) return Reject(*error);
+    if (const auto error = CheckRights(request, model)) return Reject(*error);
     if (const auto error =
             ValidateGenerate(request, model, frontend_.seeds.Next(), arrival_, &draft)) {
       return Reject(*error);
     }
+    draft.request.cache.domain = engine::CacheDomain(tenant_, request.cache().cache_salt());
   }
   draft.request.handle = handle;
   draft.request.deadline = deadline_;
+  draft.request.tenant = tenant_;
+  draft.request.tenant_weight = policy_->Of(tenant_).weight;
   std::string name = draft.request.id;
-  if (!frontend_.calls.TakeName(&name)) {
+  if (!frontend_.calls.TakeName(tenant_, &name)) {
     return Reject(MakeError(absl::StatusCode::kAlreadyExists,
                             "request_id " + Quote(name) + " belongs to a call that is running",
                             "DUPLICATE_REQUEST"));
@@ -113,7 +144,7 @@ void GenerateReactor::Open(const ServedModel& model, const grpc::ByteBuffer& bod
   draft.accepted.set_request_id(name);
   {
     engine::MutexLock lock(mutex_);
-    if (finishing_) return frontend_.calls.ReleaseName(name);
+    if (finishing_) return frontend_.calls.ReleaseName(tenant_, name);
     name_ = request_id_ = std::move(name);
   }
   // A template may take any time that its limits allow, however short the messages are.
@@ -137,8 +168,45 @@ void GenerateReactor::Submit(const ServedModel& model, GenerateDraft draft) {
     if (finishing_) return;  // cancelled or cut while it waited for a thread
   }
   if (const auto error = EncodePrompt(model, &draft)) return Reject(*error);
-  if (const auto error = ResolveLengths(model, &draft)) return Reject(*error);
+  const auto tenant_most =
+      MaxTokensOf(policy_->Of(tenant_), static_cast<int64_t>(draft.request.prompt.size()),
+                  PoolPositionsOf(model));
+  if (const auto error = ResolveLengths(model, tenant_most, &draft)) return Reject(*error);
+  if (const auto error = Reserve(model, draft.request)) return Reject(*error);
   Dispatch(model, std::move(draft));
+}
+
+std::optional<RpcError> GenerateReactor::CheckRights(const v1::GenerateRequest& request,
+                                                     const ServedModel& model) const {
+  const TenantLimits& limits = policy_->Of(tenant_);
+  const bool asks_for_it = request.model().empty() || request.model() == model.name;
+  if (asks_for_it && !limits.MayUse(model.name)) return ModelNotAllowed(model.name);
+  const int32_t priority = request.scheduling().priority();
+  if (priority > limits.max_priority && !model.limits.Violation(Field::kPriority, priority)) {
+    return PermissionDenied("scheduling.priority: at most " + std::to_string(limits.max_priority) +
+                                " is allowed, is " + std::to_string(priority),
+                            "PRIORITY_NOT_ALLOWED");
+  }
+  if (limits.max_tokens && request.stopping().max_tokens() > *limits.max_tokens) {
+    return BadField("stopping.max_tokens", "the tenant may ask for at most " +
+                                               std::to_string(*limits.max_tokens) + ", is " +
+                                               std::to_string(request.stopping().max_tokens()));
+  }
+  return std::nullopt;
+}
+
+std::optional<RpcError> GenerateReactor::Reserve(const ServedModel& model,
+                                                 const engine::Request& request) {
+  Admission::Demand demand;
+  demand.prompt_tokens = static_cast<int64_t>(request.prompt.size());
+  demand.positions =
+      request.sampling.n * (demand.prompt_tokens + int64_t{request.stopping.max_tokens});
+  demand.pool_positions = PoolPositionsOf(model);
+  demand.backlog = WaitingIn(model);
+  demand.deadline = deadline_;
+  engine::MutexLock lock(mutex_);
+  if (finishing_) return std::nullopt;  // its ticket may be gone
+  return ticket_->Reserve(demand, std::chrono::steady_clock::now());
 }
 
 void GenerateReactor::Dispatch(const ServedModel& model, GenerateDraft draft) {
@@ -162,7 +230,7 @@ void GenerateReactor::Dispatch(const ServedModel& model, GenerateDraft draft) {
   }
   if (status.ok()) return Pump();
   if (absl::IsResourceExhausted(status)) {
-    return Reject(QueueFull(engine::Message(status), frontend_.counters.RetryDelay()));
+    return Reject(QueueFull(engine::Message(status), frontend_.admission.RetryDelay()));
   }
   if (absl::IsInvalidArgument(status)) {
     return Reject(BadField("sampling.n", engine::Message(status)));
@@ -189,6 +257,10 @@ void GenerateReactor::Add(engine::TokenChunk&& chunk) {
     engine::MutexLock lock(mutex_);
     if (!events_) return;
     ended = chunk.request_end.has_value();
+    if (!chunk.token_ids.empty() && ticket_) {
+      ticket_->Generated(static_cast<int64_t>(chunk.token_ids.size()),
+                         std::chrono::steady_clock::now());
+    }
     events_->Add(std::move(chunk));
     UpdatePause();
   }
@@ -260,7 +332,7 @@ void GenerateReactor::Perform(Action action) {
 RpcError GenerateReactor::ErrorOf(const engine::RequestEnd& end) const {
   RpcError error = MakeError(end.status.code(), engine::Message(end.status), end.error_reason);
   if (error.code == absl::StatusCode::kResourceExhausted) {
-    return QueueFull(std::move(error.message), frontend_.counters.RetryDelay());
+    return QueueFull(std::move(error.message), frontend_.admission.RetryDelay());
   }
   if (error.reason.empty() && error.code == absl::StatusCode::kDeadlineExceeded) {
     error.reason = "DEADLINE_EXCEEDED";
@@ -277,8 +349,11 @@ bool GenerateReactor::ClaimFinish(absl::StatusCode code, const std::string& reas
   finished_at_ = std::chrono::steady_clock::now();
   code_ = code;
   reason_ = reason;
-  // Before the client can know that the call is over, so that it can use the id again.
-  if (!name_.empty()) frontend_.calls.ReleaseName(name_);
+  // Before the client can know that the call is over, so that it can use the id and the place
+  // again.
+  if (ticket_ && dispatched_) ticket_->Ended(WaitingIn(*model_), finished_at_);
+  ticket_.reset();
+  if (!name_.empty()) frontend_.calls.ReleaseName(tenant_, name_);
   name_.clear();
   return true;
 }

@@ -44,6 +44,8 @@ class GenerateReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
 
  private:
   void Begin(const grpc::ByteBuffer* body);
+  // Finds out whose it is, and asks whether it may come in.
+  std::optional<RpcError> Enter(int64_t bytes);
   // Why a call cannot even be looked at now.
   std::optional<RpcError> Refusal() const;
   // Parses, validates and submits. On a gRPC thread, or a text thread when there is much to parse.
@@ -51,6 +53,11 @@ class GenerateReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
   // Validated: tokenises, resolves lengths, dispatches. On a gRPC or a text thread.
   void Submit(const ServedModel& model, GenerateDraft draft);
   void Dispatch(const ServedModel& model, GenerateDraft draft);
+  // What the request asks for and the tenant may not have.
+  std::optional<RpcError> CheckRights(const v1::GenerateRequest& request,
+                                      const ServedModel& model) const;
+  // Reserves what it will take, at most.
+  std::optional<RpcError> Reserve(const ServedModel& model, const engine::Request& request);
   // Ends a call that no engine knows.
   void Reject(const RpcError& error);
 
@@ -78,6 +85,8 @@ class GenerateReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
   const engine::Time arrival_;
   const std::optional<engine::Time> deadline_;
   const std::string peer_;
+  std::string tenant_;                          // set by Begin
+  std::shared_ptr<const TenantPolicy> policy_;  // of the time at which it came; set by Begin
 
   engine::Mutex mutex_;
   std::shared_ptr<GenerateReactor> self_ ABSL_GUARDED_BY(mutex_);  // until OnDone
@@ -87,6 +96,7 @@ class GenerateReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
   std::string request_id_ ABSL_GUARDED_BY(mutex_);
   int64_t prompt_tokens_ ABSL_GUARDED_BY(mutex_) = 0;
   std::optional<EventQueue> events_ ABSL_GUARDED_BY(mutex_);  // once the length is known
+  std::unique_ptr<Admission::Ticket> ticket_ ABSL_GUARDED_BY(mutex_);
   bool dispatched_ ABSL_GUARDED_BY(mutex_) = false;
   bool cancelled_ ABSL_GUARDED_BY(mutex_) = false;
 

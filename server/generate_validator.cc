@@ -369,8 +369,7 @@ std::optional<RpcError> ValidateGenerate(const v1::GenerateRequest& in, const Se
   ValidateStopping(in.stopping(), model, arrival, &check, draft);
   ValidateOutput(in.output(), model, &check, draft);
   check.Check(Field::kCacheSaltBytes, static_cast<double>(in.cache().cache_salt().size()));
-  draft->request.cache = {.domain = engine::CacheDomain("", in.cache().cache_salt()),
-                          .bypass = in.cache().bypass_prefix_cache()};
+  draft->request.cache.bypass = in.cache().bypass_prefix_cache();
   draft->request.priority =
       check.Resolve(Field::kPriority, in.scheduling().has_priority(), in.scheduling().priority());
   draft->request.queue_deadline =
@@ -402,7 +401,8 @@ std::optional<RpcError> EncodePrompt(const ServedModel& model, GenerateDraft* dr
   return std::nullopt;
 }
 
-std::optional<RpcError> ResolveLengths(const ServedModel& model, GenerateDraft* draft) {
+std::optional<RpcError> ResolveLengths(const ServedModel& model, std::optional<int64_t> tenant_most,
+                                       GenerateDraft* draft) {
   const ModelBounds& bounds = model.limits.bounds();
   const auto num_prompt = static_cast<int64_t>(draft->request.prompt.size());
   const char* input = draft->input;
@@ -423,7 +423,9 @@ std::optional<RpcError> ResolveLengths(const ServedModel& model, GenerateDraft* 
   engine::StoppingParams& stopping = draft->request.stopping;
   const int64_t room = bounds.MaxPositions() - num_prompt;
   if (stopping.max_tokens == 0) {
-    const int64_t cap = bounds.max_tokens_cap > 0 ? bounds.max_tokens_cap : room;
+    int64_t cap = bounds.max_tokens_cap > 0 ? bounds.max_tokens_cap : room;
+    // A prompt that leaves nothing asks for one token: that the tenant may not is said later.
+    if (tenant_most) cap = std::min(cap, std::max<int64_t>(1, *tenant_most));
     stopping.max_tokens = static_cast<int32_t>(std::min(room, cap));
     if (stopping.min_tokens > stopping.max_tokens) {
       return BadField("stopping.min_tokens",

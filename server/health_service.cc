@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "server/byte_buffers.h"
+#include "server/gate.h"
 #include "server/messages.h"
 
 namespace sluice::server {
@@ -164,9 +165,16 @@ void HealthService::EndWatches() {
   }
 }
 
+std::optional<grpc::Status> HealthService::Refusal(
+    const grpc::CallbackServerContext& context) const {
+  if (authenticator_ == nullptr) return std::nullopt;
+  return Refuse(*authenticator_, Authenticator::Purpose::kHealth, context);
+}
+
 grpc::ServerUnaryReactor* HealthService::Check(grpc::CallbackServerContext* context,
                                                const grpc::ByteBuffer* body,
                                                grpc::ByteBuffer* response) {
+  if (const auto refusal = Refusal(*context)) return RefusedCall(*context, *refusal);
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
   HealthCheckRequest request;
   if (const auto error = ParseBody(Flatten(*body), &request)) {
@@ -187,6 +195,7 @@ grpc::ServerUnaryReactor* HealthService::Check(grpc::CallbackServerContext* cont
 
 grpc::ServerWriteReactor<grpc::ByteBuffer>* HealthService::Watch(
     grpc::CallbackServerContext* context, const grpc::ByteBuffer* body) {
+  if (const auto refusal = Refusal(*context)) return RefusedStream(*refusal);
   HealthCheckRequest request;
   const auto error = ParseBody(Flatten(*body), &request);
   auto watcher = std::make_shared<Watcher>(this, request.service());

@@ -2,6 +2,7 @@
 
 #include <atomic>
 #include <memory>
+#include <optional>
 #include <set>
 #include <string>
 #include <vector>
@@ -9,6 +10,7 @@
 #include "grpc/health/v1/health.grpc.pb.h"
 
 #include "engine/base/mutex.h"
+#include "server/authenticator.h"
 
 namespace sluice::server {
 
@@ -22,6 +24,9 @@ class HealthService final : public grpc::health::v1::Health::WithRawCallbackMeth
                                     grpc::health::v1::Health::Service>> {
  public:
   static constexpr size_t kMaxWatches = 64;
+
+  // Judges callers; null: everybody may ask. Outlives the service.
+  explicit HealthService(Authenticator* authenticator) : authenticator_(authenticator) {}
 
   // The model's name becomes known.
   void SetModel(const std::string& name);
@@ -48,6 +53,9 @@ class HealthService final : public grpc::health::v1::Health::WithRawCallbackMeth
   bool Register(const std::shared_ptr<Watcher>& watcher);
   void Unregister(const std::shared_ptr<Watcher>& watcher);
 
+  std::optional<grpc::Status> Refusal(const grpc::CallbackServerContext& context) const;
+
+  Authenticator* const authenticator_;
   std::atomic<bool> ready_{false};
   std::atomic<bool> started_{false};
   std::atomic<bool> live_{true};

@@ -1,6 +1,7 @@
 #pragma once
 
 #include "server/frontend.h"
+#include "server/gate.h"
 #include "server/generate_reactor.h"
 #include "server/unary_methods.h"
 #include "sluice/v1/inference.grpc.pb.h"
@@ -23,25 +24,35 @@ class InferenceService final : public v1::Inference::WithRawCallbackMethod_Gener
   using Bytes = grpc::ByteBuffer;
 
   grpc::ServerWriteReactor<Bytes>* Generate(Context* context, const Bytes* body) override {
+    if (const auto refusal = Refusal(*context)) return RefusedStream(*refusal);
     return GenerateReactor::Start(frontend_, context, body);
   }
   grpc::ServerUnaryReactor* Tokenize(Context* context, const Bytes* body, Bytes* out) override {
+    if (const auto refusal = Refusal(*context)) return RefusedCall(*context, *refusal);
     return server::Tokenize(frontend_, context, body, out);
   }
   grpc::ServerUnaryReactor* Detokenize(Context* context, const Bytes* body, Bytes* out) override {
+    if (const auto refusal = Refusal(*context)) return RefusedCall(*context, *refusal);
     return server::Detokenize(frontend_, context, body, out);
   }
   grpc::ServerUnaryReactor* GetModel(Context* context, const Bytes* body, Bytes* out) override {
+    if (const auto refusal = Refusal(*context)) return RefusedCall(*context, *refusal);
     return server::GetModel(frontend_, context, body, out);
   }
   grpc::ServerUnaryReactor* ListModels(Context* context, const Bytes* body, Bytes* out) override {
+    if (const auto refusal = Refusal(*context)) return RefusedCall(*context, *refusal);
     return server::ListModels(frontend_, context, body, out);
   }
   grpc::ServerUnaryReactor* GetLoad(Context* context, const Bytes* body, Bytes* out) override {
+    if (const auto refusal = Refusal(*context)) return RefusedCall(*context, *refusal);
     return server::GetLoad(frontend_, context, body, out);
   }
 
  private:
+  std::optional<grpc::Status> Refusal(const Context& context) {
+    return Refuse(frontend_.authenticator, Authenticator::Purpose::kInference, context);
+  }
+
   Frontend& frontend_;
 };
 

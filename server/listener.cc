@@ -2,6 +2,7 @@
 
 #include <grpc/compression.h>
 #include <grpc/support/log.h>
+#include <grpcpp/ext/channelz_service_plugin.h>
 #include <grpcpp/ext/proto_server_reflection_plugin.h>
 #include <grpcpp/health_check_service_interface.h>
 #include <grpcpp/impl/server_builder_option.h>
@@ -10,10 +11,12 @@
 #include <grpcpp/server_builder.h>
 #include <spdlog/spdlog.h>
 #include <sys/resource.h>
+#include <unistd.h>
 
 #include <algorithm>
 
 #include "engine/base/status.h"
+#include "server/port_credentials.h"
 
 namespace sluice::server {
 namespace {
@@ -44,33 +47,42 @@ constexpr Argument kArguments[] = {
     {GRPC_ARG_MAX_CONNECTION_IDLE_MS, 300'000},
     // Rebalances behind a headless service. The grace stays infinite: a stream is never cut for it.
     {GRPC_ARG_MAX_CONNECTION_AGE_MS, 1'800'000},
-    {GRPC_ARG_ENABLE_CHANNELZ, 0},
     // With bandwidth probing on, windows grow to megabytes a call.
     {GRPC_ARG_HTTP2_BDP_PROBE, 0},
     {GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, 64 << 10},
     {GRPC_ARG_TCP_TX_ZEROCOPY_ENABLED, 0},
 };
 
-// Linking the reflection library installs its plugin in every server of the process; this takes it
-// out again unless it is wanted.
-class ReflectionOption final : public grpc::ServerBuilderOption {
+// The libraries of reflection and channelz install their plugins in every server of the process;
+// this leaves a server with those that are wanted.
+class PluginOption final : public grpc::ServerBuilderOption {
  public:
-  explicit ReflectionOption(bool wanted) : wanted_(wanted) {}
+  explicit PluginOption(std::vector<std::string> wanted) : wanted_(std::move(wanted)) {}
 
   void UpdateArguments(grpc::ChannelArguments*) override {}
   void UpdatePlugins(std::vector<std::unique_ptr<grpc::ServerBuilderPlugin>>* plugins) override {
-    const std::string name = grpc::reflection::ProtoServerReflectionPlugin().name();
-    plugins->erase(std::remove_if(plugins->begin(), plugins->end(),
-                                  [&](const auto& plugin) { return plugin->name() == name; }),
-                   plugins->end());
-    if (wanted_) {
-      plugins->push_back(std::make_unique<grpc::reflection::ProtoServerReflectionPlugin>());
-    }
+    const auto unwanted = [this](const auto& plugin) {
+      return std::find(wanted_.begin(), wanted_.end(), plugin->name()) == wanted_.end();
+    };
+    plugins->erase(std::remove_if(plugins->begin(), plugins->end(), unwanted), plugins->end());
   }
 
  private:
-  const bool wanted_;
+  const std::vector<std::string> wanted_;
 };
+
+std::vector<std::string> PluginsOf(const ListenOptions& options) {
+  std::vector<std::string> plugins;
+  if (options.reflection) {
+    grpc::reflection::InitProtoReflectionServerBuilderPlugin();
+    plugins.push_back(grpc::reflection::ProtoServerReflectionPlugin().name());
+  }
+  if (options.channelz) {
+    grpc::channelz::experimental::InitChannelzService();
+    plugins.push_back("channelz_service");
+  }
+  return plugins;
+}
 
 // The library writes lines of its own about what we report anyway: for those who debug only.
 void LogOfLibrary(gpr_log_func_args* line) {
@@ -90,53 +102,73 @@ void RaiseDescriptorLimit() {
   }
 }
 
+// The server of the library's services, which listens nowhere; null when none is wanted.
+// Reflection describes the services of its server: it has them all.
+std::unique_ptr<grpc::Server> MakeInner(const ListenOptions& options) {
+  const std::vector<std::string> plugins = PluginsOf(options);
+  if (plugins.empty()) return nullptr;
+  grpc::ServerBuilder builder;
+  builder.SetOption(std::make_unique<PluginOption>(plugins));
+  for (grpc::Service* service : options.services) builder.RegisterService(service);
+  return builder.BuildAndStart();
+}
+
 }  // namespace
 
-absl::Status CheckAddress(const char* what, const std::string& address) {
+absl::Status CheckAddress(const std::string& what, const std::string& address) {
   const size_t colon = address.rfind(':');
   const std::string port = colon == std::string::npos ? "" : address.substr(colon + 1);
   const bool digits =
       !port.empty() && port.size() <= 5 &&
       std::all_of(port.begin(), port.end(), [](char c) { return c >= '0' && c <= '9'; });
   if (!digits || colon == 0 || std::stoi(port) > 65'535) {
-    return engine::InvalidArgument(std::string(what) +
-                                   ": expected ADDRESS:PORT with a port of 0 to 65535, got \"" +
-                                   address + "\"");
+    return engine::InvalidArgument(
+        what + ": expected ADDRESS:PORT with a port of 0 to 65535, got \"" + address + "\"");
   }
   return absl::OkStatus();
 }
 
-absl::StatusOr<Listener> Listen(const std::string& address, bool reflection,
-                                const std::vector<grpc::Service*>& services) {
-  RETURN_IF_ERROR(CheckAddress("listen", address));
+absl::StatusOr<Listener> Listen(const ListenOptions& options) {
+  RETURN_IF_ERROR(CheckAddress(options.name, options.address));
   gpr_set_log_function(LogOfLibrary);
   RaiseDescriptorLimit();
   Listener listener;
-  ASSIGN_OR_RETURN(listener.acceptor, Acceptor::Listen(address));
+  listener.connections = std::make_shared<ConnectionTable>(options.max_connections,
+                                                           options.max_connections_of_address);
+  ASSIGN_OR_RETURN(listener.acceptor, Acceptor::Listen(options.address));
   // The library's own health service says SERVING from the start; ours waits for the model.
   grpc::EnableDefaultHealthCheckService(false);
   grpc::ServerBuilder builder;
-  builder.SetOption(std::make_unique<ReflectionOption>(reflection));
+  builder.SetOption(std::make_unique<PluginOption>(std::vector<std::string>()));
   for (const Argument& argument : kArguments) {
     builder.AddChannelArgument(argument.name, argument.value);
   }
+  builder.AddChannelArgument(GRPC_ARG_ENABLE_CHANNELZ, options.gathers_channelz ? 1 : 0);
   grpc::ResourceQuota quota("sluice");
   quota.Resize(kQuotaBytes);
   builder.SetResourceQuota(quota);
-  for (grpc::Service* service : services) builder.RegisterService(service);
+  for (grpc::Service* service : options.services) builder.RegisterService(service);
+  listener.other_calls = std::make_unique<OtherCalls>(options.authenticator, MakeInner(options));
+  builder.RegisterCallbackGenericService(listener.other_calls.get());
+  listener.credentials = MakePortCredentials(options.certificates);
   using Builder = grpc::ServerBuilder::experimental_type;
-  std::shared_ptr<grpc::experimental::ExternalConnectionAcceptor> connections =
+  std::shared_ptr<grpc::experimental::ExternalConnectionAcceptor> acceptor =
       Builder(&builder).AddExternalConnectionAcceptor(Builder::ExternalConnectionType::FROM_FD,
-                                                      grpc::InsecureServerCredentials());
+                                                      listener.credentials);
   listener.server = builder.BuildAndStart();
   if (listener.server == nullptr) {
-    return engine::Unavailable("cannot serve on " + address + ": gRPC did not start");
+    return engine::Unavailable("cannot serve on " + options.address + ": gRPC did not start");
   }
-  listener.acceptor->Start([connections](int listening, int fd) {
+  listener.acceptor->Start([acceptor, connections = listener.connections](int listening, int fd) {
+    // Closed at once: a client learns sooner than by waiting that there is no room.
+    if (!connections->Add(fd)) {
+      close(fd);
+      return;
+    }
     grpc::experimental::ExternalConnectionAcceptor::NewConnectionParameters connection;
     connection.listener_fd = listening;
     connection.fd = fd;
-    connections->HandleNewConnection(&connection);
+    acceptor->HandleNewConnection(&connection);
   });
   return listener;
 }

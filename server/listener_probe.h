@@ -2,6 +2,7 @@
 
 #include <chrono>
 #include <optional>
+#include <string>
 
 #include "engine/base/clock.h"
 #include "server/tcp_address.h"
@@ -17,6 +18,8 @@ class ListenerProbe {
     std::chrono::milliseconds interval{2000};
     std::chrono::milliseconds patience{5000};  // for a greeting
     int max_failures = 3;                      // in a row
+    // Sent first. A server that is spoken to answers also by hanging up.
+    std::string hello;
   };
 
   ListenerProbe(std::optional<TcpAddress> address, Options options)
@@ -31,6 +34,8 @@ class ListenerProbe {
 
  private:
   void Begin(engine::Time now);
+  // Says hello, or looks for the greeting.
+  void Continue(engine::Time now);
   void End(bool greeted, engine::Time now);
 
   const std::optional<TcpAddress> address_;
@@ -38,6 +43,7 @@ class ListenerProbe {
   int fd_ = -1;  // of the probe under way
   engine::Time began_{};
   engine::Time next_{};
+  bool said_hello_ = false;
   bool greeted_once_ = false;
   int failures_ = 0;
 };

@@ -182,6 +182,57 @@ void AddModel(const ServedModel& model, MetricFamilies* out) {
              {{"model", model.name}}, model.loaded.self_check.max_relative_error);
 }
 
+// What keeps strangers out, and whether the files that say who is one are in force.
+void AddSecurity(Frontend* frontend, MetricFamilies* out) {
+  const Authenticator::Counts refused = frontend->authenticator.Read();
+  const char* help = "Calls refused for whose they were: no or bad credentials, or not allowed.";
+  out->Counter("sluice_auth_refused_total", help, {{"code", "UNAUTHENTICATED"}},
+               static_cast<double>(refused.unauthenticated));
+  out->Counter("sluice_auth_refused_total", help, {{"code", "PERMISSION_DENIED"}},
+               static_cast<double>(refused.denied));
+  for (const auto& [name, counts] : frontend->reloader.Read()) {
+    const auto reloads = [&, file = name](const char* result, uint64_t count) {
+      out->Counter("sluice_config_reloads_total",
+                   "Files of configuration taken, at the start and when they changed, or refused.",
+                   {{"file", file}, {"result", result}}, static_cast<double>(count));
+    };
+    reloads("applied", counts.applied);
+    reloads("refused", counts.failed);
+  }
+  if (const auto certificates = frontend->certificates.current()) {
+    out->Gauge("sluice_tls_certificate_not_after_seconds",
+               "When the server's certificate ends, in seconds since 1970.", {},
+               static_cast<double>(certificates->not_after));
+  }
+  if (const auto& connections = frontend->connections) {
+    out->Gauge("sluice_connections", "Connections of the service that are open.", {},
+               static_cast<double>(connections->size()));
+    out->Counter("sluice_connections_refused_total",
+                 "Connections closed at once because there were too many.", {},
+                 static_cast<double>(connections->refused()));
+  }
+}
+
+void AddAdmission(const Admission& admission, MetricFamilies* out) {
+  out->Gauge("sluice_queue_tokens", "Tokens of prompts whose calls have no token yet.", {},
+             static_cast<double>(admission.waiting_tokens()));
+  out->Gauge("sluice_queue_bytes", "Bytes of their messages.", {},
+             static_cast<double>(admission.waiting_bytes()));
+  out->Gauge("sluice_short_of_memory", "1 while no call is let in for lack of memory.", {},
+             admission.short_of_memory() ? 1 : 0);
+  for (const auto& [tenant, usage] : admission.Read()) {
+    const Labels labels = {{"tenant", tenant}};
+    out->Gauge("sluice_tenant_open_calls", "Generate calls of a tenant that are open.", labels,
+               static_cast<double>(usage.open));
+    out->Gauge("sluice_tenant_kv_positions", "Positions of the KV caches that they may fill.",
+               labels, static_cast<double>(usage.reserved_positions));
+    out->Counter("sluice_tenant_tokens_total", "Tokens of prompts and generated, by tenant.",
+                 labels, static_cast<double>(usage.tokens));
+    out->Counter("sluice_tenant_refused_total", "Calls refused for the limits of their tenant.",
+                 labels, static_cast<double>(usage.refused));
+  }
+}
+
 }  // namespace
 
 double StepAge(const engine::EngineStats& stats) {
@@ -204,6 +255,8 @@ class Metrics::Source final : public prometheus::Collectable {
     const ServedModel* model = frontend_->model.load();
     if (model != nullptr) AddModel(*model, &out);
     AddServer(frontend_->counters.Read(), model == nullptr ? "" : model->name, &out);
+    AddSecurity(frontend_, &out);
+    AddAdmission(frontend_->admission, &out);
     out.Gauge("sluice_draining", "1 from the beginning of a drain.", {},
               frontend_->draining.load() ? 1 : 0);
     out.Gauge("sluice_open_streams", "Generate calls that are open.", {},

@@ -55,6 +55,18 @@ RpcError Draining() {
   return error;
 }
 
+RpcError PermissionDenied(std::string message, std::string reason) {
+  RpcError error;
+  error.code = absl::StatusCode::kPermissionDenied;
+  error.message = std::move(message);
+  error.reason = std::move(reason);
+  return error;
+}
+
+RpcError ModelNotAllowed(std::string_view name) {
+  return PermissionDenied("the tenant may not use model " + Quote(name), "MODEL_NOT_ALLOWED");
+}
+
 RpcError QueueFull(std::string message, std::chrono::milliseconds retry_after) {
   RpcError error;
   error.code = absl::StatusCode::kResourceExhausted;
@@ -93,6 +105,13 @@ grpc::Status ToGrpcStatus(const RpcError& error, grpc::ServerContextBase& contex
       field->set_description(violation.description);
     }
     details.add_details()->PackFrom(bad_request);
+  }
+  if (error.quota) {
+    google::rpc::QuotaFailure failure;
+    auto* violation = failure.add_violations();
+    violation->set_subject(error.quota->field);
+    violation->set_description(error.quota->description);
+    details.add_details()->PackFrom(failure);
   }
   if (!error.reason.empty()) {
     google::rpc::ErrorInfo facts;

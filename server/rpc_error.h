@@ -30,6 +30,7 @@ struct RpcError {
   std::string message;
   std::string reason;                      // of ErrorInfo, "QUEUE_FULL"; empty: no ErrorInfo
   std::vector<FieldViolation> violations;  // of BadRequest
+  std::optional<FieldViolation> quota;     // of QuotaFailure: the subject in place of the field
   std::vector<std::pair<std::string, std::string>> metadata;  // of ErrorInfo
   std::optional<std::chrono::milliseconds> retry_after;       // RetryInfo
   bool pushback = false;  // and the trailer grpc-retry-pushback-ms
@@ -42,6 +43,8 @@ RpcError BadFields(std::vector<FieldViolation> violations);
 RpcError ModelNotFound(std::string_view name, std::string_view served);
 RpcError StillLoading();
 RpcError Draining();
+RpcError ModelNotAllowed(std::string_view name);
+RpcError PermissionDenied(std::string message, std::string reason);
 RpcError QueueFull(std::string message, std::chrono::milliseconds retry_after);
 
 // At most 64 bytes of what a client sent, in quotes, with everything but printable ASCII escaped.

@@ -18,6 +18,11 @@ ModelBounds BoundsOf(const engine::LoadedModel& model, int max_tokens_cap) {
 
 }  // namespace
 
+int64_t PoolPositionsOf(const ServedModel& model) {
+  return model.limits.bounds().pool_positions *
+         static_cast<int64_t>(model.dispatcher().engines().size());
+}
+
 ServedModel::ServedModel(engine::LoadedModel model, std::string served_name, std::string build_name,
                          int max_tokens_cap)
     : loaded(std::move(model)),

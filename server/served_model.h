@@ -25,4 +25,7 @@ struct ServedModel {
   engine::Dispatcher& dispatcher() const { return *loaded.dispatcher; }
 };
 
+// Of the KV pools of all engines.
+int64_t PoolPositionsOf(const ServedModel& model);
+
 }  // namespace sluice::server

@@ -1,10 +1,14 @@
 #include "server/server.h"
 
+#include <fcntl.h>
 #include <grpcpp/server.h>
+#include <malloc.h>
 #include <spdlog/spdlog.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
+#include <cstdio>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -12,6 +16,8 @@
 #include "engine/base/check.h"
 #include "engine/base/mutex.h"
 #include "engine/base/status.h"
+#include "server/admin_service.h"
+#include "server/configuration.h"
 #include "server/delivery.h"
 #include "server/frontend.h"
 #include "server/health_service.h"
@@ -29,17 +35,35 @@ using std::chrono::milliseconds;
 
 constexpr milliseconds kWatchInterval{50};
 constexpr milliseconds kCutGrace{2000};
+constexpr milliseconds kTrimInterval{1000};
+constexpr size_t kMostFreeBytes = 32 << 20;
+constexpr int kMaxOpsConnections = 256;
 
 Time Now() { return std::chrono::steady_clock::now(); }
 
 int NumCores() { return std::max(1, static_cast<int>(std::thread::hardware_concurrency())); }
+
+// Of this process; 0 when the kernel does not say.
+uint64_t ResidentBytes() {
+  char text[128] = "";
+  const int fd = open("/proc/self/statm", O_RDONLY | O_CLOEXEC);
+  if (fd < 0) return 0;
+  const ssize_t got = read(fd, text, sizeof text - 1);
+  close(fd);
+  unsigned long long size = 0, resident = 0;
+  if (got <= 0 || std::sscanf(text, "%llu %llu", &size, &resident) != 2) return 0;
+  return resident * static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
+}
 
 }  // namespace
 
 class Server::Impl {
  public:
   explicit Impl(const ServerOptions& options)
-      : frontend_(options, std::clamp(NumCores() / 2, 1, 4)), inference_(&frontend_) {}
+      : frontend_(options, std::clamp(NumCores() / 2, 1, 4)),
+        health_(&frontend_.authenticator),
+        inference_(&frontend_),
+        admin_([this] { BeginDrain(); }, &frontend_) {}
   ~Impl() { Shutdown(); }
 
   absl::Status Start();
@@ -50,6 +74,7 @@ class Server::Impl {
   void Shutdown();
 
   int port() const { return port_; }
+  int ops_port() const { return ops_.acceptor ? ops_.acceptor->port() : 0; }
   int metrics_port() const { return metrics_ ? metrics_->port() : 0; }
   bool engines_down() const { return engines_down_.load(); }
   int num_lanes() const {
@@ -58,10 +83,23 @@ class Server::Impl {
   }
 
  private:
+  absl::Status StartService();
+  absl::Status StartOps();
+  void SetReady(bool ready) {
+    health_.SetReady(ready);
+    ops_health_.SetReady(ready);
+  }
+  void SetLive(bool live) {
+    health_.SetLive(live);
+    ops_health_.SetLive(live);
+  }
   void Watch();
   void CheckEngines();
   void LogFaults(const engine::Dispatcher& dispatcher);
   void CheckProgress();
+  void CheckMemory();
+  // Gives memory that is free back to the kernel when it is much.
+  void TrimMemory();
   // Something broke for good: not live, and WaitForDrainOrFault returns.
   void Fault(const char* what);
   bool CutOpenCalls(const std::string& message);
@@ -69,11 +107,13 @@ class Server::Impl {
   Frontend frontend_;
   Metrics::Startup startup_;
   HealthService health_;
+  HealthService ops_health_{nullptr};  // probes show no credentials
   InferenceService inference_;
+  AdminService admin_;
   std::unique_ptr<ServedModel> model_;  // set once by Serve, then published in the frontend
   std::unique_ptr<Delivery> delivery_;
-  std::unique_ptr<grpc::Server> grpc_;
-  std::unique_ptr<Acceptor> acceptor_;
+  Listener service_;
+  Listener ops_;  // empty without an address for it
   std::unique_ptr<Metrics> metrics_;
   int port_ = 0;
   const Time started_ = Now();
@@ -93,15 +133,52 @@ absl::Status Server::Impl::Start() {
   if (!options.metrics_listen.empty()) {
     RETURN_IF_ERROR(CheckAddress("metrics_listen", options.metrics_listen));
   }
-  ASSIGN_OR_RETURN(Listener listener,
-                   Listen(options.listen, options.reflection, {&inference_, &health_}));
-  grpc_ = std::move(listener.server);
-  acceptor_ = std::move(listener.acceptor);
-  port_ = acceptor_->port();
+  if (options.channelz && options.ops_listen.empty()) {
+    return engine::InvalidArgument(
+        "--channelz is answered on the operators' port: give --ops-listen");
+  }
+  RETURN_IF_ERROR(LoadConfiguration(&frontend_));
+  RETURN_IF_ERROR(StartService());
+  if (!options.ops_listen.empty()) RETURN_IF_ERROR(StartOps());
   if (!options.metrics_listen.empty()) {
     ASSIGN_OR_RETURN(metrics_, Metrics::Listen(options.metrics_listen, &frontend_, &startup_));
   }
+  frontend_.reloader.Start();
   watcher_ = std::thread([this] { Watch(); });
+  return absl::OkStatus();
+}
+
+absl::Status Server::Impl::StartService() {
+  const ServerOptions& options = frontend_.options;
+  ListenOptions listen;
+  listen.name = "listen";
+  listen.address = options.listen;
+  listen.authenticator = &frontend_.authenticator;
+  if (!options.tls_cert.empty()) listen.certificates = &frontend_.certificates;
+  listen.max_connections = options.max_connections;
+  listen.max_connections_of_address = options.max_connections_of_address;
+  listen.reflection = options.reflection && options.ops_listen.empty();
+  listen.gathers_channelz = options.channelz;
+  listen.services = {&inference_, &health_};
+  ASSIGN_OR_RETURN(service_, Listen(listen));
+  frontend_.connections = service_.connections;
+  port_ = service_.acceptor->port();
+  return absl::OkStatus();
+}
+
+// Plain text: the probes of Kubernetes speak nothing else, nor can they show credentials.
+absl::Status Server::Impl::StartOps() {
+  const ServerOptions& options = frontend_.options;
+  ListenOptions listen;
+  listen.name = "ops_listen";
+  listen.address = options.ops_listen;
+  listen.authenticator = &frontend_.authenticator;
+  listen.max_connections = kMaxOpsConnections;
+  listen.max_connections_of_address = kMaxOpsConnections;
+  listen.reflection = options.reflection;
+  listen.channelz = listen.gathers_channelz = options.channelz;
+  listen.services = {&ops_health_, &admin_};
+  ASSIGN_OR_RETURN(ops_, Listen(listen));
   return absl::OkStatus();
 }
 
@@ -114,17 +191,19 @@ void Server::Impl::Serve(engine::LoadedModel model) {
                                          frontend_.options.build, frontend_.options.max_tokens_cap);
   delivery_ = std::make_unique<Delivery>(&model_->dispatcher().chunks(), &frontend_.calls);
   startup_.ready_seconds = Seconds(Now() - started_);
-  health_.SetModel(model_->name);
-  health_.SetStarted();
+  for (HealthService* health : {&health_, &ops_health_}) {
+    health->SetModel(model_->name);
+    health->SetStarted();
+  }
   frontend_.model.store(model_.get());
-  if (!frontend_.draining.load()) health_.SetReady(true);
+  if (!frontend_.draining.load()) SetReady(true);
   // A drain that began in between has seen no model: its word is the last.
-  if (frontend_.draining.load()) health_.SetReady(false);
+  if (frontend_.draining.load()) SetReady(false);
 }
 
 void Server::Impl::BeginDrain() {
   frontend_.draining.store(true);
-  health_.SetReady(false);
+  SetReady(false);
   if (frontend_.options.lame_duck.count() == 0) frontend_.refusing.store(true);
   engine::MutexLock lock(mutex_);
   if (!drain_began_) drain_began_ = Now();
@@ -161,7 +240,11 @@ void Server::Impl::Watch() {
   const milliseconds patience = frontend_.options.stall_timeout;
   const milliseconds stall_interval = std::clamp(patience / 8, milliseconds{5}, milliseconds{500});
   Time next_stall_check = Now() + stall_interval;
-  ListenerProbe probe(TcpAddress::Resolve(frontend_.options.listen, port_), {});
+  Time next_trim = Now() + kTrimInterval;
+  ListenerProbe::Options probing;
+  // A server of TLS waits for the client to begin, and hangs up on what is no TLS.
+  if (!frontend_.options.tls_cert.empty()) probing.hello = "no TLS\n";
+  ListenerProbe probe(TcpAddress::Resolve(frontend_.options.listen, port_), probing);
   while (true) {
     {
       engine::MutexLock lock(mutex_);
@@ -171,12 +254,16 @@ void Server::Impl::Watch() {
     }
     CheckEngines();
     CheckProgress();
-    // Without descriptors nobody is greeted; that passes.
-    if (!acceptor_->starved() && probe.Tick(Now()))
-      Fault("the service takes no connections any more");
+    CheckMemory();
+    // Without descriptors, or with every place taken, nobody is greeted; that passes.
+    const bool crowded = service_.acceptor->starved() || service_.connections->full();
+    if (!crowded && probe.Tick(Now())) Fault("the service takes no connections any more");
     if (Now() < next_stall_check) continue;
     for (const auto& call : frontend_.calls.All()) call->CheckStall(Now());
     next_stall_check = Now() + stall_interval;
+    if (Now() < next_trim) continue;
+    TrimMemory();
+    next_trim = Now() + kTrimInterval;
   }
 }
 
@@ -186,6 +273,25 @@ void Server::Impl::CheckEngines() {
   // They are up from the start: one that is not has failed, however soon after that.
   LogFaults(model->dispatcher());
   if (!model->dispatcher().any_up()) Fault("all engines are down");
+}
+
+void Server::Impl::CheckMemory() {
+  const uint64_t most = frontend_.options.memory_watermark;
+  if (most == 0) return;
+  const uint64_t resident = ResidentBytes();
+  Admission& admission = frontend_.admission;
+  // Back only well below, or it would go to and fro with every call.
+  const bool is_short = resident > (admission.short_of_memory() ? most / 20 * 19 : most);
+  if (is_short == admission.short_of_memory()) return;
+  admission.SetShortOfMemory(is_short);
+  spdlog::warn("{} bytes are resident, the watermark is {}: calls are {}", resident, most,
+               is_short ? "refused" : "let in again");
+}
+
+// A flood of calls that are reset leaves hundreds of megabytes in the heaps of gRPC's threads,
+// which glibc keeps because something small lies at their ends.
+void Server::Impl::TrimMemory() {
+  if (mallinfo2().fordblks > kMostFreeBytes) malloc_trim(kMostFreeBytes / 2);
 }
 
 // Of engines that went down since the last look.
@@ -208,13 +314,13 @@ void Server::Impl::CheckProgress() {
     live = live && (!engine->up() || StepAge(engine->stats()) <= patience);
   }
   if (health_.live() && !live) spdlog::error("an engine has work and makes no progress");
-  health_.SetLive(live);
+  SetLive(live);
 }
 
 void Server::Impl::Fault(const char* what) {
   if (engines_down_.load()) return;
-  health_.SetReady(false);
-  health_.SetLive(false);
+  SetReady(false);
+  SetLive(false);
   spdlog::error("{}", what);
   engines_down_.store(true);
   engine::MutexLock lock(mutex_);
@@ -232,12 +338,14 @@ void Server::Impl::Shutdown() {
   BeginDrain();
   frontend_.refusing.store(true);
   health_.EndWatches();
+  ops_health_.EndWatches();
   CutOpenCalls("the server is stopping");
   frontend_.text_pool.Stop();  // the library waits for the calls whose texts wait here
-  if (acceptor_) acceptor_->Stop();
-  if (grpc_) {
-    grpc_->Shutdown(std::chrono::system_clock::now() + kCutGrace);
-    grpc_->Wait();
+  for (const Listener* listener : {&service_, &ops_}) {
+    if (listener->acceptor) listener->acceptor->Stop();
+    if (!listener->server) continue;
+    listener->server->Shutdown(std::chrono::system_clock::now() + kCutGrace);
+    listener->server->Wait();
   }
   {
     engine::MutexLock lock(mutex_);
@@ -251,7 +359,8 @@ void Server::Impl::Shutdown() {
     model_->dispatcher().chunks().Close();
   }
   delivery_.reset();
-  grpc_.reset();
+  service_.server.reset();
+  ops_.server.reset();
 }
 
 Server::Server() = default;
@@ -265,6 +374,7 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& optio
 }
 
 int Server::port() const { return impl_->port(); }
+int Server::ops_port() const { return impl_->ops_port(); }
 int Server::metrics_port() const { return impl_->metrics_port(); }
 int Server::num_lanes() const { return impl_->num_lanes(); }
 void Server::Serve(engine::LoadedModel model) { impl_->Serve(std::move(model)); }

@@ -8,6 +8,7 @@
 #include "engine/base/status.h"
 #include "engine/tokenizer/detokenizer.h"
 #include "server/byte_buffers.h"
+#include "server/gate.h"
 #include "server/messages.h"
 
 namespace sluice::server {
@@ -46,14 +47,23 @@ Answer Begin(Frontend& frontend, const char* method, grpc::CallbackServerContext
   return Answer{frontend, method, context, response, context->DefaultReactor()};
 }
 
+// Whether the tenant of the call, which the port has let in, may use the model.
+bool MayUse(const Answer& answer, const ServedModel& model) {
+  Identity identity;
+  answer.frontend.authenticator.Identify(ClaimsOf(*answer.context), &identity);
+  return answer.frontend.admission.policy()->Of(identity.tenant).MayUse(model.name);
+}
+
 // Parses the body and finds the model that it asks for.
 template <typename Request>
-std::optional<RpcError> Open(Frontend& frontend, const grpc::ByteBuffer& body, Request* request,
+std::optional<RpcError> Open(const Answer& answer, const grpc::ByteBuffer& body, Request* request,
                              const ServedModel** model) {
-  *model = frontend.model.load();
+  *model = answer.frontend.model.load();
   if (*model == nullptr) return StillLoading();
   if (auto error = ParseBody(Flatten(body), request)) return error;
-  return CheckModelName(request->model(), (*model)->name);
+  if (auto error = CheckModelName(request->model(), (*model)->name)) return error;
+  if (!MayUse(answer, **model)) return ModelNotAllowed((*model)->name);
+  return std::nullopt;
 }
 
 // Calls that work on text, and need not be answered by a server that goes away.
@@ -125,7 +135,7 @@ void AnswerNow(const Answer& answer, const grpc::ByteBuffer& body, const char* t
                void (*work)(const Answer&, const ServedModel&, const Request&)) {
   Request request;
   const ServedModel* model = nullptr;
-  if (const auto error = Open(answer.frontend, body, &request, &model)) return answer.Fail(*error);
+  if (const auto error = Open(answer, body, &request, &model)) return answer.Fail(*error);
   if (!model->has_vocabulary()) return answer.Fail(NoVocabulary(text_field));
   work(answer, *model, request);
 }
@@ -176,7 +186,7 @@ grpc::ServerUnaryReactor* GetModel(Frontend& frontend, grpc::CallbackServerConte
   const Answer answer = Begin(frontend, "GetModel", context, response);
   v1::GetModelRequest request;
   const ServedModel* model = nullptr;
-  if (const auto error = Open(frontend, *body, &request, &model)) {
+  if (const auto error = Open(answer, *body, &request, &model)) {
     answer.Fail(*error);
   } else {
     answer.Send(Describe(*model));
@@ -194,7 +204,7 @@ grpc::ServerUnaryReactor* ListModels(Frontend& frontend, grpc::CallbackServerCon
   }
   v1::ListModelsResponse out;
   const ServedModel* model = frontend.model.load();
-  if (model != nullptr) *out.add_models() = Describe(*model);
+  if (model != nullptr && MayUse(answer, *model)) *out.add_models() = Describe(*model);
   answer.Send(out);
   return answer.reactor;
 }
@@ -204,7 +214,7 @@ grpc::ServerUnaryReactor* GetLoad(Frontend& frontend, grpc::CallbackServerContex
   const Answer answer = Begin(frontend, "GetLoad", context, response);
   v1::GetLoadRequest request;
   const ServedModel* model = nullptr;
-  if (const auto error = Open(frontend, *body, &request, &model)) {
+  if (const auto error = Open(answer, *body, &request, &model)) {
     answer.Fail(*error);
   } else {
     answer.Send(DescribeLoad(*model, frontend.draining.load(), frontend.calls.size()));

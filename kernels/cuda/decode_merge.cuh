@@ -1,8 +1,8 @@
 #pragma once
 
 // The outcome of attention in the persistent decode kernel, merged from its parts in the order of
-// attention_merge.cuh: a block takes one head at a time. The factors of all parts are found at once;
-// only additions are left one after another.
+// attention_merge.cuh: a block takes one head at a time. The factors of all parts are found at
+// once; only additions are left one after another.
 
 #include "kernels/cuda/attention_merge.cuh"
 #include "kernels/cuda/decode_row.cuh"

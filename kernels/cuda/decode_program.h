@@ -122,8 +122,8 @@ struct DecodeArgs {
 
 // Byte offsets of a block's arrays in shared memory (decode_shared.cuh). A pure function.
 struct DecodeLayout {
-  int32_t stages = 0, tasks = 0, residual = 0, row = 0, values = 0, norm = 0, rotations = 0, parts = 0,
-          reduce = 0, barriers = 0, contents = 0, pages = 0, slots = 0, bytes = 0;
+  int32_t stages = 0, tasks = 0, residual = 0, row = 0, values = 0, norm = 0, rotations = 0,
+          parts = 0, reduce = 0, barriers = 0, contents = 0, pages = 0, slots = 0, bytes = 0;
   __host__ __device__ static DecodeLayout Of(const DecodeArgs& args);
 };
 

@@ -2,11 +2,11 @@
 
 // The weights that one warp of the persistent decode kernel multiplies by, in the order in which it
 // needs them, through a ring of its own in shared memory: as soon as a chunk has been used its slot
-// is filled with the chunk `num_slots` ahead, whatever stage that belongs to. A warp beside the
-// eight asks for the copies of all rings (PTX ISA, cp.async.bulk); two mbarriers a slot tell when it
+// is filled with the chunk `num_slots` ahead, whatever stage that belongs to. Four warps beside the
+// eight ask for the copies of all rings (PTX ISA, cp.async.bulk); two mbarriers a slot tell when it
 // is full and when it is free. Quantised weights become operands in their slot, as early as their
-// warp has nothing else to do. The code is kept short and in one place: a step that runs through it
-// once a stage waits for instructions as it waits for weights.
+// warp has nothing else to do. The code is kept short and in one place: a step that runs through
+// it once a stage waits for instructions as it waits for weights.
 
 #include <type_traits>
 

@@ -269,7 +269,7 @@ __global__ void __launch_bounds__(128 * kWarpgroups + 32, StreamBlocks(kWarpgrou
   if (config.cluster > 1) {
     meet_cluster();
   } else {
-    __syncthreads();
+    meet_roles();
   }
   finish_block<kTokens>(args, config, block, memory);
   if (config.cluster > 1) meet_cluster();

@@ -32,7 +32,7 @@ def generate_stubs():
     proto = ROOT / "proto"
     out = [f"--python_out={STUBS}", f"--grpc_python_out={STUBS}"]
     wellknown = pathlib.Path(protoc.__file__).parent / "_proto"
-    for folder, files in ((proto, ["sluice/v1/inference.proto", "google/rpc/status.proto", "google/rpc/error_details.proto"]),
+    for folder, files in ((proto, ["sluice/v1/inference.proto", "sluice/v1/admin.proto", "google/rpc/status.proto", "google/rpc/error_details.proto"]),
                           (proto / "grpc/health/v1", ["health.proto"])):
         arguments = ["protoc", f"-I{folder}", f"-I{wellknown}", *out, *files]
         if protoc.main(arguments) != 0:
@@ -44,6 +44,7 @@ generate_stubs()
 import grpc  # noqa: E402
 import health_pb2  # noqa: E402
 import health_pb2_grpc  # noqa: E402
+from sluice.v1 import admin_pb2, admin_pb2_grpc  # noqa: E402
 from sluice.v1 import inference_pb2 as pb  # noqa: E402
 from sluice.v1 import inference_pb2_grpc  # noqa: E402
 
@@ -85,14 +86,21 @@ class Reply:
 
 
 class Client:
-    def __init__(self, address):
-        self.channel = grpc.insecure_channel(address, options=[("grpc.initial_reconnect_backoff_ms", 20),
-                                                               ("grpc.max_reconnect_backoff_ms", 100)])
+    """`token`: sent with every call; `tls`: grpc.ssl_channel_credentials."""
+
+    def __init__(self, address, token=None, tls=None):
+        options = [("grpc.initial_reconnect_backoff_ms", 20), ("grpc.max_reconnect_backoff_ms", 100),
+                   ("grpc.use_local_subchannel_pool", 1)]
+        if tls is None:
+            self.channel = grpc.insecure_channel(address, options=options)
+        else:
+            self.channel = grpc.secure_channel(address, tls, options=options + [("grpc.ssl_target_name_override", "localhost")])
+        self.metadata = None if token is None else (("authorization", "Bearer " + token),)
         self.stub = inference_pb2_grpc.InferenceStub(self.channel)
         self.health = health_pb2_grpc.HealthStub(self.channel)
 
     def stream(self, request, timeout=300):
-        return self.stub.Generate(request, timeout=timeout)
+        return self.stub.Generate(request, timeout=timeout, metadata=self.metadata)
 
     def generate(self, request, timeout=300):
         reply = Reply()
@@ -120,7 +128,7 @@ class Client:
         return replies
 
     def load(self):
-        return self.stub.GetLoad(pb.GetLoadRequest(), timeout=10)
+        return self.stub.GetLoad(pb.GetLoadRequest(), timeout=10, metadata=self.metadata)
 
     def close(self):
         self.channel.close()
@@ -186,6 +194,10 @@ class Server:
     @property
     def address(self):
         return self.await_log(r"listening on (\S+:\d+)")[1]
+
+    @property
+    def ops_address(self):
+        return self.await_log(r"operators' port on (\S+:\d+)")[1]
 
     @property
     def client(self):

@@ -446,5 +446,46 @@ INSTANTIATE_TEST_SUITE_P(
                                    }}),
     [](const auto& info) { return info.param.name; });
 
+TEST_P(SchedulerTest, AFloodOfOneTenantDoesNotDelayAnother) {
+  SchedulerHarness::Options options = Options();
+  options.max_batch = 2;
+  SchedulerHarness harness(options);
+  constexpr uint64_t kFlood = 60;
+  for (uint64_t handle = 1; handle <= kFlood; ++handle) {
+    Request request = MakeRequest(handle, 40, 10, handle);
+    request.tenant = "flood";
+    harness.Submit(std::move(request));
+  }
+  harness.Step();
+  Request quiet = MakeRequest(kFlood + 1, 40, 10, 7);
+  quiet.tenant = "quiet";
+  harness.Submit(quiet);
+  while (!harness.Outcome(kFlood + 1).end) ASSERT_TRUE(harness.Step());
+  uint64_t ended = 0;
+  for (uint64_t handle = 1; handle <= kFlood; ++handle) {
+    ended += harness.Outcome(handle).end.has_value();
+  }
+  // The two that ran, and at most one quantum's worth of those that waited.
+  EXPECT_LE(ended, 2 + 512 / 50 + 1);
+  harness.Finish();
+  harness.ExpectSound();
+}
+
+TEST_P(SchedulerTest, TenantsAndWeightsChangeNoToken) {
+  SchedulerHarness::Options options = Options();
+  options.num_pages = 12;  // some are put back
+  SchedulerHarness harness(options);
+  std::vector<Request> requests = MixedRequests();
+  for (size_t i = 0; i < requests.size(); ++i) {
+    requests[i].tenant = std::string(1, static_cast<char>('a' + i % 3));
+    requests[i].tenant_weight = static_cast<int>(1 + i % 3);
+    harness.Submit(requests[i]);
+  }
+  harness.Finish();
+  harness.ExpectSound();
+  EXPECT_GT(harness.stats().preemptions.load(), 0u);
+  ExpectAllAsAlone(harness, requests);
+}
+
 }  // namespace
 }  // namespace sluice::engine

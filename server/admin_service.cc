@@ -1,0 +1,61 @@
+#include "server/admin_service.h"
+
+#include <spdlog/spdlog.h>
+
+#include "engine/base/status.h"
+#include "server/byte_buffers.h"
+#include "server/gate.h"
+#include "server/messages.h"
+
+namespace sluice::server {
+namespace {
+
+// False, and the call is over, when it may not be made or its body is not a `Request`.
+template <typename Request>
+bool Open(Frontend& frontend, const grpc::ByteBuffer& body, grpc::CallbackServerContext& context,
+          grpc::ServerUnaryReactor* reactor) {
+  if (const auto refusal =
+          Refuse(frontend.authenticator, Authenticator::Purpose::kAdmin, context)) {
+    reactor->Finish(*refusal);
+    return false;
+  }
+  Request request;
+  const auto error = ParseBody(Flatten(body), &request);
+  if (error) reactor->Finish(ToGrpcStatus(*error, context));
+  return !error;
+}
+
+}  // namespace
+
+grpc::ServerUnaryReactor* AdminService::Drain(grpc::CallbackServerContext* context,
+                                              const grpc::ByteBuffer* body,
+                                              grpc::ByteBuffer* response) {
+  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+  if (!Open<v1::DrainRequest>(frontend_, *body, *context, reactor)) return reactor;
+  spdlog::info("draining: an administrator asked for it");
+  begin_drain_();
+  v1::DrainResponse answer;
+  answer.set_open_streams(frontend_.calls.size());
+  *response = Serialize(answer);
+  reactor->Finish(grpc::Status::OK);
+  return reactor;
+}
+
+grpc::ServerUnaryReactor* AdminService::Reload(grpc::CallbackServerContext* context,
+                                               const grpc::ByteBuffer* body,
+                                               grpc::ByteBuffer* response) {
+  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+  if (!Open<v1::ReloadRequest>(frontend_, *body, *context, reactor)) return reactor;
+  v1::ReloadResponse answer;
+  for (const auto& [name, status] : frontend_.reloader.Check()) {
+    auto* file = answer.add_files();
+    file->set_name(name);
+    file->set_in_force(status.ok());
+    file->set_error(engine::Message(status));
+  }
+  *response = Serialize(answer);
+  reactor->Finish(grpc::Status::OK);
+  return reactor;
+}
+
+}  // namespace sluice::server

@@ -1,0 +1,246 @@
+#include "server/admission.h"
+
+#include <algorithm>
+
+#include "server/field_limits.h"
+
+namespace sluice::server {
+namespace {
+
+std::string Number(int64_t value) { return std::to_string(value); }
+
+int64_t ShareOf(const TenantLimits& limits, int64_t pool_positions) {
+  return static_cast<int64_t>(limits.kv_share * static_cast<double>(pool_positions));
+}
+
+RpcError Unmeetable(double wait_seconds) {
+  RpcError error;
+  error.code = absl::StatusCode::kResourceExhausted;
+  error.message = "the queue takes about " + FormatNumber(wait_seconds) +
+                  " seconds, longer than the call's deadline";
+  error.reason = "DEADLINE_UNMEETABLE";
+  return error;
+}
+
+}  // namespace
+
+std::optional<int64_t> MaxTokensOf(const TenantLimits& limits, int64_t num_prompt,
+                                   int64_t pool_positions) {
+  std::optional<int64_t> most = limits.max_tokens;
+  if (limits.kv_share < 1) {
+    const int64_t room = ShareOf(limits, pool_positions) - num_prompt;
+    most = std::min(most.value_or(room), room);
+  }
+  return most;
+}
+
+// ---------------------------------------------------------------- ticket
+
+Admission::Ticket::~Ticket() { admission_.Release(*this); }
+
+std::optional<RpcError> Admission::Ticket::Reserve(const Demand& demand, engine::Time now) {
+  engine::MutexLock lock(admission_.mutex_);
+  if (auto error = admission_.CheckReserve(*this, demand, now)) return error;
+  prompt_tokens_ = demand.prompt_tokens;
+  positions_ = demand.positions;
+  admission_.waiting_tokens_ += prompt_tokens_;
+  admission_.tenants_[tenant_].positions += positions_;
+  admission_.Spend(tenant_, prompt_tokens_, now);
+  return std::nullopt;
+}
+
+void Admission::Ticket::Generated(int64_t tokens, engine::Time now) {
+  engine::MutexLock lock(admission_.mutex_);
+  admission_.LeaveQueue(*this);
+  admission_.Spend(tenant_, tokens, now);
+}
+
+void Admission::Ticket::Ended(int64_t backlog, engine::Time now) {
+  engine::MutexLock lock(admission_.mutex_);
+  admission_.drain_.Ended(now, backlog);
+  // A tenant at its limit waits for its own calls, whoever else waits.
+  admission_.tenants_[tenant_].drain.Ended(now, 1);
+}
+
+// ---------------------------------------------------------------- admission
+
+void Admission::SetPolicy(std::shared_ptr<const TenantPolicy> policy) {
+  engine::MutexLock lock(mutex_);
+  policy_ = std::move(policy);
+  // Labels of tenants that have no entry any more would never end.
+  for (auto place = totals_.begin(); place != totals_.end();) {
+    const bool known = place->first == "other" || policy_->LabelOf(place->first) == place->first;
+    place = known ? std::next(place) : totals_.erase(place);
+  }
+}
+
+std::shared_ptr<const TenantPolicy> Admission::policy() const {
+  engine::MutexLock lock(mutex_);
+  return policy_;
+}
+
+std::unique_ptr<Admission::Ticket> Admission::Enter(const std::string& tenant, int64_t bytes,
+                                                    engine::Time now, RpcError* error) {
+  engine::MutexLock lock(mutex_);
+  if (short_of_memory_.load()) {
+    *error = QueueFull("the server is short of memory", drain_.RetryDelay());
+    return nullptr;
+  }
+  if (bounds_.max_waiting_bytes > 0 && waiting_bytes_ + bytes > bounds_.max_waiting_bytes) {
+    *error = QueueFull("the calls that wait hold " + Number(waiting_bytes_) + " bytes of at most " +
+                           Number(bounds_.max_waiting_bytes),
+                       drain_.RetryDelay());
+    return nullptr;
+  }
+  const TenantLimits& limits = policy_->Of(tenant);
+  const auto known = tenants_.find(tenant);
+  const int64_t open = known == tenants_.end() ? 0 : known->second.open;
+  if (limits.max_concurrent && open >= *limits.max_concurrent) {
+    // With a limit of none no retry helps.
+    std::optional<std::chrono::milliseconds> retry;
+    if (*limits.max_concurrent > 0) retry = known->second.drain.RetryDelay();
+    *error =
+        OverQuota(tenant, "at most " + Number(*limits.max_concurrent) + " calls at a time", retry);
+    return nullptr;
+  }
+  if (auto over = CheckRate(tenant, 1, now)) {
+    *error = *over;
+    return nullptr;
+  }
+  ++tenants_[tenant].open;
+  waiting_bytes_ += bytes;
+  return std::unique_ptr<Ticket>(new Ticket(this, tenant, bytes));
+}
+
+void Admission::Refill(Tenant& tenant, const TenantLimits& limits, engine::Time now) {
+  if (!limits.tokens_per_second) {
+    tenant.bucket.reset();
+    return;
+  }
+  if (!tenant.bucket) return;  // full
+  *tenant.bucket += *limits.tokens_per_second * engine::Seconds(now - tenant.filled);
+  tenant.filled = now;
+  if (*tenant.bucket >= limits.burst_tokens) tenant.bucket.reset();
+}
+
+std::optional<RpcError> Admission::CheckRate(const std::string& name, double needed,
+                                             engine::Time now) {
+  const TenantLimits& limits = policy_->Of(name);
+  const auto place = tenants_.find(name);
+  if (!limits.tokens_per_second || place == tenants_.end()) return std::nullopt;
+  Refill(place->second, limits, now);
+  // A prompt longer than the burst is let in with a full bucket, and leaves a debt.
+  needed = std::min(needed, limits.burst_tokens);
+  const std::optional<double> has = place->second.bucket;
+  if (!has || *has >= needed) return std::nullopt;
+  return OverQuota(name, FormatNumber(*limits.tokens_per_second) + " tokens a second",
+                   RetryAfter((needed - *has) / *limits.tokens_per_second));
+}
+
+void Admission::Spend(const std::string& name, int64_t tokens, engine::Time now) {
+  totals_[policy_->LabelOf(name)].tokens += static_cast<uint64_t>(tokens);
+  const TenantLimits& limits = policy_->Of(name);
+  if (!limits.tokens_per_second) return;
+  Tenant& tenant = tenants_[name];
+  Refill(tenant, limits, now);
+  if (!tenant.bucket) {
+    tenant.bucket = limits.burst_tokens;
+    tenant.filled = now;
+  }
+  *tenant.bucket -= static_cast<double>(tokens);
+}
+
+std::optional<RpcError> Admission::CheckReserve(const Ticket& ticket, const Demand& demand,
+                                                engine::Time now) {
+  if (bounds_.max_waiting_tokens > 0 &&
+      waiting_tokens_ + demand.prompt_tokens > bounds_.max_waiting_tokens) {
+    const std::string text = "prompts of " + Number(waiting_tokens_) + " tokens wait, " +
+                             Number(demand.prompt_tokens) + " more would be above " +
+                             Number(bounds_.max_waiting_tokens);
+    return QueueFull(text, drain_.RetryDelay());
+  }
+  const TenantLimits& limits = policy_->Of(ticket.tenant_);
+  const Tenant& tenant = tenants_[ticket.tenant_];
+  const int64_t share = ShareOf(limits, demand.pool_positions);
+  if (limits.kv_share < 1 && tenant.positions + demand.positions > share) {
+    std::optional<std::chrono::milliseconds> retry;
+    if (demand.positions <= share) retry = tenant.drain.RetryDelay();
+    return OverQuota(ticket.tenant_,
+                     "at most " + Number(share) + " positions of the KV cache, " +
+                         Number(tenant.positions) + " are taken and " + Number(demand.positions) +
+                         " asked for",
+                     retry);
+  }
+  if (auto error = CheckRate(ticket.tenant_, static_cast<double>(demand.prompt_tokens), now)) {
+    return error;
+  }
+  if (demand.deadline && demand.backlog > 0 && drain_.interval()) {
+    const double wait = *drain_.interval() * static_cast<double>(demand.backlog);
+    if (wait > engine::Seconds(*demand.deadline - now)) return Unmeetable(wait);
+  }
+  return std::nullopt;
+}
+
+RpcError Admission::OverQuota(const std::string& tenant, const std::string& what,
+                              std::optional<std::chrono::milliseconds> retry_after) {
+  ++totals_[policy_->LabelOf(tenant)].refused;
+  RpcError error;
+  error.code = absl::StatusCode::kResourceExhausted;
+  error.message = "the tenant's limit is reached: " + what;
+  error.reason = "QUOTA_EXCEEDED";
+  error.quota = FieldViolation{"tenant:" + tenant, what};
+  error.retry_after = retry_after;
+  error.pushback = retry_after.has_value();
+  return error;
+}
+
+void Admission::LeaveQueue(Ticket& ticket) {
+  if (!ticket.waiting_) return;
+  ticket.waiting_ = false;
+  waiting_tokens_ -= ticket.prompt_tokens_;
+  waiting_bytes_ -= ticket.bytes_;
+}
+
+void Admission::Release(Ticket& ticket) {
+  engine::MutexLock lock(mutex_);
+  LeaveQueue(ticket);
+  const auto place = tenants_.find(ticket.tenant_);
+  Tenant& tenant = place->second;
+  tenant.positions -= ticket.positions_;
+  // A tenant with limits is remembered for its bucket and its drain rate.
+  const TenantLimits& limits = policy_->Of(ticket.tenant_);
+  const bool limited = limits.tokens_per_second || limits.max_concurrent || limits.kv_share < 1;
+  if (--tenant.open == 0 && !limited) tenants_.erase(place);
+}
+
+std::chrono::milliseconds Admission::RetryDelay() const {
+  engine::MutexLock lock(mutex_);
+  return drain_.RetryDelay();
+}
+
+std::map<std::string, Admission::Usage> Admission::Read() const {
+  std::map<std::string, Usage> usage;
+  engine::MutexLock lock(mutex_);
+  for (const auto& [label, totals] : totals_) {
+    usage[label].tokens = totals.tokens;
+    usage[label].refused = totals.refused;
+  }
+  for (const auto& [name, tenant] : tenants_) {
+    Usage& one = usage[policy_->LabelOf(name)];
+    one.open += tenant.open;
+    one.reserved_positions += tenant.positions;
+  }
+  return usage;
+}
+
+int64_t Admission::waiting_tokens() const {
+  engine::MutexLock lock(mutex_);
+  return waiting_tokens_;
+}
+
+int64_t Admission::waiting_bytes() const {
+  engine::MutexLock lock(mutex_);
+  return waiting_bytes_;
+}
+
+}  // namespace sluice::server

@@ -1,0 +1,52 @@
+#pragma once
+
+#include <sys/types.h>
+
+#include <atomic>
+#include <cstdint>
+#include <string>
+#include <unordered_map>
+
+#include "engine/base/mutex.h"
+
+namespace sluice::server {
+
+// Counts the connections of a port that are open, and says when one is too many. gRPC tells nobody
+// when it closes a connection, but its descriptor then is no longer the same socket: each is known
+// by descriptor and inode, and those that are gone are found when somebody asks. Thread-safe.
+class ConnectionTable {
+ public:
+  // At most `max_all` connections, and `max_of_address` from one address of another machine.
+  ConnectionTable(int max_all, int max_of_address)
+      : max_all_(static_cast<size_t>(max_all)), max_of_address_(max_of_address) {}
+
+  // Counts the connected socket `fd`; false, and not counted, when it is one too many. The caller
+  // closes it then.
+  bool Add(int fd);
+  // Open now.
+  int64_t size();
+  // No more are taken now, wherever they come from.
+  bool full();
+  uint64_t refused() const { return refused_.load(std::memory_order_relaxed); }
+
+ private:
+  struct Connection {
+    dev_t device = 0;
+    ino_t inode = 0;
+    std::string address;  // empty when it is this machine's own
+  };
+
+  // Forgets those that are closed.
+  void Sweep() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Forget(const Connection& connection) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  bool HasRoom(const std::string& address) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
+  const size_t max_all_;
+  const int max_of_address_;
+  std::atomic<uint64_t> refused_{0};
+  engine::Mutex mutex_;
+  std::unordered_map<int, Connection> connections_ ABSL_GUARDED_BY(mutex_);  // by descriptor
+  std::unordered_map<std::string, int> of_address_ ABSL_GUARDED_BY(mutex_);
+};
+
+}  // namespace sluice::server
