@@ -20,7 +20,6 @@ PrefixCache::PrefixCache(int num_pages, const Options& options)
     : enabled_(options.enabled),
       hash_(options.hash),
       hash_mask_(options.hash_bits >= 64 ? ~uint64_t{0} : (uint64_t{1} << options.hash_bits) - 1),
-      nodes_(static_cast<size_t>(num_pages)),
       buckets_(std::bit_ceil(static_cast<size_t>(num_pages)), 0) {}
 
 uint64_t PrefixCache::Hash(std::string_view domain, std::span<const TokenId> tokens) const {
@@ -54,6 +53,9 @@ PageId PrefixCache::Insert(const PrefixKey& key, PageId page) {
   SLUICE_CHECK(key.parent.value == 0 || Holds(key.parent), "a page follows one that is here");
   if (const std::optional<PageId> found = Find(key)) return *found;
   SLUICE_CHECK(!Holds(page), "a page is put in under one key");
+  if (static_cast<size_t>(page.value) >= nodes_.size()) {
+    nodes_.resize(static_cast<size_t>(page.value) + 1);
+  }
   Node& added = node(page);
   std::copy(key.tokens.begin(), key.tokens.end(), added.tokens.begin());
   added.domain = key.parent.value == 0 ? std::string(key.domain) : std::string();

@@ -2,6 +2,7 @@
 
 #include <array>
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <optional>
 #include <span>
@@ -53,7 +54,9 @@ class PrefixCache {
   // Takes `page`, which is referenced, under `key`, whose parent is here. Returns the page that is
   // under the key already, if one is (`page` itself when two tables share it), else `page`.
   PageId Insert(const PrefixKey& key, PageId page);
-  bool Holds(PageId page) const { return node(page).held; }
+  bool Holds(PageId page) const {
+    return static_cast<size_t>(page.value) < nodes_.size() && node(page).held;
+  }
 
   // A page that is here got its first reference, or lost its last one.
   void SetReferenced(PageId page);
@@ -87,7 +90,9 @@ class PrefixCache {
   const bool enabled_;
   const KeyedHash hash_;
   const uint64_t hash_mask_;
-  std::vector<Node> nodes_;  // by page id; node 0 holds both ends of the unreferenced
+  // By page id, as far as pages were ever held; node 0 holds both ends of the unreferenced. Grows
+  // without moving: no step waits for it, and a pool that is never used takes no memory here.
+  std::deque<Node> nodes_{1};
   std::vector<int32_t> buckets_;
   int num_unreferenced_ = 0;
   int size_ = 0;

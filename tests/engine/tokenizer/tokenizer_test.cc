@@ -12,6 +12,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
+#include "engine/base/keyed_hash.h"
 #include "engine/tokenizer/pre_tokenizer_rules.h"
 #include "tests/engine/tokenizer/vocabulary_draft.h"
 
