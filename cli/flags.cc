@@ -314,7 +314,7 @@ void AddEngineFlags(CLI::App& app, engine::EngineOptions* options, const std::st
       ->default_str("cpu f32, cuda f16")
       ->group(group);
   app.add_option("--gpu-memory-fraction", options->gpu_memory_fraction,
-                 "Of a GPU's free memory, 0.05 to 1: weights, KV cache and scratch together")
+                 "Of a GPU's free memory to be used (0.05 to 1)")
       ->type_name("F")
       ->check(CLI::Range(0.05, 1.0).description(""))
       ->capture_default_str()
