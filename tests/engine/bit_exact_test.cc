@@ -184,9 +184,9 @@ TEST_P(BitExactTest, TwoEnginesEqualOne) {
 TEST_P(BitExactTest, PreemptedEqualsNot) {
   engine::LoadedModel model = Load(Options());
   EngineOptions options = Options();
-  // Ten pages: the largest request needs about eight, all together far more.
+  // Nine pages: the largest request needs about eight, all together far more.
   options.kv_memory_bytes =
-      static_cast<uint64_t>(model.facts.kv_bytes / (model.facts.kv_pages + 1)) * 11;
+      static_cast<uint64_t>(model.facts.kv_bytes / (model.facts.kv_pages + 1)) * 10;
   const int preemptions = ExpectSame(Together(options));
   EXPECT_GT(preemptions, 0) << "the pool was meant to be too small for all";
 }
@@ -204,7 +204,7 @@ TEST_P(BitExactTest, CachedAndPreemptedEqualsNot) {
   engine::LoadedModel large = Load(Options());
   EngineOptions options = Options();
   options.kv_memory_bytes =
-      static_cast<uint64_t>(large.facts.kv_bytes / (large.facts.kv_pages + 1)) * 11;
+      static_cast<uint64_t>(large.facts.kv_bytes / (large.facts.kv_pages + 1)) * 10;
   engine::LoadedModel model = Load(options);
   EXPECT_GT(ExpectSameAgain(*model.dispatcher, model.facts.vocab_size), 0u);
   EXPECT_GT(model.dispatcher->engines()[0]->stats().preemptions.load(), 0u);
