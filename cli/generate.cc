@@ -33,6 +33,9 @@ void AddInputFlags(CLI::App& app, GenerateFlags& flags) {
   const char* const group = "Model and prompt";
   AddModelFlag(app, &flags.job.model)->group(group);
   AddRemoteFlags(app, &flags.job.remote, "A running server instead of a file", group);
+  app.add_flag("--resume", flags.job.resume,
+               "With --server: go on when the stream breaks, at the next of A:P,B:P,...")
+      ->group(group);
   app.add_option("--model-name", flags.job.model_name, "With --server: which of its models")
       ->type_name("NAME")
       ->group(group);
@@ -102,6 +105,15 @@ absl::StatusOr<std::string> ReadPromptFile(const std::string& path) {
 std::string CheckFlags(const GenerateFlags& flags) {
   if (flags.job.model.empty() == flags.job.remote.server.empty()) {
     return "give either --model FILE or --server ADDRESS:PORT";
+  }
+  if (flags.job.resume && flags.job.remote.server.empty()) return "--resume goes with --server";
+  if (flags.job.resume && flags.job.sampling.n != 1) return "--resume is for one sequence";
+  const std::string& servers = flags.job.remote.server;
+  if (!flags.job.resume && servers.find(',') != std::string::npos) {
+    return "--server: more than one goes with --resume";
+  }
+  if (("," + servers + ",").find(",,") != std::string::npos && !servers.empty()) {
+    return "--server: expected ADDRESS:PORT,ADDRESS:PORT,...";
   }
   const int prompts = (flags.prompt_option->count() > 0 ? 1 : 0) +
                       (flags.prompt_file.empty() ? 0 : 1) + (flags.token_ids.empty() ? 0 : 1);
@@ -181,6 +193,7 @@ Command AddGenerate(CLI::App& program) {
       "  sluice generate --model smollm2.gguf --prompt \"1 2 3 4 5\" --max-tokens 20 "
       "--temperature 0\n"
       "  sluice generate --server 127.0.0.1:50051 --prompt-file question.txt --seed 7\n"
+      "  sluice generate --server 10.0.0.1:50051,10.0.0.2:50051 --resume --prompt \"1 2 3\"\n"
       "  sluice generate --model smollm2.gguf --token-ids 504,3575,282 --print-token-ids");
   return {app, [flags] { return Run(*flags); }};
 }

@@ -20,7 +20,8 @@ namespace sluice::cli {
 // `model` and `remote.server` not empty.
 struct GenerateJob {
   std::string model;       // local: GGUF file or directory
-  RemoteFlags remote;      // its server may be empty
+  RemoteFlags remote;      // its server may be empty, or with `resume` a list: "A:P,B:P"
+  bool resume = false;     // remote: go on at the next server when the stream breaks
   std::string model_name;  // remote: which model; empty: the one served
   std::optional<std::string> text;
   std::optional<std::vector<engine::TokenId>> token_ids;

@@ -1,9 +1,12 @@
 #include <cstdio>
-#include <memory>
+#include <sstream>
+#include <string>
 #include <utility>
+#include <vector>
 
 #include "cli/generate.h"
 #include "cli/remote.h"
+#include "cli/resuming_stream.h"
 #include "grpcpp/grpcpp.h"
 
 #include "engine/base/status.h"
@@ -97,27 +100,33 @@ engine::TokenChunk ChunkOf(const v1::SequenceFinished& finished) {
   return chunk;
 }
 
+// The servers of the list "A:P,B:P".
+absl::StatusOr<std::vector<Remote>> OpenAll(const RemoteFlags& flags) {
+  std::vector<Remote> servers;
+  std::istringstream list(flags.server);
+  RemoteFlags one = flags;
+  while (std::getline(list, one.server, ',')) {
+    ASSIGN_OR_RETURN(Remote remote, Remote::Open(one));
+    servers.push_back(std::move(remote));
+  }
+  return servers;
+}
+
 }  // namespace
 
 absl::StatusOr<GenerateOutcome> GenerateRemotely(const GenerateJob& job, SignalWatcher& signals) {
-  grpc::ChannelArguments arguments;
-  arguments.SetMaxReceiveMessageSize(64 << 20);
-  ASSIGN_OR_RETURN(const Remote remote, Remote::Open(job.remote));
-  const auto stub = v1::Inference::NewStub(remote.Connect(arguments));
-  grpc::ClientContext context;
-  remote.Sign(context);
+  ASSIGN_OR_RETURN(std::vector<Remote> servers, OpenAll(job.remote));
   const engine::SteadyClock clock;
-  const v1::GenerateRequest request = MakeRequest(job);
   const engine::Time start = clock.Now();
   Transcript transcript(stdout,
                         job.print_token_ids ? Transcript::Form::kTokenIds : Transcript::Form::kText,
                         job.sampling.n, start);
-  const auto stream = stub->Generate(&context, request);
-  signals.Arm([&] { context.TryCancel(); });
+  ResumingStream stream(std::move(servers), MakeRequest(job), job.resume);
+  signals.Arm([&] { stream.Cancel(); });
 
   engine::Usage usage;
   v1::GenerateResponse response;
-  while (stream->Read(&response)) {
+  while (stream.Read(&response)) {
     bool open = true;
     if (response.has_delta()) open = transcript.Add(ChunkOf(response.delta()), clock.Now());
     if (response.has_sequence_finished()) {
@@ -130,9 +139,9 @@ absl::StatusOr<GenerateOutcome> GenerateRemotely(const GenerateJob& job, SignalW
         transcript.set_form(Transcript::Form::kTokenIds);
       }
     }
-    if (!open) context.TryCancel();
+    if (!open) stream.Cancel();
   }
-  const grpc::Status status = stream->Finish();
+  const grpc::Status& status = stream.Finish();
   signals.Disarm();
   transcript.Finish();
 
@@ -140,6 +149,8 @@ absl::StatusOr<GenerateOutcome> GenerateRemotely(const GenerateJob& job, SignalW
   outcome.status = engine::MakeStatus(static_cast<absl::StatusCode>(status.error_code()),
                                       status.error_message());
   if (transcript.num_tokens() > 0 || status.ok()) outcome.summary = transcript.Summary(usage);
+  if (stream.num_resumed() > 0 && !outcome.summary.empty())
+    outcome.summary += ", resumed " + std::to_string(stream.num_resumed()) + " times";
   return outcome;
 }
 

@@ -65,7 +65,7 @@ absl::Status Engine::Impl::Submit(Request&& request) {
     return InvalidArgument("n: expected 1 to " + std::to_string(max_queue_) +
                            " sequences (the queue's size), got " + std::to_string(n));
   }
-  const auto tokens = n * static_cast<int64_t>(request.prompt.size());
+  const int64_t tokens = request.num_tokens();
   const int64_t posted = load_.posted_sequences.fetch_add(n, std::memory_order_acq_rel);
   const int64_t waiting = posted + stats_.requests_waiting.load(std::memory_order_acquire);
   if (waiting + n > max_queue_) {

@@ -98,9 +98,8 @@ std::optional<Time> EngineLoop::WakeTime() const {
 
 void EngineLoop::Apply(Command&& command, Time now) {
   if (auto* submit = std::get_if<SubmitCommand>(&command)) {
-    const int64_t n = submit->request.sampling.n;
-    drained_sequences_ += n;
-    drained_tokens_ += n * static_cast<int64_t>(submit->request.prompt.size());
+    drained_sequences_ += submit->request.sampling.n;
+    drained_tokens_ += submit->request.num_tokens();
     scheduler_.Add(std::move(submit->request), now);
   } else if (auto* cancel = std::get_if<CancelCommand>(&command)) {
     scheduler_.Cancel(cancel->request, cancel->status, cancel->issued, now);

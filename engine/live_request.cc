@@ -10,6 +10,7 @@ namespace sluice::engine {
 
 LiveRequest::LiveRequest(Request&& request) : request_(std::move(request)) {
   kv_.page_tokens = kPageTokens;
+  completion_tokens_ = static_cast<int>(request_.resume.token_ids.size());
 }
 
 void LiveRequest::Admit(Time now) { first_planned_ = now; }
@@ -48,7 +49,8 @@ RequestEnd LiveRequest::End(absl::Status status, std::string_view error_reason, 
   end.error_reason = std::string(error_reason);
   end.usage = {.prompt_tokens = static_cast<int32_t>(request_.prompt.size()),
                .cached_prompt_tokens = cached_prompt_tokens_,
-               .completion_tokens = completion_tokens_};
+               .completion_tokens = completion_tokens_,
+               .resumed_tokens = static_cast<int32_t>(request_.resume.token_ids.size())};
   end.timing.queue_seconds = Seconds(first_planned_.value_or(now) - request_.arrival);
   end.timing.total_seconds = Seconds(now - request_.arrival);
   if (first_token_) {

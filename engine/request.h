@@ -23,6 +23,34 @@ struct CacheParams {
 // Of a tenant's requests with `salt`; different pairs give different domains.
 std::string CacheDomain(std::string_view tenant, std::string_view salt);
 
+enum class FinishReason : uint8_t {
+  kNone,
+  kEos,
+  kStop,
+  kLength,
+  kContext,
+  kDeadline,
+  kConstraintComplete,
+  kError
+};
+std::string_view Name(FinishReason reason);
+
+// The end of a sequence.
+struct SequenceEnd {
+  FinishReason reason = FinishReason::kNone;
+  std::string matched_stop;                 // kStop by a string
+  std::optional<TokenId> matched_token_id;  // kEos, or kStop by a token
+};
+
+// Where a sequence goes on whose stream broke: what comes out is what would have come after these
+// tokens. All but the tokens is ReplayOutput's (engine/resume.h).
+struct ResumePoint {
+  std::vector<TokenId> token_ids;  // of the output, in order; empty: from the beginning
+  std::string unfinished;          // bytes of a code point that is not whole yet
+  std::string held_back;           // text that may be the beginning of a stop string
+  std::optional<SequenceEnd> end;  // when the last of the tokens ended it
+};
+
 // One Generate call, validated and tokenised. Pure data: moved from the reactor through the mailbox
 // into the scheduler.
 struct Request {
@@ -35,24 +63,18 @@ struct Request {
   StoppingParams stopping;
   OutputParams output;
   CacheParams cache;
+  ResumePoint resume;                  // not empty for one sequence only
   int32_t priority = 0;                // higher first: out of the queue, and to keep pages
   std::optional<Time> deadline;        // the call ends DEADLINE_EXCEEDED
   std::optional<Time> queue_deadline;  // passes while still waiting: DEADLINE_EXCEEDED
   std::optional<Time> max_time;  // the sequences end with FinishReason::kDeadline and status OK
   Time arrival;                  // when the server had parsed the call
-};
 
-enum class FinishReason : uint8_t {
-  kNone,
-  kEos,
-  kStop,
-  kLength,
-  kContext,
-  kDeadline,
-  kConstraintComplete,
-  kError
+  // Known from the start, of all sequences.
+  int64_t num_tokens() const {
+    return sampling.n * static_cast<int64_t>(prompt.size() + resume.token_ids.size());
+  }
 };
-std::string_view Name(FinishReason reason);
 
 struct TopLogprob {
   TokenId token = 0;
@@ -68,6 +90,7 @@ struct Usage {
   int32_t prompt_tokens = 0;
   int32_t cached_prompt_tokens = 0;
   int32_t completion_tokens = 0;
+  int32_t resumed_tokens = 0;  // of those, came with the request: ResumePoint
 };
 
 struct Timing {
@@ -86,13 +109,6 @@ struct KvAccounting {
   double page_seconds = 0;
   int32_t preemptions = 0;
   int32_t recomputed_tokens = 0;
-};
-
-// The end of a sequence.
-struct SequenceEnd {
-  FinishReason reason = FinishReason::kNone;
-  std::string matched_stop;                 // kStop by a string
-  std::optional<TokenId> matched_token_id;  // kEos, or kStop by a token
 };
 
 // The end of a request: exactly one, after the ends of its sequences, and nothing after it. A

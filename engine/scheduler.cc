@@ -63,6 +63,14 @@ std::optional<std::string> Scheduler::Refusal(const Request& request) const {
   if (request.sampling.n < 1 || request.sampling.n > kMaxSequences) {
     return "n: expected 1 to " + n(kMaxSequences) + ", got " + n(request.sampling.n);
   }
+  const ResumePoint& resume = request.resume;
+  if (!resume.token_ids.empty() && request.sampling.n != 1)
+    return "resume: expected one sequence, got " + n(request.sampling.n);
+  const auto num_resumed = static_cast<int64_t>(resume.token_ids.size());
+  if (!resume.end && num_resumed >= max_tokens)
+    return "resume: expected less than max_tokens, got " + n(num_resumed) + " tokens";
+  if (prompt + num_resumed > limits_.max_context)
+    return "resume: the context of " + n(limits_.max_context) + " positions ends before them";
   // The last token's keys and values are never computed.
   const int64_t positions = std::min<int64_t>(prompt + max_tokens, limits_.max_context) - 1;
   const int64_t room = int64_t{pool_.total()} * kPageTokens;
@@ -107,7 +115,7 @@ void Scheduler::Add(Request&& request, Time now) {
     auto sequence =
         std::make_unique<Sequence>(id, &live, index, limits_.max_context, &pool_, tokenizer_);
     // What it may take in all: who asks for more waits for more turns.
-    waiting_.Add(ShareOf(live), id, sequence->num_known() + live.request().stopping.max_tokens,
+    waiting_.Add(ShareOf(live), id, sequence->num_prompt() + live.request().stopping.max_tokens,
                  sequence.get());
     waiting_tokens_ += sequence->num_known();
     live_tokens_ += sequence->num_known();
@@ -116,6 +124,11 @@ void Scheduler::Add(Request&& request, Time now) {
   }
   live.num_live = n;
   live_sequences_ += n;
+  Sequence& first = *live.sequences.front();
+  std::optional<SequenceEnd> end = live.request().resume.end;
+  if (!end && first.num_known() >= limits_.max_context)
+    end = SequenceEnd{FinishReason::kContext, {}, std::nullopt};
+  if (end) return EndSequence(first, *std::move(end), {}, now);
   NoteDeadline(live);
 }
 

@@ -178,7 +178,8 @@ void Scheduler::Admit(Sequence& sequence, Time now, StepPlan& plan) {
   running_.emplace(Rank(sequence), &sequence);
   sequence.Admit(free_slots_.back(), now);
   free_slots_.pop_back();
-  const int num_found = sequence.committed();
+  // Beyond the prompt lies what was resumed, or computed before a preemption.
+  const int num_found = std::min(sequence.committed(), sequence.num_prompt());
   SLUICE_CHECK(sequence.TakePages(sequence.num_known(), now), "pages were counted before");
   plan.slot_resets.push_back(sequence.MakeSlotReset());
   if (request.admitted()) return;

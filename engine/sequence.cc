@@ -32,6 +32,7 @@ Sequence::Sequence(SequenceId id, LiveRequest* request, int index, int max_conte
       priority_(request->request().priority),
       max_context_(max_context),
       num_prompt_(static_cast<int>(request->request().prompt.size())),
+      generated_(request->request().resume.token_ids),
       banned_until_min_(EndTokens(request->request().stopping, tokenizer.get())),
       output_(&request->request(), index, std::move(tokenizer)),
       pool_(pool),

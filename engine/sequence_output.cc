@@ -13,7 +13,18 @@ SequenceOutput::SequenceOutput(const Request* request, int index,
       matcher_(request->stopping.stop, request->stopping.include_stop_str_in_output) {
   if (tokenizer_ && (request->output.return_text || !request->stopping.stop.empty()))
     detokenizer_.emplace(tokenizer_, request->output.skip_special_tokens, /*continues_text=*/true);
+  const ResumePoint& resume = request->resume;
+  num_tokens_ = static_cast<int>(resume.token_ids.size());
+  if (detokenizer_) detokenizer_->Restore(resume.unfinished);
+  // It is the beginning of a stop string and of no length to be one: nothing comes out.
+  std::string nothing;
+  matcher_.Append(resume.held_back, nothing);
   chunk_ = EmptyChunk();
+}
+
+void SequenceOutput::Suspend(ResumePoint& point) const {
+  if (detokenizer_) point.unfinished = detokenizer_->unfinished();
+  point.held_back = matcher_.held_back();
 }
 
 TokenChunk SequenceOutput::EmptyChunk() const {

@@ -21,7 +21,7 @@ namespace sluice::engine {
 class SequenceOutput {
  public:
   // `request` outlives it. `tokenizer` may be null: then no text is made and nothing is known to
-  // end a generation.
+  // end a generation. Goes on from `request->resume`.
   SequenceOutput(const Request* request, int index, std::shared_ptr<const Tokenizer> tokenizer);
 
   // Takes the next token. Returns the end when the sequence ends with it.
@@ -33,6 +33,8 @@ class SequenceOutput {
   bool due() const;
   // The tokens and the text since the last call.
   TokenChunk Take();
+  // Writes what it takes to go on from here, but for the tokens.
+  void Suspend(ResumePoint& point) const;
   // A chunk of this sequence with nothing in it.
   TokenChunk EmptyChunk() const;
 

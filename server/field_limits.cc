@@ -56,6 +56,7 @@ FieldTable::FieldTable(const ModelBounds& bounds) : bounds_(bounds) {
   set(Field::kStreamInterval, {"output.stream_interval", 1, 1024, false, 1});
   set(Field::kCacheSaltBytes, {"bytes(cache.cache_salt)", 0, 256, false, {}});
   set(Field::kPriority, {"scheduling.priority", -100, 100, false, 0});
+  set(Field::kResumeTokens, {"count(resume.token_ids)", 0, bounds.MaxTokens(), false, {}});
   set(Field::kQueueTimeout, {"scheduling.queue_timeout", 0, kMaxSeconds, true, {}});
 }
 

@@ -39,6 +39,7 @@ enum class Field : uint8_t {
   kCacheSaltBytes,
   kPriority,
   kQueueTimeout,
+  kResumeTokens,
   kNumFields,
 };
 

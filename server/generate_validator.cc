@@ -13,6 +13,7 @@
 
 #include "engine/base/status.h"
 #include "engine/chat/chat_encoder.h"
+#include "engine/resume.h"
 #include "server/messages.h"
 
 namespace sluice::server {
@@ -300,10 +301,29 @@ void ValidateOutput(const v1::Output& in, const ServedModel& model, FieldChecker
   echo.set_report_progress(out.report_progress);
 }
 
+void ValidateResume(const v1::GenerateRequest& in, FieldChecker* check, GenerateDraft* draft) {
+  if (!in.has_resume()) return;
+  const auto& ids = in.resume().token_ids();
+  if (!in.resume().has_provenance()) {
+    check->Fail("resume.provenance", "is required: the one that the token_ids came with");
+  }
+  if (draft->request.sampling.temperature > 0 && !in.sampling().has_seed()) {
+    check->Fail("sampling.seed", "is required to resume a stream that is not greedy");
+  }
+  if (draft->request.sampling.n != 1) {
+    check->Fail("sampling.n",
+                "must be 1 to resume a stream, is " + std::to_string(draft->request.sampling.n));
+  }
+  if (!check->Check(Field::kResumeTokens, ids.size())) return;
+  CheckTokenIds(ids, "resume.token_ids", check);
+  draft->request.resume.token_ids.assign(ids.begin(), ids.end());
+  // They came before the first token.
+  if (!ids.empty()) draft->request.output.prompt_logprobs = -1;
+}
+
 // True when the request sets `field`, one of ServedModel::UnimplementedFields(), to something.
 bool Asks(const v1::GenerateRequest& in, const std::string& field) {
   if (field == "constraint") return in.has_constraint();
-  if (field == "resume") return in.has_resume();
   return field == "sampling.typical_p" && in.sampling().has_typical_p() &&
          in.sampling().typical_p() != 1.0f;
 }
@@ -358,6 +378,10 @@ std::optional<RpcError> ValidateGenerate(const v1::GenerateRequest& in, const Se
                                          uint64_t seed, engine::Time arrival,
                                          GenerateDraft* draft) {
   if (auto error = CheckModelName(in.model(), model.name)) return error;
+  // First, because another model may have other bounds.
+  if (in.resume().has_provenance()) {
+    if (auto error = CheckProvenance(in.resume().provenance(), ProvenanceOf(model))) return error;
+  }
   std::vector<FieldViolation> violations;
   FieldChecker check(model.limits, &violations);
   check.Check(Field::kRequestIdBytes, static_cast<double>(in.request_id().size()));
@@ -368,6 +392,7 @@ std::optional<RpcError> ValidateGenerate(const v1::GenerateRequest& in, const Se
   ValidateSampling(in.sampling(), model, seed, &check, draft);
   ValidateStopping(in.stopping(), model, arrival, &check, draft);
   ValidateOutput(in.output(), model, &check, draft);
+  ValidateResume(in, &check, draft);
   check.Check(Field::kCacheSaltBytes, static_cast<double>(in.cache().cache_salt().size()));
   draft->request.cache.bypass = in.cache().bypass_prefix_cache();
   draft->request.priority =
@@ -439,6 +464,12 @@ std::optional<RpcError> ResolveLengths(const ServedModel& model, std::optional<i
                         (pool ? "a KV pool" : "a context") + " of " +
                         std::to_string(bounds.MaxPositions()) + " positions, is " +
                         std::to_string(stopping.max_tokens));
+  }
+  if (const auto beyond = engine::ReplayOutput(model.loaded.tokenizer, draft->request)) {
+    const engine::FinishReason reason = draft->request.resume.end->reason;
+    return BadField(Indexed("resume.token_ids", *beyond),
+                    "comes after the end of the sequence, which is " +
+                        v1::FinishReason_Name(ToProto(reason)) + " at the token before");
   }
   draft->accepted.mutable_stopping()->set_max_tokens(stopping.max_tokens);
   draft->accepted.set_prompt_tokens(static_cast<int32_t>(num_prompt));

@@ -35,7 +35,8 @@ std::optional<RpcError> ValidateGenerate(const v1::GenerateRequest& request,
 // Tokenises the text or the conversation, if there is one: takes about a second for some megabytes.
 std::optional<RpcError> EncodePrompt(const ServedModel& model, GenerateDraft* draft);
 
-// Checks the prompt's length against context and pool, and resolves max_tokens. `tenant_most`: what
+// Checks the prompt's length against context and pool, resolves max_tokens, and works out where a
+// resumed output stands. `tenant_most`: what
 // the tenant's limits leave after this prompt (MaxTokensOf).
 std::optional<RpcError> ResolveLengths(const ServedModel& model, std::optional<int64_t> tenant_most,
                                        GenerateDraft* draft);

@@ -25,6 +25,27 @@ v1::Provenance ProvenanceOf(const ServedModel& model) {
   return out;
 }
 
+std::optional<RpcError> CheckProvenance(const v1::Provenance& asked, const v1::Provenance& served) {
+  RpcError error;
+  error.code = absl::StatusCode::kFailedPrecondition;
+  error.reason = "PROVENANCE_MISMATCH";
+  const auto compare = [&](const char* name, const std::string& was, const std::string& is) {
+    if (was == is) return;
+    const std::string quoted = Quote(was);
+    error.message += (error.message.empty() ? "resume.provenance: " : "; ") + std::string(name) +
+                     " was " + quoted + ", is " + Quote(is) + " here";
+    error.metadata.emplace_back(std::string("resumed_") + name, quoted);
+    error.metadata.emplace_back(std::string("served_") + name, Quote(is));
+  };
+  compare("model", asked.model(), served.model());
+  compare("weights_digest", asked.weights_digest(), served.weights_digest());
+  compare("build", asked.build(), served.build());
+  compare("backend", asked.backend(), served.backend());
+  compare("numerics", asked.numerics(), served.numerics());
+  if (error.metadata.empty()) return std::nullopt;
+  return error;
+}
+
 namespace {
 
 void DescribeTokenizer(const engine::LoadedModel& model, v1::Model::Tokenizer* out) {
@@ -147,6 +168,7 @@ v1::RequestFinished ToProto(const engine::RequestEnd& end) {
   out.mutable_usage()->set_prompt_tokens(end.usage.prompt_tokens);
   out.mutable_usage()->set_cached_prompt_tokens(end.usage.cached_prompt_tokens);
   out.mutable_usage()->set_completion_tokens(end.usage.completion_tokens);
+  out.mutable_usage()->set_resumed_tokens(end.usage.resumed_tokens);
   v1::Timing* timing = out.mutable_timing();
   timing->set_queue(end.timing.queue_seconds);
   timing->set_prefill(end.timing.prefill_seconds);

@@ -20,6 +20,8 @@ std::optional<RpcError> ParseBody(const std::string& body, google::protobuf::Mes
 std::optional<RpcError> CheckModelName(const std::string& asked, const std::string& served);
 
 v1::Provenance ProvenanceOf(const ServedModel& model);
+// PROVENANCE_MISMATCH, naming what differs, unless all of `asked` is as `served` has it.
+std::optional<RpcError> CheckProvenance(const v1::Provenance& asked, const v1::Provenance& served);
 v1::Model Describe(const ServedModel& model);
 v1::Load DescribeLoad(const ServedModel& model, bool draining, int64_t open_streams);
 

@@ -31,7 +31,7 @@ ServedModel::ServedModel(engine::LoadedModel model, std::string served_name, std
       limits(BoundsOf(loaded, max_tokens_cap)) {}
 
 std::vector<std::string> ServedModel::UnimplementedFields() const {
-  std::vector<std::string> fields = {"constraint", "resume"};
+  std::vector<std::string> fields = {"constraint"};
   // The samplers of GPUs have not got it yet.
   if (!dispatcher().engines().front()->limits().typical_p) fields.push_back("sampling.typical_p");
   return fields;

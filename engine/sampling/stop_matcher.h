@@ -21,8 +21,9 @@ class StopMatcher {
   std::optional<std::string> Append(std::string_view text, std::string& out);
   // At the end without a match: gives out what was held back.
   void Finish(std::string& out);
-  // True when text is held back.
-  bool holding() const { return !held_.empty(); }
+  // Text that may be the beginning of a stop string: a new matcher that takes it goes on as this
+  // one would.
+  const std::string& held_back() const { return held_; }
 
  private:
   // One stop string and how much of it the text so far ends with (Knuth, Morris, Pratt 1977).

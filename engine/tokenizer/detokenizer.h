@@ -3,6 +3,7 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <utility>
 
 #include "engine/base/ids.h"
 #include "engine/tokenizer/tokenizer.h"
@@ -23,6 +24,11 @@ class Detokenizer {
   void Append(TokenId id, std::string& out);
   // At the end of the sequence: what is left of an unfinished code point, as U+FFFD.
   void Finish(std::string& out);
+
+  // Bytes of an unfinished code point: a new one with `continues_text` that begins with them goes
+  // on as this one would.
+  const std::string& unfinished() const { return pending_; }
+  void Restore(std::string unfinished) { pending_ = std::move(unfinished); }
 
  private:
   std::shared_ptr<const Tokenizer> tokenizer_;

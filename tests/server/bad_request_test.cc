@@ -276,7 +276,6 @@ TEST_F(BadRequestTest, AnswersUnimplementedFieldsByName) {
   TestServer server(options);
   const std::vector<BadCase> cases = {
       {"constraint", SET(constraint, regex, "a+")},
-      {"resume", ADD(resume, token_ids, 1)},
       {"sampling.typical_p", SET(sampling, typical_p, 0.5f)},
   };
   server.ExpectCanary();

@@ -20,7 +20,7 @@ MAX_LINES_ELSEWHERE = 500
 # What the front ends see of the engine.
 ENGINE_FRONT = (
     "engine/engine.h", "engine/request.h", "engine/stats.h", "engine/inspect.h", "engine/verify.h",
-    "engine/file_diff.h", "engine/quantize.h", "engine/mailbox.h",
+    "engine/file_diff.h", "engine/quantize.h", "engine/mailbox.h", "engine/resume.h",
     "engine/chat/conversation.h", "engine/chat/chat_encoder.h", "engine/tokenizer/*", "engine/base/*", "engine/sampling/sampling_params.h",
 )
 # First pattern that fits a file decides which of our headers it may include.
@@ -40,7 +40,7 @@ MAY_NOT_INCLUDE = (
 CONFINED = (
     (r"(cuda.*|cub/.*|cublas.*|nccl.*)", ("kernels/cuda/*", "bench/*.cu", "tests/kernels/cuda_*")),
     (r"(grpc.*|google/.*|sluice/v1/.*|.*\.pb\.h)",
-     ("server/*", "cli/chat_remote.cc", "cli/generate_remote.cc", "cli/load_client.cc", "cli/remote.*", "tests/server/*", "bench/*")),
+     ("server/*", "cli/chat_remote.cc", "cli/generate_remote.cc", "cli/load_client.cc", "cli/remote.*", "cli/resuming_stream.*", "tests/server/*", "bench/*")),
     (r"(regex|ranges|source_location)", ()),
 )
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]')

@@ -22,7 +22,9 @@ void ChunkCollector::Add(TokenChunk&& chunk) {
     SequenceOutcome& sequence = request.sequences[chunk.index];
     if (sequence.end) violations_.push_back(name + "a chunk after the sequence's end");
     const bool has_tokens = !chunk.token_ids.empty();
-    if (has_tokens && chunk.position != static_cast<int>(sequence.tokens.size()))
+    if (has_tokens && sequence.tokens.empty()) sequence.first_position = chunk.position;
+    const int next_position = sequence.first_position + static_cast<int>(sequence.tokens.size());
+    if (has_tokens && chunk.position != next_position)
       violations_.push_back(name + "a chunk at the wrong position");
     if (has_tokens && !request.admitted) violations_.push_back(name + "tokens before admission");
     if (!has_tokens && !chunk.text.empty() && !chunk.sequence_end)

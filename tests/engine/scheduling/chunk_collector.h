@@ -13,6 +13,7 @@ namespace sluice::engine {
 // What a client has seen of one sequence.
 struct SequenceOutcome {
   std::vector<TokenId> tokens;
+  int first_position = 0;  // of the first token
   std::string text;
   std::vector<TokenLogprobs> logprobs;
   std::vector<TokenLogprobs> prompt_logprobs;

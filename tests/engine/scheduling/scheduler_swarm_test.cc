@@ -11,6 +11,7 @@
 #include "gtest/gtest.h"
 
 #include "engine/base/status.h"
+#include "engine/resume.h"
 #include "tests/engine/scheduling/harness.h"
 #include "tests/engine/scheduling/reference.h"
 
@@ -51,6 +52,7 @@ class Swarm {
   uint64_t hits() { return harness_.stats().prefix_cache_hits.load(); }
   int num_equal() const { return num_equal_; }
   int num_scored() const { return num_scored_; }
+  int num_resumed() const { return num_resumed_; }
 
  private:
   bool Chance(uint64_t one_in) { return random_() % one_in == 0; }
@@ -101,12 +103,25 @@ class Swarm {
     request.sampling.n = Chance(4) ? Between(2, 4) : 1;
     if (priorities_) request.priority = Between(-1, 1);
     ShareBeginning(request);
+    if (Chance(4)) Break(request);
     if (deadlines_ && Chance(6)) request.deadline = harness_.now() + milliseconds(Between(0, 300));
     if (deadlines_ && Chance(6))
       request.queue_deadline = harness_.now() + milliseconds(Between(0, 100));
     if (deadlines_ && Chance(6)) request.max_time = harness_.now() + milliseconds(Between(0, 300));
     requests_[handle] = request;
     harness_.Submit(std::move(request));
+  }
+
+  // A stream of this request broke, and goes on now.
+  void Break(Request& request) {
+    request.sampling.n = 1;
+    const std::vector<TokenId> tokens =
+        MakeReference(request, 0, options_.tokenizer, 64, options_.max_context).tokens;
+    const size_t most = std::min(tokens.size(), static_cast<size_t>(request.stopping.max_tokens));
+    const int cut = Between(0, static_cast<int>(most));
+    request.resume.token_ids.assign(tokens.begin(), tokens.begin() + cut);
+    if (!request.resume.token_ids.empty()) request.output.prompt_logprobs = -1;
+    ASSERT_FALSE(ReplayOutput(options_.tokenizer, request));
   }
 
   // Most prompts begin like others, as conversations and system prompts do.
@@ -151,8 +166,11 @@ class Swarm {
       for (const auto& [index, sequence] : outcome.sequences) {
         SCOPED_TRACE("request " + std::to_string(handle) + " sequence " + std::to_string(index));
         CompareScores(request, index, sequence);
-        Compare(sequence,
-                MakeReference(request, index, options_.tokenizer, 64, options_.max_context));
+        ReferenceSequence expected =
+            MakeReference(request, index, options_.tokenizer, 64, options_.max_context);
+        const auto num_resumed = static_cast<std::ptrdiff_t>(request.resume.token_ids.size());
+        expected.tokens.erase(expected.tokens.begin(), expected.tokens.begin() + num_resumed);
+        Compare(sequence, expected, num_resumed > 0);
       }
     }
   }
@@ -175,7 +193,7 @@ class Swarm {
     num_scored_ += static_cast<int>(got.prompt_logprobs.size());
   }
 
-  void Compare(const SequenceOutcome& got, const ReferenceSequence& expected) {
+  void Compare(const SequenceOutcome& got, const ReferenceSequence& expected, bool resumed) {
     const FinishReason reason = got.end->reason;
     if (reason == FinishReason::kError || reason == FinishReason::kDeadline) {
       // Cut short: a beginning of what would have come.
@@ -185,7 +203,13 @@ class Swarm {
     }
     ++num_equal_;
     ASSERT_EQ(got.tokens, expected.tokens);
-    ASSERT_EQ(got.text, expected.text);
+    if (resumed) {
+      // What was said before is not said again; SchedulerResumeTest knows where it ends.
+      ASSERT_TRUE(expected.text.ends_with(got.text));
+      ++num_resumed_;
+    } else {
+      ASSERT_EQ(got.text, expected.text);
+    }
     ASSERT_EQ(Name(reason), Name(expected.end.reason));
     ASSERT_EQ(got.end->matched_stop, expected.end.matched_stop);
     ASSERT_EQ(got.end->matched_token_id, expected.end.matched_token_id);
@@ -199,6 +223,7 @@ class Swarm {
   std::map<uint64_t, Request> requests_;
   int num_equal_ = 0;
   int num_scored_ = 0;
+  int num_resumed_ = 0;
 };
 
 TEST(SchedulerSwarmTest, EqualsTheReferenceWhateverHappens) {
@@ -209,6 +234,7 @@ TEST(SchedulerSwarmTest, EqualsTheReferenceWhateverHappens) {
   uint64_t hits = 0;
   int equal = 0;
   int scored = 0;
+  int resumed = 0;
   for (uint64_t seed = first_seed; seed < first_seed + kSeeds; ++seed) {
     SCOPED_TRACE("seed " + std::to_string(seed));
     Swarm swarm(seed);
@@ -218,6 +244,7 @@ TEST(SchedulerSwarmTest, EqualsTheReferenceWhateverHappens) {
     hits += swarm.hits();
     equal += swarm.num_equal();
     scored += swarm.num_scored();
+    resumed += swarm.num_resumed();
   }
   std::printf("%lu seeds from %lu: %d sequences equal, %lu preemptions, %lu tokens found\n",
               static_cast<unsigned long>(kSeeds), static_cast<unsigned long>(first_seed), equal,
@@ -227,6 +254,7 @@ TEST(SchedulerSwarmTest, EqualsTheReferenceWhateverHappens) {
   EXPECT_GT(hits, 10000u);
   EXPECT_GT(equal, 10000);
   EXPECT_GT(scored, 10000);
+  EXPECT_GT(resumed, 3000);
 }
 
 }  // namespace

@@ -13,7 +13,7 @@ TEST(StopMatcherTest, GivesOutEverythingWithoutStopStrings) {
   std::string out;
   EXPECT_FALSE(matcher.Append("hello", out));
   EXPECT_EQ(out, "hello");
-  EXPECT_FALSE(matcher.holding());
+  EXPECT_TRUE(matcher.held_back().empty());
 }
 
 TEST(StopMatcherTest, HoldsBackWhatMayBecomeAStopString) {
@@ -21,12 +21,12 @@ TEST(StopMatcherTest, HoldsBackWhatMayBecomeAStopString) {
   std::string out;
   EXPECT_FALSE(matcher.Append("the E", out));
   EXPECT_EQ(out, "the ");
-  EXPECT_TRUE(matcher.holding());
+  EXPECT_FALSE(matcher.held_back().empty());
   EXPECT_FALSE(matcher.Append("N", out));
   EXPECT_EQ(out, "the ");
   EXPECT_FALSE(matcher.Append("d", out));
   EXPECT_EQ(out, "the ENd");
-  EXPECT_FALSE(matcher.holding());
+  EXPECT_TRUE(matcher.held_back().empty());
 }
 
 TEST(StopMatcherTest, MatchesAcrossPieces) {
