@@ -661,9 +661,9 @@ def deadline_past(w):
 
 @case("R67")
 def deadline_unmeetable(w):
-    # So that the rate is known: two calls that end while another waits.
-    for _ in range(2):
-        w.slow.client.generate_all([greedy("1 2 3", max_tokens=8, ignore_eos=True)] * 3)
+    # So that the rate is known: calls that end while another waits. Two at once: the queue takes two, and none may run yet.
+    for _ in range(4):
+        w.slow.client.generate_all([greedy("1 2 3", max_tokens=8, ignore_eos=True)] * 2)
     with occupied(w, waiting=1):
         start = time.monotonic()
         expect(w.slow.call(greedy("1 2 3"), extra=[("grpc-timeout", "20m")]), "RESOURCE_EXHAUSTED",
