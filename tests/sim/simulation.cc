@@ -422,7 +422,7 @@ void Simulation::Deliver() {
   nonfinite_ = runner_->TakeNonfinite();
   for (Call* call : nonfinite_) call->nonfinite = true;
   for (int lane = 0; lane < chunks_.num_lanes(); ++lane) {
-    for (TokenChunk& chunk : chunks_.Take(lane, Time{})) {
+    for (TokenChunk& chunk : chunks_.TakeNow(lane)) {
       if (violations_.any()) return;
       OnChunk(std::move(chunk));
     }
