@@ -76,6 +76,7 @@ struct Call {
   bool cancelled = false, aborted = false;  // such a command was given
   bool nonfinite = false;  // the device said so
   bool paused = false;     // such a command was given last
+  bool ever_paused = false;
   bool reads = true;
   int64_t unread = 0;  // tokens
   engine::Time paused_at{};

@@ -123,7 +123,12 @@ Scenario Scenario::Make(uint64_t seed, size_t num_events) {
   s.seed = seed;
   s.features = MakeFeatures(random);
   s.limits = MakeLimits(random);
-  s.lengths = static_cast<Lengths>(random.Between(0, 3));
+  s.lengths = static_cast<Lengths>(random.Between(0, 4));
+  if (s.lengths == Lengths::kGrowing) {
+    s.limits.num_pages = random.Between(4, 40) + 1;
+    s.limits.max_batch = random.Between(2, 16);
+    s.limits.max_context = random.Between(100, 600);
+  }
   // Long calls make long simulations; most seeds are to be short.
   if (s.lengths == Lengths::kPool && s.limits.num_pages > 130 && !random.OneIn(8))
     s.lengths = Lengths::kZipf;

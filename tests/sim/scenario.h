@@ -65,7 +65,8 @@ struct Features {
   bool impossible = false;  // calls that must be refused
 };
 
-enum class Lengths : uint8_t { kZipf, kMaximal, kPool, kTiny };
+// kGrowing: short prompts and long replies in a pool that they outgrow.
+enum class Lengths : uint8_t { kZipf, kMaximal, kPool, kTiny, kGrowing };
 
 // What one seed stands for: the engine, its tenants, and what happens.
 struct Scenario {

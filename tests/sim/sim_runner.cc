@@ -27,6 +27,7 @@ SimRunner::SimRunner(const Scenario& scenario, SimulatedClock* clock, Violations
                 .max_batch = scenario.limits.max_batch,
                 .max_step_tokens = scenario.limits.max_step_tokens}),
       pages_(static_cast<size_t>(scenario.limits.num_pages)),
+      named_(static_cast<size_t>(scenario.limits.num_pages)),
       slots_(static_cast<size_t>(scenario.limits.max_batch)) {}
 
 void SimRunner::Violation(const StepPlan& plan, const std::string& what) {
@@ -48,6 +49,8 @@ void SimRunner::NoteAdmissions(const StepPlan& plan) {
     if (row.sequence.value >= sequences_.size()) sequences_.resize(row.sequence.value + 64);
     Sequence& sequence = sequences_[row.sequence.value];
     const bool first = sequence.call == nullptr;
+    if (first && ranks_.insert({-call->priority, row.sequence.value}).first == ranks_.begin())
+      first_runs_ = false;
     sequence.call = call;
     sequence.index = reset.sequence_index;
     sequence.next_position = row.first_pos;
@@ -62,12 +65,58 @@ void SimRunner::NoteAdmissions(const StepPlan& plan) {
   }
 }
 
+void SimRunner::CheckPagesInFlight(const StepPlan& plan) {
+  const uint64_t in_flight = launched_.size() > 1 ? last_launched_ : 0;
+  for (const StepRow& row : plan.rows) {
+    const std::span<const PageId> pages = plan.Pages(row);
+    for (size_t i = static_cast<size_t>(row.first_pos / kPageTokens); i < pages.size(); ++i) {
+      const Named& named = named_[static_cast<size_t>(pages[i].value)];
+      if (in_flight != 0 && named.step == in_flight && named.sequence != row.sequence.value)
+        return Violation(plan, "a page is written that another's row in flight names");
+    }
+  }
+  for (const StepRow& row : plan.rows) {
+    for (const PageId id : plan.Pages(row)) {
+      Named& named = named_[static_cast<size_t>(id.value)];
+      const bool several = named.step == plan.step && named.sequence != row.sequence.value;
+      named = {plan.step, several ? 0 : row.sequence.value};
+    }
+  }
+  last_launched_ = plan.step;
+}
+
+void SimRunner::CheckFirst(const StepPlan& plan) {
+  constexpr int kMostPlans = 8;  // a token in flight, a victim that is held, pages of zombies
+  while (!ranks_.empty()) {
+    const Sequence& first = sequences_[ranks_.begin()->second];
+    const Call& call = *first.call;
+    if (!call.ever_paused && !call.ended && !call.sequences[static_cast<size_t>(first.index)].ended)
+      break;
+    ranks_.erase(ranks_.begin());
+    first_runs_ = false;
+  }
+  if (ranks_.empty()) return;
+  const uint64_t id = ranks_.begin()->second;
+  const bool has_row =
+      std::any_of(plan.rows.begin(), plan.rows.end(),
+                  [&](const StepRow& row) { return row.sequence.value == id; });
+  // Others' single tokens come before its prompt, and may use the step up.
+  const bool full = static_cast<int>(plan.tokens.size()) >= scenario_.limits.max_step_tokens;
+  first_runs_ = first_runs_ || has_row;
+  // One that gave way to a higher one, which has ended since, waits for its turn.
+  plans_without_first_ = has_row || full || !first_runs_ ? 0 : plans_without_first_ + 1;
+  if (plans_without_first_ > kMostPlans)
+    Violation(plan, "call " + std::to_string(sequences_[id].call->handle.value) +
+                        " comes first and is not computed");
+}
+
 void SimRunner::Launch(const StepPlan& plan) {
   launched_.push_back(&plan);
   if (static_cast<int>(launched_.size()) > depth() + 1)
     Violation(plan, "more steps in flight than the depth allows");
   checker_.Check(plan, contradictions_);
   if (!contradictions_.empty()) return violations_->Add("plan, " + contradictions_.front());
+  CheckPagesInFlight(plan);
   NoteAdmissions(plan);
   if (violations_->any()) return;
   for (const StepRow& row : plan.rows) {
@@ -80,6 +129,7 @@ void SimRunner::Launch(const StepPlan& plan) {
       return Violation(plan, name + " has ended and is computed");
     if (sequence->call->paused) return Violation(plan, name + " is paused and is computed");
   }
+  CheckFirst(plan);
 }
 
 void SimRunner::SetSlots(const StepPlan& plan) {

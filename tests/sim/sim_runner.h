@@ -4,7 +4,9 @@
 #include <cstdint>
 #include <deque>
 #include <functional>
+#include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "engine/kv/page_size.h"
@@ -77,6 +79,11 @@ class SimRunner final : public engine::StepRunner {
     std::array<uint64_t, engine::kPageTokens> prefixes{};
     int size = 0;  // positions that hold something
   };
+  // The last step launched that names a page, and for which sequence; 0: for several.
+  struct Named {
+    uint64_t step = 0;
+    uint64_t sequence = 0;
+  };
   struct Sequence {
     Call* call = nullptr;
     int index = 0;
@@ -96,6 +103,12 @@ class SimRunner final : public engine::StepRunner {
   void Violation(const engine::StepPlan& plan, const std::string& what);
   Page& PageOf(std::span<const engine::PageId> table, int position);
   void NoteAdmissions(const engine::StepPlan& plan);
+  // A page that a row writes must not be named by another's row of the step in flight: that one may
+  // still read or write it.
+  void CheckPagesInFlight(const engine::StepPlan& plan);
+  // The first in rank of the sequences that run must get on, however short of pages it is. Those
+  // that were paused may have lost theirs.
+  void CheckFirst(const engine::StepPlan& plan);
   void SetSlots(const engine::StepPlan& plan);
   void CheckPrefix(const engine::StepPlan& plan, const engine::StepRow& row,
                    const Sequence& sequence);
@@ -111,15 +124,20 @@ class SimRunner final : public engine::StepRunner {
 
   engine::PlanChecker checker_;
   std::vector<std::string> contradictions_;
-  std::vector<Page> pages_;
+  std::vector<Page> pages_;   // by id
+  std::vector<Named> named_;  // by page id
   std::vector<Slot> slots_;
   std::vector<Sequence> sequences_;       // by id
+  std::set<std::pair<int, uint64_t>> ranks_;  // (-priority, id) of those that got a place
+  bool first_runs_ = false;  // it had a row since it was first
+  int plans_without_first_ = 0;
   std::vector<engine::TokenId> previous_;  // sampled by the last step, by row; -1: none
   std::vector<engine::TokenId> sampled_;
   std::deque<const engine::StepPlan*> launched_;
   std::vector<Admission> admissions_;
   std::vector<Call*> nonfinite_;
   engine::Duration hang_{};
+  uint64_t last_launched_ = 0;
   uint64_t steps_ = 0;
   uint64_t rows_ = 0;
   uint64_t steps_without_progress_ = 0;

@@ -179,8 +179,12 @@ engine::Request Simulation::MakeRequest(const Event& event, Call& call) {
       prompt = random.Between(1, std::min(room - 1, 40));
       most = random.Between(1, std::min(room - prompt, 24));
       break;
+    case Lengths::kGrowing:
+      prompt = random.Between(1, std::min(room - 1, 40));
+      most = random.Between(1, std::min(room - prompt, 256));
+      break;
   }
-  if (scenario_.lengths != Lengths::kTiny && !random.OneIn(6)) most = std::min(most, 60);
+  if (scenario_.lengths < Lengths::kTiny && !random.OneIn(6)) most = std::min(most, 60);
   // Beyond the context where the pool holds all of it.
   if (room == limits.max_context && pool > limits.max_context && random.OneIn(6)) most += room;
 
@@ -532,6 +536,7 @@ void Simulation::OnTokens(Call& call, Call::Sequence& sequence, const TokenChunk
   if (call.unread > most) return Wrong(call, "more tokens wait for its reader than may");
   if (call.unread > scenario_.reader_tokens && !call.paused) {
     call.paused = true;
+    call.ever_paused = true;
     call.paused_at = clock_.Now();
     stalled_.push_back(&call);
     Post(engine::PauseCommand{call.handle});
