@@ -569,7 +569,9 @@ std::string Simulation::Unjustified(const Call& call, const engine::RequestEnd& 
   };
   switch (status.code()) {
     case absl::StatusCode::kOk:
-      if (call.nonfinite) return "ends well after logits that were not finite";
+      // Who was out of time when the device said so has not heard it.
+      if (call.nonfinite && !Late(call, call.max_time))
+        return "ends well after logits that were not finite";
       for (const Call::Sequence& sequence : call.sequences) {
         if (!sequence.ended) return "ends before its sequences";
       }
