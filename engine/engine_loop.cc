@@ -70,9 +70,26 @@ bool EngineLoop::Step(bool may_block) {
   return !closed || in_flight_;
 }
 
+std::optional<EngineLoop::Sleep> EngineLoop::NextSleep() {
+  ThreadRoleScope scope(role_);
+  if (!MaySleep()) return std::nullopt;
+  return Sleep{WakeTime()};
+}
+
+std::optional<std::string> EngineLoop::Fault() {
+  ThreadRoleScope scope(role_);
+  return scheduler_.Fault();
+}
+
+EngineLoop::PoolState EngineLoop::FlushPrefixCache() {
+  ThreadRoleScope scope(role_);
+  scheduler_.FlushPrefixCache();
+  return {scheduler_.pool().total(), scheduler_.pool().num_free()};
+}
+
 std::vector<Command> EngineLoop::Drain(bool may_block) {
   std::vector<Command> commands = commands_->Drain(/*wait=*/false);
-  if (!may_block || !commands.empty() || in_flight_ || !scheduler_.Idle()) return commands;
+  if (!may_block || !commands.empty() || !MaySleep()) return commands;
   runner_->Idle();
   commands = commands_->Drain(/*wait=*/true, WakeTime());
   const Time now = clock_->Now();

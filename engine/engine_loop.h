@@ -5,6 +5,8 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <string>
+#include <vector>
 
 #include "engine/base/clock.h"
 #include "engine/base/thread_role.h"
@@ -42,8 +44,27 @@ class EngineLoop {
   // `commands` is closed and everything has ended.
   bool Step(bool may_block);
 
+  // For who calls Step in place of a thread, between two calls. Until when Step(true) would sleep
+  // if no command came: nothing when it would not, no time when nothing but a command would wake it.
+  struct Sleep {
+    std::optional<Time> until;
+  };
+  std::optional<Sleep> NextSleep();
+  // What is wrong with the accounts of pages (Scheduler::Fault).
+  std::optional<std::string> Fault();
+  // Forgets what is cached for nobody; what the pool then holds.
+  struct PoolState {
+    int total = 0;
+    int free = 0;
+  };
+  PoolState FlushPrefixCache();
+
  private:
   std::vector<Command> Drain(bool may_block) ABSL_EXCLUSIVE_LOCKS_REQUIRED(role_);
+  // Only a command or the passing of time can give it work.
+  bool MaySleep() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(role_) {
+    return in_flight_ == nullptr && scheduler_.Idle();
+  }
   std::optional<Time> WakeTime() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(role_);
   void Apply(Command&& command, Time now) ABSL_EXCLUSIVE_LOCKS_REQUIRED(role_);
   void Launch(const StepPlan& plan) ABSL_EXCLUSIVE_LOCKS_REQUIRED(role_);

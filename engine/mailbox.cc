@@ -94,6 +94,11 @@ void ChunkMailbox::Lane::Add(TokenChunk&& chunk) {
   chunks.push_back(std::move(last));
 }
 
+std::vector<TokenChunk> ChunkMailbox::Lane::TakeAll() {
+  places.clear();
+  return std::exchange(chunks, {});
+}
+
 void ChunkMailbox::Post(std::vector<TokenChunk>&& chunks) {
   // A step's chunks are many and the lanes few: one lock and one wake a lane.
   for (size_t i = 0; i < lanes_.size(); ++i) {
@@ -113,7 +118,6 @@ void ChunkMailbox::Post(std::vector<TokenChunk>&& chunks) {
 
 std::vector<TokenChunk> ChunkMailbox::Take(int lane_index, std::optional<Time> until) {
   Lane& lane = *lanes_[static_cast<size_t>(lane_index)];
-  std::vector<TokenChunk> taken;
   MutexLock lock(lane.mutex);
   while (lane.chunks.empty() && !lane.closed) {
     if (!until) {
@@ -122,9 +126,13 @@ std::vector<TokenChunk> ChunkMailbox::Take(int lane_index, std::optional<Time> u
       break;
     }
   }
-  taken.swap(lane.chunks);
-  lane.places.clear();
-  return taken;
+  return lane.TakeAll();
+}
+
+std::vector<TokenChunk> ChunkMailbox::TakeNow(int lane_index) {
+  Lane& lane = *lanes_[static_cast<size_t>(lane_index)];
+  MutexLock lock(lane.mutex);
+  return lane.TakeAll();
 }
 
 void ChunkMailbox::Close() {

@@ -74,6 +74,8 @@ class ChunkMailbox {
   // all else of the request. Blocks until there is something, `until`
   // passes or Close was called.
   std::vector<TokenChunk> Take(int lane, std::optional<Time> until = std::nullopt);
+  // The same without waiting: empty when there is nothing.
+  std::vector<TokenChunk> TakeNow(int lane);
   void Close();
   bool closed() const;
 
@@ -87,6 +89,7 @@ class ChunkMailbox {
     bool closed ABSL_GUARDED_BY(mutex) = false;
 
     void Add(TokenChunk&& chunk) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
+    std::vector<TokenChunk> TakeAll() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
   };
   std::vector<std::unique_ptr<Lane>> lanes_;
 };

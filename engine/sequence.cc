@@ -137,25 +137,25 @@ void Sequence::PublishPages(std::vector<PageId>& replaced) {
 }
 
 std::optional<std::string> Sequence::Fault() const {
-  const std::string name = "sequence " + std::to_string(id_.value);
+  const auto name = [this] { return "sequence " + std::to_string(id_.value); };
   const int num_pages = pages_.num_pages();
-  if (state_ == State::kWaiting && num_pages > 0) return name + " waits and holds pages";
+  if (state_ == State::kWaiting && num_pages > 0) return name() + " waits and holds pages";
   if (state_ != State::kRunning) return std::nullopt;
-  if (copied_page_) return name + " waits for a copy of a page that may be another's by now";
+  if (copied_page_) return name() + " waits for a copy of a page that may be another's by now";
   if (num_pages < PagesFor(next_position()) || num_pages > PagesFor(num_known() + 1)) {
-    return name + ": " + std::to_string(num_pages) + " pages for " +
+    return name() + ": " + std::to_string(num_pages) + " pages for " +
            std::to_string(next_position()) + " positions and " + std::to_string(num_known()) +
            " tokens";
   }
   for (int index = committed_ / kPageTokens; index < num_pages; ++index) {
     const PageId page = pages_.page(index);
     if (pool_->references(page) != 1 || pool_->cache().Holds(page))
-      return name + " writes page " + std::to_string(page.value) + ", which is shared";
+      return name() + " writes page " + std::to_string(page.value) + ", which is shared";
   }
   std::array<TokenId, kPageTokens> tokens;
   for (int index = 0; index < num_cached_pages_; ++index) {
     if (pool_->Find(KeyOf(index, tokens)) != pages_.page(index))
-      return name + ": page " + std::to_string(index) + " is not the cached one of its tokens";
+      return name() + ": page " + std::to_string(index) + " is not the cached one of its tokens";
   }
   return std::nullopt;
 }

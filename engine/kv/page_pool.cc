@@ -48,16 +48,16 @@ std::optional<std::string> PagePool::Fault(std::span<const std::span<const PageI
   for (int32_t id = 1; id <= total(); ++id) {
     const PageId page{id};
     const int references = named[static_cast<size_t>(id)];
-    const std::string name = "page " + std::to_string(id);
+    const auto name = [id] { return "page " + std::to_string(id); };
     if (allocator_.references(page) != references) {
-      return name + ": " + std::to_string(allocator_.references(page)) + " references, " +
+      return name() + ": " + std::to_string(allocator_.references(page)) + " references, " +
              std::to_string(references) + " tables name it";
     }
-    if (references > 0 && allocator_.is_free(page)) return name + " is free and in a table";
-    if (allocator_.is_free(page) && cache_.Holds(page)) return name + " is free and cached";
+    if (references > 0 && allocator_.is_free(page)) return name() + " is free and in a table";
+    if (allocator_.is_free(page) && cache_.Holds(page)) return name() + " is free and cached";
     num_referenced += references > 0;
     if (references > 0 || allocator_.is_free(page)) continue;
-    if (!cache_.Holds(page)) return name + " is leaked: neither free nor named nor cached";
+    if (!cache_.Holds(page)) return name() + " is leaked: neither free nor named nor cached";
     ++num_unreferenced;
   }
   if (num_free() + num_referenced + num_unreferenced != total() ||

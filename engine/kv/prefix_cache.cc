@@ -118,18 +118,18 @@ std::optional<std::string> PrefixCache::Fault(const std::function<int(PageId)>& 
     const Node& node = nodes_[static_cast<size_t>(id)];
     if (!node.held) continue;
     ++held;
-    const std::string name = "cached page " + std::to_string(id);
+    const auto name = [id] { return "cached page " + std::to_string(id); };
     const Node& parent = nodes_[static_cast<size_t>(node.parent)];
-    if (node.parent != 0 && !parent.held) return name + " outlived its parent";
-    if (node.unreferenced != (references(PageId{id}) == 0)) return name + ": wrong list";
+    if (node.parent != 0 && !parent.held) return name() + " outlived its parent";
+    if (node.unreferenced != (references(PageId{id}) == 0)) return name() + ": wrong list";
     if (node.parent != 0 && parent.unreferenced && !node.unreferenced)
-      return name + " is referenced, its parent is not";
+      return name() + " is referenced, its parent is not";
     ++children[static_cast<size_t>(node.parent)];
     const uint64_t hash =
         node.parent == 0 ? Hash(node.domain, node.tokens) : Hash(parent.hash, node.tokens);
-    if (hash != node.hash) return name + ": its hash is another's";
+    if (hash != node.hash) return name() + ": its hash is another's";
     if (Find({PageId{node.parent}, node.domain, node.tokens, hash}) != PageId{id})
-      return name + " is not found under its key";
+      return name() + " is not found under its key";
   }
   if (held != size_) return "the cache does not hold as many pages as it counts";
   for (size_t id = 1; id < nodes_.size(); ++id) {

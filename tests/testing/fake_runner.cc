@@ -1,7 +1,6 @@
 #include "tests/testing/fake_runner.h"
 
 #include <algorithm>
-#include <set>
 #include <utility>
 
 #include "engine/base/status.h"
@@ -64,6 +63,10 @@ TokenId FakeSample(const FakeContext& context, int vocab_size) {
 
 FakeRunner::FakeRunner(Options options)
     : options_(std::move(options)),
+      checker_({.depth = options_.depth,
+                .num_pages = options_.num_pages,
+                .max_batch = options_.max_batch,
+                .max_step_tokens = options_.max_step_tokens}),
       pages_(static_cast<size_t>(options_.num_pages)),
       slots_(static_cast<size_t>(options_.max_batch)) {}
 
@@ -75,63 +78,8 @@ void FakeRunner::Launch(const StepPlan& plan) {
   launched_.push_back(&plan);
   if (static_cast<int>(launched_.size()) > options_.depth + 1)
     Violation(plan, "more steps in flight than the depth allows");
-  CheckPlan(plan);
-}
-
-// Any number of rows may read a page, but one that a row writes is that row's alone.
-void FakeRunner::CheckPages(const StepPlan& plan) {
-  std::map<PageId, int> named;
-  std::set<PageId> written;
-  for (const StepRow& row : plan.rows) {
-    const std::span<const PageId> pages = plan.Pages(row);
-    for (size_t i = 0; i < pages.size(); ++i) {
-      if (pages[i].value < 1 || pages[i].value >= options_.num_pages)
-        Violation(plan, "no such page");
-      ++named[pages[i]];
-      if (static_cast<int>(i) >= row.first_pos / 16) written.insert(pages[i]);
-    }
-  }
-  for (const PageCopy& copy : plan.page_copies) {
-    if (written.count(copy.to) == 0 || copy.from == copy.to)
-      Violation(plan, "a page is copied that no row goes on in");
-  }
-  for (const PageId page : written) {
-    if (named[page] > 1) Violation(plan, "a page that is written in two tables");
-  }
-}
-
-void FakeRunner::CheckPlan(const StepPlan& plan) {
-  if (plan.empty()) Violation(plan, "an empty plan was launched");
-  if (plan.step <= last_step_) Violation(plan, "steps do not ascend");
-  last_step_ = plan.step;
-  if (static_cast<int>(plan.tokens.size()) > options_.max_step_tokens)
-    Violation(plan, "more tokens than the budget");
-  if (static_cast<int>(plan.rows.size()) > options_.max_batch)
-    Violation(plan, "more rows than slots");
-  size_t logits = plan.scored.size();
-  for (const StepRow& row : plan.rows) logits += row.sampling.has_value();
-  if (logits > static_cast<size_t>(options_.max_batch))
-    Violation(plan, "more rows of logits than slots");
+  checker_.Check(plan, violations_);
   max_rows_ = std::max(max_rows_, static_cast<int>(plan.rows.size()));
-  CheckPages(plan);
-  std::set<SequenceId> sequences;
-  std::set<SlotId> slots;
-  for (const StepRow& row : plan.rows) {
-    if (!sequences.insert(row.sequence).second) Violation(plan, "two rows of one sequence");
-    if (row.num_tokens < 1) Violation(plan, "a row without tokens");
-    if (row.num_pages != (row.first_pos + row.num_tokens + 15) / 16)
-      Violation(plan, "pages do not cover the row's positions");
-    for (const TokenId token : plan.Tokens(row)) {
-      if ((token == -1) != row.from_previous.has_value())
-        Violation(plan, "-1 stands for a token in flight, and only for that");
-    }
-    if (row.from_previous && (options_.depth == 0 || row.num_tokens != 1))
-      Violation(plan, "a token in flight in a row that cannot have one");
-    if (row.sampling && !slots.insert(row.sampling->slot).second)
-      Violation(plan, "two rows sample in one slot");
-    if (row.sampling && row.sampling->position != row.first_pos + row.num_tokens)
-      Violation(plan, "the sampled token takes the position after the row");
-  }
 }
 
 StepResult FakeRunner::Wait(const StepPlan& plan) {

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "engine/step_runner.h"
+#include "tests/testing/plan_checker.h"
 
 namespace sluice::engine {
 
@@ -78,19 +79,17 @@ class FakeRunner final : public StepRunner {
   };
 
   void Violation(const StepPlan& plan, const std::string& what);
-  void CheckPlan(const StepPlan& plan);
-  void CheckPages(const StepPlan& plan);
   RowResult RunRow(const StepPlan& plan, const StepRow& row);
   RowResult Sample(const StepPlan& plan, const StepRow& row, std::span<const TokenId> context);
 
   const Options options_;
+  PlanChecker checker_;
   std::vector<std::array<Cell, 16>> pages_;
   std::vector<std::optional<Slot>> slots_;
   std::map<SequenceId, int> next_positions_;
   std::vector<TokenId> previous_;  // sampled by the last step, by row; -1: none
   std::deque<const StepPlan*> launched_;
   std::vector<std::string> violations_;
-  uint64_t last_step_ = 0;
   uint64_t steps_ = 0;
   int64_t tokens_computed_ = 0;
   int idle_calls_ = 0;

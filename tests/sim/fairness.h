@@ -1,0 +1,45 @@
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <set>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "tests/sim/call.h"
+
+namespace sluice::sim {
+
+// What the waiting queue owes: within a tenant the order of priority, then of arrival; among
+// tenants turns by tokens, so that nobody who waits is passed over for long. Calls whose reader has
+// stalled do not count as waiting.
+class Fairness {
+ public:
+  explicit Fairness(int num_tenants);
+
+  void SetWeight(int tenant, int weight);
+  void Wait(Call* call);
+  // It has ended, or was admitted for the first time.
+  void Leave(Call* call);
+  // A sequence of `call` got a place; `first`: it never had one. Returns what is wrong with that;
+  // empty when nothing is.
+  std::string Admit(Call* call, bool first);
+
+ private:
+  static constexpr int64_t kQuantum = 512;  // of the scheduler's queue
+
+  struct Tenant {
+    int64_t least_weight = 1000, most_weight = 1;
+    int64_t most_cost = 1;
+    std::set<std::pair<std::pair<int, uint64_t>, Call*>> waiting;
+    std::vector<int64_t> lag;  // by other tenant: what it got while this one waited
+  };
+  static std::pair<std::pair<int, uint64_t>, Call*> KeyOf(Call* call) {
+    return {{-call->priority, call->handle.value}, call};
+  }
+
+  std::vector<Tenant> tenants_;
+};
+
+}  // namespace sluice::sim

@@ -1,0 +1,123 @@
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <optional>
+#include <queue>
+#include <set>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "engine/engine_loop.h"
+#include "engine/mailbox.h"
+#include "engine/stats.h"
+#include "server/admission.h"
+#include "tests/sim/call.h"
+#include "tests/sim/fairness.h"
+#include "tests/sim/scenario.h"
+#include "tests/sim/sim_runner.h"
+#include "tests/sim/tenant_ledger.h"
+
+namespace sluice::sim {
+
+// Runs one scenario: the production EngineLoop (mailboxes, Scheduler, page pool, prefix cache,
+// waiting queue) and Admission on a simulated clock, device, clients and readers, in one thread.
+// After every turn of the loop it looks for what must never be.
+class Simulation {
+ public:
+  explicit Simulation(const Scenario& scenario);
+  ~Simulation();
+
+  // To the end, or to the first violation: what that is; nothing when all was well.
+  std::optional<std::string> Run();
+
+  struct Count {
+    uint64_t inputs = 0;     // events of the scenario
+    uint64_t commands = 0;   // to the engine
+    uint64_t turns = 0;      // of its loop
+    uint64_t rows = 0;       // computed
+    uint64_t chunks = 0;     // that came back
+    uint64_t preemptions = 0;
+    uint64_t reused_tokens = 0;
+    uint64_t ends_ok = 0, ends_other = 0, refusals = 0;
+    uint64_t page_checks = 0;
+
+    uint64_t events() const { return inputs + commands + turns + rows + chunks; }
+    void Add(const Count& other);
+  };
+  const Count& count() const { return count_; }
+
+ private:
+  struct Deadline {
+    engine::Time at;
+    Call* call;
+    bool in_queue;
+    friend bool operator>(const Deadline& a, const Deadline& b) { return a.at > b.at; }
+  };
+
+  void Apply(const Event& event);
+  void Submit(const Event& event);
+  engine::Request MakeRequest(const Event& event, Call& call);
+  void MakePrompt(Random& random, int size, bool whole, engine::Request& request) const;
+  bool Enter(Call& call, const engine::Request& request);
+  void Post(engine::Command&& command);
+  void Cancel(Call& call, absl::Status status);
+  void StopReading(Call& call);
+  void Read(Call& call);
+
+  // Lets time pass until `until`, or for ever: until nothing is open.
+  void Pass(std::optional<engine::Time> until);
+  void Turn();
+  void Deliver();
+  void CheckTurn(engine::Time began);
+  void CheckAdmissions();
+  void CheckPages();
+  void Finish();
+  void AbortStalled();
+  std::optional<engine::Time> NextDeadline();
+  bool Late(const Call& call, const std::optional<engine::Time>& time) const {
+    return time && *time <= clock_.Now() && call.open();
+  }
+
+  void OnChunk(engine::TokenChunk&& chunk);
+  void OnTokens(Call& call, Call::Sequence& sequence, const engine::TokenChunk& chunk);
+  void OnScores(Call& call, Call::Sequence& sequence, const engine::TokenChunk& chunk);
+  void OnSequenceEnd(Call& call, Call::Sequence& sequence, const engine::TokenChunk& chunk);
+  void OnRequestEnd(Call& call, const engine::RequestEnd& end);
+  // Why a status is not what the call may end with; empty when it is.
+  std::string Unjustified(const Call& call, const engine::RequestEnd& end) const;
+  void Wrong(const Call& call, const std::string& what);
+
+  const Scenario& scenario_;
+  Violations violations_;
+  SimulatedClock clock_;
+  std::shared_ptr<const engine::Tokenizer> tokenizer_;
+  engine::EngineStats stats_;
+  engine::EngineLoad load_;
+  engine::CommandMailbox commands_;
+  engine::ChunkMailbox chunks_;
+  server::Admission admission_;
+  TenantLedger ledger_;
+  Fairness fairness_;
+  SimRunner* runner_ = nullptr;  // owned by the loop
+  std::unique_ptr<engine::EngineLoop> loop_;
+
+  std::vector<std::unique_ptr<Call>> calls_;  // by event id; null: no call
+  int64_t open_ = 0;
+  int64_t live_sequences_ = 0;
+  std::vector<Call*> cancelled_;  // since the last turn
+  std::vector<Call*> nonfinite_;  // told so in the last turn
+  std::vector<Call*> stalled_;
+  std::priority_queue<Deadline, std::vector<Deadline>, std::greater<>> deadlines_;
+  bool pending_ = false;  // commands were posted since the last turn
+  bool draining_ = false;
+  bool closed_ = false;
+  bool short_of_memory_ = false;
+  int policy_ = 0;
+  uint64_t turns_to_page_check_ = 0;
+  Count count_;
+};
+
+}  // namespace sluice::sim
