@@ -45,7 +45,8 @@ class EngineLoop {
   bool Step(bool may_block);
 
   // For who calls Step in place of a thread, between two calls. Until when Step(true) would sleep
-  // if no command came: nothing when it would not, no time when nothing but a command would wake it.
+  // if no command came: nothing when it would not, no time when nothing but a command would wake
+  // it.
   struct Sleep {
     std::optional<Time> until;
   };

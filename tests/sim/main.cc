@@ -21,7 +21,8 @@ void PrintCount(const Series& series) {
   std::printf(
       "%llu seeds, %llu events in %.1f s: %.2f million a second on one core\n"
       "  %llu inputs, %llu commands, %llu turns, %llu rows, %llu chunks\n"
-      "  %llu requests ended well, %llu otherwise, %llu were refused; %llu preemptions, %llu tokens "
+      "  %llu requests ended well, %llu otherwise, %llu were refused; %llu preemptions, %llu "
+      "tokens "
       "reused; pages checked %llu times\n",
       Number(series.seeds), Number(count.events()), series.seconds,
       static_cast<double>(count.events()) / series.seconds / 1e6, Number(count.inputs),

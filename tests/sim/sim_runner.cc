@@ -269,7 +269,9 @@ void SimRunner::Sample(const StepPlan& plan, const StepRow& row, const Sequence&
     return Violation(plan, name + " samples in another's slot");
   const int position = row.sampling->position;
   // After logits that were not finite the sampler has drawn something that nobody was given.
-  if (slot.prefix != prefix && !sequence.poisoned) Violation(plan, name + ": the sampler knows other tokens");
+  if (slot.prefix != prefix && !sequence.poisoned) {
+    Violation(plan, name + ": the sampler knows other tokens");
+  }
   if (slot.num_output != position - call.num_prompt)
     Violation(plan, name + ": the sampler counts other tokens");
   result.sampled = true;

@@ -581,7 +581,8 @@ std::string Simulation::Unjustified(const Call& call, const engine::RequestEnd& 
     case absl::StatusCode::kAborted:
       return unless(call.aborted && end.error_reason == "SLOW_READER", "aborted by nobody");
     case absl::StatusCode::kDeadlineExceeded:
-      return unless(Late(call, call.deadline) || (!call.admitted && Late(call, call.queue_deadline)),
+      return unless(Late(call, call.deadline) ||
+                        (!call.admitted && Late(call, call.queue_deadline)),
                     "its deadline has not passed");
     case absl::StatusCode::kInvalidArgument:
       return unless(call.impossible, "refused for being impossible, which it is not");
