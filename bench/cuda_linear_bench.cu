@@ -2,7 +2,7 @@
 // each weight that none stays in L2, beside the copy bandwidth and the rate of cuBLAS (where it is
 // installed) measured in the same process. The last line is JSON.
 //
-//   cuda_linear_bench [model ...]            of 7b, 0.5b, 135m; all
+//   cuda_linear_bench [model ...]            of 7b, 7b-q4km, 0.5b, 135m; all
 //   cuda_linear_bench sweep [model ...]      every way to spread products of few tokens
 
 #include <algorithm>
@@ -101,12 +101,20 @@ struct Product {
 };
 
 constexpr DType kBf = DType::kBF16;
+constexpr DType kQ4 = DType::kQ4_K;
+constexpr DType kQ6 = DType::kQ6_K;
 constexpr Product kProducts[] = {
     {"7b", "qkv", {kBf, kBf, kBf}, {3584, 512, 512}, 3584, false, 28},
     {"7b", "o", {kBf}, {3584}, 3584, false, 28},
     {"7b", "gate up", {kBf, kBf}, {18944, 18944}, 3584, true, 28},
     {"7b", "down", {kBf}, {3584}, 18944, false, 28},
     {"7b", "head", {kBf}, {152064}, 3584, false, 1},
+    {"7b-q4km", "qkv", {kQ4, kQ4, kQ6}, {3584, 512, 512}, 3584, false, 28},
+    {"7b-q4km", "o", {kQ4}, {3584}, 3584, false, 28},
+    {"7b-q4km", "gate up", {kQ4, kQ4}, {18944, 18944}, 3584, true, 28},
+    {"7b-q4km", "down", {kQ6}, {3584}, 18944, false, 14},
+    {"7b-q4km", "down 4", {kQ4}, {3584}, 18944, false, 14},
+    {"7b-q4km", "head", {kQ6}, {152064}, 3584, false, 1},
     {"0.5b", "qkv", {DType::kQ5_0, DType::kQ5_0, DType::kQ8_0}, {896, 128, 128}, 896, false, 24},
     {"0.5b", "o", {DType::kQ5_0}, {896}, 896, false, 24},
     {"0.5b", "gate up", {DType::kQ5_0, DType::kQ5_0}, {4864, 4864}, 896, true, 24},
@@ -152,7 +160,7 @@ double Run(const Bench& bench, const Product& product, int num_tokens,
     args.input.units = layouts[0].units;
     args.input.groups = OperandGroups(num_tokens);
     args.gated =
-        product.gated && num_tokens > 1 && bench.device.has_wgmma && path != LinearPath::kSlices;
+        product.gated && (num_tokens > 1 || path.has_value()) && bench.device.has_wgmma && path != LinearPath::kSlices;
     std::byte* storage = memory + turn % copies * bytes;
     int64_t width = 0;
     for (const PackedLayout& layout : layouts) width += layout.rows;
@@ -223,6 +231,10 @@ double Report(const Bench& bench, const Product& product, int num_tokens, std::s
   std::printf("%-5s %-8s M %4d %9.2f us %6.0f GB/s %6.1f TFLOP/s", product.model, product.name,
               num_tokens, micros, bytes / micros / 1e3, flops / micros / 1e6);
   // The ways not taken.
+  if (num_tokens == 1) {
+    std::string other;
+    std::printf("  (stream %.1f us)", Run(bench, product, 1, LinearPath::kStream, other));
+  }
   if (num_tokens >= 256) {
     std::printf("  (");
     for (const LinearPath path :
@@ -257,7 +269,7 @@ Bench MakeBench() {
 int Main(std::vector<std::string> models) {
   const bool sweep = !models.empty() && models[0] == "sweep";
   if (sweep) models.erase(models.begin());
-  if (models.empty()) models = {"7b", "0.5b", "135m"};
+  if (models.empty()) models = {"7b", "7b-q4km", "0.5b", "135m"};
   const Bench bench = MakeBench();
   const double copy_rate = ::sluice::bench::CopyBandwidth(0) / 1e9;  // GB/s
   const double gemm_rate = ::sluice::bench::GemmRate(0) / 1e12;      // TFLOP/s

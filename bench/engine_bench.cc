@@ -4,6 +4,7 @@
 //
 //   engine_bench MODEL [--device cuda:0] [--threads N] [--prefill 512,2048] [--batches 1,2,4,8]
 //                [--context 0] [--tokens 128] [--repetitions 5] [--verify 1] [--step-tokens N]
+//                [--numerics exact|fast]
 //
 // Prefill: prompt tokens over the time to the first token. Decode: tokens of all sequences over the
 // time from when the last has its first token to when the first has its last one; each begins with
@@ -53,6 +54,7 @@ struct Arguments {
   int repetitions = 5;
   int step_tokens = 0;
   int verify = 0;
+  bool fast_numerics = false;
   std::vector<int> prefill = {512};
   std::vector<int> batches = {1, 2, 4, 8, 16};
 
@@ -91,6 +93,8 @@ bool Parse(int argc, char** argv, Arguments& arguments) {
       *number->second = std::atoi(value.c_str());
     } else if (flag == "--device") {
       arguments.device = value;
+    } else if (flag == "--numerics" && (value == "exact" || value == "fast")) {
+      arguments.fast_numerics = value == "fast";
     } else if (flag == "--prefill" || flag == "--prompt") {
       arguments.prefill = ParseList(value);
     } else if (flag == "--batches") {
@@ -368,7 +372,7 @@ int main(int argc, char** argv) {
     std::fprintf(stderr,
                  "usage: engine_bench MODEL [--device cuda:0] [--threads N] [--prefill LIST|none] "
                  "[--batches LIST|none] [--context N] [--tokens N] [--repetitions N] [--verify 1] "
-                 "[--step-tokens N]\n");
+                 "[--step-tokens N] [--numerics exact|fast]\n");
     return 2;
   }
   if (arguments.step_tokens == 0) {
@@ -384,6 +388,7 @@ int main(int argc, char** argv) {
   }
   sluice::engine::EngineOptions options;
   options.device = arguments.device;
+  options.fast_numerics = arguments.fast_numerics;
   options.num_threads = arguments.threads;
   options.max_batch = arguments.largest_batch();
   options.max_step_tokens = arguments.step_tokens;

@@ -313,6 +313,14 @@ void AddEngineFlags(CLI::App& app, engine::EngineOptions* options, const std::st
       ->check(OneOf({"f16", "f32"}))
       ->default_str("cpu f32, cuda f16")
       ->group(group);
+  app.add_option_function<std::string>(
+         "--numerics",
+         [options](const std::string& mode) { options->fast_numerics = mode == "fast"; },
+         "exact: equal bits whoever else is served; fast: prompts sooner on a GPU")
+      ->type_name("MODE")
+      ->check(OneOf({"exact", "fast"}))
+      ->default_str("exact")
+      ->group(group);
   app.add_option("--gpu-memory-fraction", options->gpu_memory_fraction,
                  "Of a GPU's free memory to be used (0.05 to 1)")
       ->type_name("F")

@@ -12,9 +12,8 @@ kernels::DType DeviceChoice::KvType(const EngineOptions& options) const {
 }
 
 std::string DeviceChoice::Describe() const {
-  const bool is_hopper = major == 9 && minor == 0;
   return name + ", compute capability " + std::to_string(major) + "." + std::to_string(minor) +
-         (is_hopper ? ", its own kernels" : ", generic kernels");
+         (own_kernels ? ", its own kernels" : ", generic kernels");
 }
 
 absl::StatusOr<DeviceChoice> DeviceChoice::Open(const std::string& device) {
@@ -34,6 +33,7 @@ absl::StatusOr<DeviceChoice> DeviceChoice::Open(const std::string& device) {
   choice.name = device + " " + facts.name;
   choice.major = facts.major;
   choice.minor = facts.minor;
+  choice.own_kernels = facts.own_kernels;
   choice.free_bytes = facts.free_bytes;
   choice.total_bytes = facts.total_bytes;
   return choice;

@@ -16,6 +16,7 @@ struct DeviceChoice {
   int index = 0;             // of a CUDA device
   std::string name;          // "cuda:0 NVIDIA H200"; empty for the CPU
   int major = 0, minor = 0;  // compute capability
+  bool own_kernels = false;  // DeviceFacts::own_kernels
   uint64_t free_bytes = 0;   // of the device; 0 for the CPU
   uint64_t total_bytes = 0;
 

@@ -37,6 +37,9 @@ struct EngineOptions {
   // f32 keeps the logits within 0.01 of the reference; f16 halves the memory and errs by up to
   // 0.03.
   std::optional<KvDType> kv_dtype;  // none: f32 on the CPU, f16 on CUDA
+  // On a GPU prompts are read faster, and a reply's bits depend on the steps that its prompt was cut
+  // into and so on who else is served; no difference on the CPU.
+  bool fast_numerics = false;
   // Of the device's memory, for weights, KV cache and scratch together, when kv_memory_bytes is 0.
   double gpu_memory_fraction = 0.9;
   int max_batch = 64;         // running sequences of an engine
@@ -64,7 +67,7 @@ struct ModelFacts {
   int32_t context_length = 0;
   int32_t num_layers = 0, width = 0, num_heads = 0, num_kv_heads = 0, head_size = 0, ffn_width = 0;
   std::string backend;   // "cpu avx512 2 threads"
-  std::string numerics;  // "exact int16 kv-f16"
+  std::string numerics;  // "exact int16 kv-f16", "fast f16 kv-f16"
   std::string kv_dtype;
   int32_t max_context = 0;  // served
   int64_t kv_pages = 0;     // of each engine, page 0 not counted

@@ -143,7 +143,11 @@ ModelFacts MakeFacts(const ModelFile& file, const ModelConfig& config, const Wei
   facts.backend = backend;
   facts.kv_dtype = runner.kv_type == kernels::DType::kF16 ? "f16" : "f32";
   const bool is_cuda = runner.exec.backend == kernels::Backend::kCuda;
-  facts.numerics = (is_cuda ? "exact f16 kv-" : "exact int16 kv-") + facts.kv_dtype;
+  // The CPU has nothing faster than what is exact.
+  const std::string arithmetic = !is_cuda                 ? "exact int16 kv-"
+                                 : options.fast_numerics ? "fast f16 kv-"
+                                                         : "exact f16 kv-";
+  facts.numerics = arithmetic + facts.kv_dtype;
   facts.max_context = pool.max_context;
   facts.kv_pages = pool.num_pages - 1;
   facts.kv_bytes = pool.num_pages * KvCache::PageBytes(config, runner.kv_type);
@@ -314,7 +318,6 @@ absl::StatusOr<std::unique_ptr<Dispatcher>> StartEngines(
                                   .num_pages = static_cast<int>(pool.num_pages),
                                   .max_context = pool.max_context,
                                   .prefix_cache = options.prefix_cache,
-                                  .typical_p = !opened.device.is_cuda(),
                                   .f16_kv = runner_options.kv_type == kernels::DType::kF16};
   const int64_t sequence_pages =
       (pool.max_context + kernels::kPageTokens - 1) / kernels::kPageTokens;
@@ -398,7 +401,8 @@ absl::StatusOr<LoadedModel> LoadModel(const std::string& path, const EngineOptio
                .planted_bug = options.planted_bug,
                // Its blocks wait for each other on all multiprocessors: two would starve each
                // other.
-               .persistent_decode = options.num_engines == 1},
+               .persistent_decode = options.num_engines == 1,
+               .fast_numerics = options.fast_numerics},
       .kv_type = kv_type,
       .num_pages = pool.num_pages,
       .max_tokens = options.max_step_tokens,

@@ -97,10 +97,6 @@ void Scheduler::Refuse(const Request& request, absl::Status status, std::string_
 void Scheduler::Add(Request&& request, Time now) {
   if (down_) return Refuse(request, Unavailable("the engine is down"), "ENGINE_DOWN", now);
   if (draining_) return Refuse(request, Unavailable("the engine is draining"), "DRAINING", now);
-  if (request.sampling.typical_p < 1.0f && !limits_.typical_p) {
-    return Refuse(request, Unimplemented("typical_p is not implemented on this engine's device"),
-                  "FEATURE", now);
-  }
   if (std::optional<std::string> refusal = Refusal(request))
     return Refuse(request, InvalidArgument(*refusal), "", now);
 

@@ -11,7 +11,6 @@ struct SchedulerLimits {
   int num_pages = 0;    // page 0 included
   int max_context = 0;  // positions of a sequence, at most; 2 or more
   bool prefix_cache = true;
-  bool typical_p = true;  // the device's sampler has it
   bool f16_kv = false;    // the KV cache is f16: named when logits are not finite
 };
 

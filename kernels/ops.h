@@ -74,6 +74,7 @@ struct DeviceFacts {
   std::string name;  // "NVIDIA H200"
   int major = 0;     // compute capability
   int minor = 0;
+  bool own_kernels = false;  // this build has kernels for that capability beside those for all
   uint64_t total_bytes = 0;
   uint64_t free_bytes = 0;
 };
@@ -383,7 +384,7 @@ struct TokenBias {
 struct SamplerParams {
   float temperature = 1.0f;  // below 1e-5: arg-max, ties by lower id
   int32_t top_k = 0;         // 0: all
-  float typical_p = 1.0f;    // host backends only
+  float typical_p = 1.0f;
   float top_p = 1.0f;
   float min_p = 0.0f;
   float repetition_penalty = 1.0f;  // over prompt and output: l > 0 ? l / p : l * p
@@ -408,7 +409,7 @@ class SamplerSlots {
   ~SamplerSlots();
 
   // Puts a sequence into `slot`: its parameters, its prompt and the output so far.
-  // Errors are a device's; UNIMPLEMENTED for typical_p below 1 on CUDA.
+  // Errors are a device's.
   absl::Status Reset(int slot, const SamplerParams& params, std::span<const int32_t> prompt,
                      std::span<const int32_t> output);
 

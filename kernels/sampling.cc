@@ -78,7 +78,6 @@ absl::StatusOr<SamplerSlots> SamplerSlots::Create(Exec& exec, int num_slots, int
 absl::Status SamplerSlots::Reset(int slot, const SamplerParams& params,
                                  std::span<const int32_t> prompt, std::span<const int32_t> output) {
   if (table_->device != nullptr) {
-    if (params.typical_p < 1.0f) return absl::UnimplementedError("typical_p on CUDA");
     return cuda::ResetSlot(*table_->device, slot, params, prompt, output);
   }
   SLUICE_KERNEL_CHECK(slot >= 0 && static_cast<size_t>(slot) < table_->slots.size(),

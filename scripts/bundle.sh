@@ -1,24 +1,26 @@
 #!/usr/bin/env bash
 # Makes a folder of the programs with every library they need beside them, to run on a host that has no more than the
-# NVIDIA driver (compute-sanitizer needs the toolkit): sluice, the tests with label cuda, benchmarks, make_model, golden files.
+# NVIDIA driver: sluice, the benchmarks of a GPU, make_model, gpu_check.sh.
 #
-#   scripts/bundle.sh [--without-golden] [BUILD_DIR] OUT     BUILD_DIR: build/hopper, of the preset of that name, or another
-#
-# --without-golden: for a host that has the sources' tests/golden; link it into the bundle's tests/.
+#   scripts/bundle.sh [--tests | --tests-without-golden] [BUILD_DIR] OUT     BUILD_DIR: build/hopper, of the preset of that name,
+#                                                                            or another
+# --tests: the tests with label cuda too, 180 MB more, and the golden files. --tests-without-golden: for a host that has the
+# sources' tests/golden; link it into the bundle's tests/.
 # Left out: the C library and the driver, which are the host's, and CUDA's libraries. Bundled libraries are found because
 # programs look into lib/ beside them. OUT must not exist, or be a bundle already.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
-golden=1
-if [ "${1:-}" = --without-golden ]; then
-  golden=0
-  shift
-fi
+tests=0
+golden=0
+case "${1:-}" in
+  --tests) tests=1 golden=1; shift ;;
+  --tests-without-golden) tests=1; shift ;;
+esac
 case $# in
   1) tree=build/hopper out="$1" ;;
   2) tree="$1" out="$2" ;;
-  *) die "usage: scripts/bundle.sh [--without-golden] [BUILD_DIR] OUT" ;;
+  *) die "usage: scripts/bundle.sh [--tests | --tests-without-golden] [BUILD_DIR] OUT" ;;
 esac
 [ -f "$tree/build.ninja" ] || die "$tree is no build tree: cmake --preset hopper, then cmake --build --preset hopper"
 grep -q '^SLUICE_TEST_ROOT:[A-Z]*=\.$' "$tree/CMakeCache.txt" \
@@ -28,9 +30,11 @@ if [ -e "$out" ]; then
   rm -rf "$out"
 fi
 
-programs=(sluice make_model)
-for source in bench/*_bench.cc bench/*_bench.cu; do programs+=("$(basename "${source%.*}")"); done
-while read -r name; do programs+=("$name"); done < <(ctest --test-dir "$tree" -N -L cuda | sed -n 's/^ *Test *#[0-9]*: //p')
+programs=(sluice make_model engine_bench)
+for source in bench/*_bench.cu; do programs+=("$(basename "${source%.*}")"); done
+if [ "$tests" -eq 1 ]; then
+  while read -r name; do programs+=("$name"); done < <(ctest --test-dir "$tree" -N -L cuda | sed -n 's/^ *Test *#[0-9]*: //p')
+fi
 
 mkdir -p "$out/lib"
 present=()

@@ -323,9 +323,7 @@ void ValidateResume(const v1::GenerateRequest& in, FieldChecker* check, Generate
 
 // True when the request sets `field`, one of ServedModel::UnimplementedFields(), to something.
 bool Asks(const v1::GenerateRequest& in, const std::string& field) {
-  if (field == "constraint") return in.has_constraint();
-  return field == "sampling.typical_p" && in.sampling().has_typical_p() &&
-         in.sampling().typical_p() != 1.0f;
+  return field == "constraint" && in.has_constraint();
 }
 
 RpcError NoChatTemplate(const ServedModel& model) {
@@ -340,7 +338,6 @@ RpcError NotImplemented(const std::string& field) {
   RpcError error;
   error.code = absl::StatusCode::kUnimplemented;
   error.message = field + " is not implemented in this version";
-  if (field == "sampling.typical_p") error.message += " for GPUs";
   error.reason = "FEATURE";
   error.metadata.emplace_back("field", field);
   return error;

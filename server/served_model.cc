@@ -30,11 +30,6 @@ ServedModel::ServedModel(engine::LoadedModel model, std::string served_name, std
       build(std::move(build_name)),
       limits(BoundsOf(loaded, max_tokens_cap)) {}
 
-std::vector<std::string> ServedModel::UnimplementedFields() const {
-  std::vector<std::string> fields = {"constraint"};
-  // The samplers of GPUs have not got it yet.
-  if (!dispatcher().engines().front()->limits().typical_p) fields.push_back("sampling.typical_p");
-  return fields;
-}
+std::vector<std::string> ServedModel::UnimplementedFields() const { return {"constraint"}; }
 
 }  // namespace sluice::server

@@ -14,7 +14,7 @@ namespace sluice::engine {
 struct SamplingParams {
   float temperature = 1.0f;         // 0: greedy
   int32_t top_k = 0;                // 0: off
-  float typical_p = 1.0f;           // (0, 1]; below 1 where SchedulerLimits::typical_p says so
+  float typical_p = 1.0f;           // (0, 1]
   float top_p = 1.0f;               // (0, 1]
   float min_p = 0.0f;               // [0, 1]
   float repetition_penalty = 1.0f;  // prompt and output

@@ -62,6 +62,8 @@ class Exec {
     // for an Exec that has its device to itself: the kernel's blocks wait for each other on all
     // multiprocessors.
     bool persistent_decode = true;
+    // CUDA: what is quicker at the price of bits that depend on the number of tokens of a step.
+    bool fast_numerics = false;
     // CUDA: kernels of a graph may begin before the ones they follow have ended (programmatic
     // dependent launch). False only in the test that compares the two.
     bool dependent_launches = true;

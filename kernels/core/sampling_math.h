@@ -31,11 +31,14 @@ namespace sluice::kernels {
 
 inline constexpr float kGreedyTemperature = 1e-5f;  // below: arg-max
 
-// ceil(fraction * total) for a fraction in [0, 1] taken as 53 bits of fixed point.
+// A fraction in [0, 1] as 53 bits of fixed point.
+inline uint64_t FixedFraction(float fraction) {
+  return static_cast<uint64_t>(static_cast<double>(fraction) * 0x1p53);
+}
+// ceil(fraction * total) of that.
 inline uint64_t CeilFraction(float fraction, uint64_t total) {
   using Wide = unsigned __int128;
-  const uint64_t fixed = static_cast<uint64_t>(static_cast<double>(fraction) * 0x1p53);
-  return static_cast<uint64_t>((Wide{fixed} * total + ((uint64_t{1} << 53) - 1)) >> 53);
+  return static_cast<uint64_t>((Wide{FixedFraction(fraction)} * total + ((uint64_t{1} << 53) - 1)) >> 53);
 }
 
 // -y in units of 2^-16, of a token whose weight is not 0: below 2^22.

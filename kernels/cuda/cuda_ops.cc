@@ -37,9 +37,13 @@ OperandRows NormedRows(const CudaWorkspace& workspace, int64_t num_rows) {
   return rows;
 }
 
-// A lone token's rows are made by the product that reads them, unless somebody watches.
-bool Lone(const Exec& exec, int64_t num_tokens, int64_t cols) {
-  return num_tokens == 1 && exec.observer() == nullptr && cols <= kMaxLoneRowUnits * kUnitCols;
+// A lone token's rows are made by the product that reads them, unless somebody watches. On Hopper
+// cards only short ones: wide products are quicker on the path of several tokens (H200, Q4_K
+// [37888 x 3584] as gate and up 54 us instead of 94), their rows not worth making in every block.
+bool Lone(Exec& exec, int64_t num_tokens, int64_t cols) {
+  const int64_t most =
+      WorkspaceOf(exec).linear_device.has_wgmma ? 2048 : kMaxLoneRowUnits * kUnitCols;
+  return num_tokens == 1 && exec.observer() == nullptr && cols <= most;
 }
 
 LinearTask TaskOf(const Linear& linear, float* out, int64_t stride) {
@@ -229,7 +233,7 @@ absl::Status NormGateUpSwiglu(Exec& exec, const NormGateUpArgs& args, ConstMatri
   LinearArgs product;
   // One kernel makes act(gate) * up of both products, a second only operands of them.
   product.gated = args.gate != nullptr && args.gate->weight->type == args.up->weight->type &&
-                  FusesGate(workspace.linear_device, num_tokens);
+                  !Lone(exec, num_tokens, residual.cols) && FusesGate(workspace.linear_device);
   product.activation = args.activation;
   product.tasks[product.num_tasks++] =
       TaskOf(*args.up, product.gated ? out.values : workspace.up, out.cols);

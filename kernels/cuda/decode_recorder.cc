@@ -79,6 +79,7 @@ DecodeStage& DecodeRecorder::AddProducts(DecodeStageKind kind, const Norm* norm,
   }
   for (const Linear* linear : linears) {
     DecodeTask task = TaskOf(*linear);
+    if (!IsHalf(linear->weight->type)) quantized_ += linear->inputs() * linear->outputs();
     if (kind == DecodeStageKind::kGateUp) {
       const int32_t tiles = std::max(1, 4 >> task.slices_log2);
       stage.num_groups = (task.tiles + tiles - 1) / tiles;
@@ -191,6 +192,7 @@ absl::Status DecodeRecorder::Head(const NormLmHeadArgs& args, MatrixF32 logits) 
 
 absl::StatusOr<std::unique_ptr<DecodeProgram>> DecodeRecorder::Finish() {
   Require(!stages_.empty() && stages_.back().kind == DecodeStageKind::kHead, "no logits");
+  Require(quantized_ <= kMostQuantized, "more quantised weights than pay");
   if (!obstacle_.empty()) {
     return absl::UnimplementedError("no persistent decode kernel for this model: " + obstacle_);
   }

@@ -1,8 +1,9 @@
 #pragma once
 
 // What a lane makes of a packed unit: f16 operands of mma.sync.m16n8k16, dequantised. The value of
-// a weight is its format's definition, rounded to f16 once (legacy types: the exact product, or
-// product and sum, rounded once; K-quants: the definition in f32, then rounded).
+// a weight is its format's definition in f16: of legacy types the exact product, or product and
+// sum, rounded once; of K-quants the sub-block's scale and minimum (super-block's times its own)
+// are rounded too, which takes half the instructions of a sum in f32 (docs/numerics.md).
 
 #include <cuda_fp16.h>
 
@@ -194,6 +195,8 @@ struct UnitSuper {
   static constexpr bool kTwoBits =
       kType == DType::kQ2_K || kType == DType::kQ3_K || kType == DType::kQ6_K;
   static constexpr bool kOneBit = kType == DType::kQ5_K || kType == DType::kQ3_K;
+  static constexpr bool kMinimum =
+      kType == DType::kQ4_K || kType == DType::kQ5_K || kType == DType::kQ2_K;
   static constexpr int kTwoBitsAt = kNibbles ? 512 : 0;
   static constexpr int kOneBitAt = kTwoBitsAt + (kTwoBits ? 256 : 0);
   static constexpr int kBytes = (kNibbles ? 512 : 0) + (kTwoBits ? 256 : 0) + (kOneBit ? 128 : 0);
@@ -247,23 +250,38 @@ struct UnitSuper {
     return __hsub2(as_half2(bits), half_of_int(1024 + offset));
   }
 
+  // Scale and minimum of step j in row g + 8 r, where the type has minima.
+  template <int j, int r>
+  __device__ half2 scale_and_minimum() const {
+    uint32_t bytes = scale[r];
+    int selector = j < 2 ? 0x4140 : 0x4342;
+    if constexpr (kType == DType::kQ2_K) {  // a byte a step, the minimum in its upper half
+      bytes = (bytes >> (8 * j) & 0x0fu) | (bytes >> (8 * j) & 0xf0u) << 4;
+      selector = 0x4140;
+    }
+    const half2 whole = __hsub2(as_half2(__byte_perm(bytes, 0x64646464u, selector)),
+                                half_of_int(1024));
+    return __hmul2(whole, as_half2(super[r]));
+  }
+  // Scales of steps j & ~1 and j | 1 in row g + 8 r, where the type has none.
+  template <int j, int r>
+  __device__ half2 two_scales() const {
+    const uint32_t bytes =
+        __byte_perm(scale[r] ^ 0x80808080u, 0x64646464u, j < 2 ? 0x4140 : 0x4342);
+    return __hmul2(__hsub2(as_half2(bytes), half_of_int(1024 + 128)),
+                   __low2half2(as_half2(super[r])));
+  }
+
   template <int j, int p>
   __device__ void make_pair(uint32_t (&a)[4]) const {
     constexpr int r = p % 2;
-    const float2 q = __half22float2(integers<j, p>());
-    const float2 d = __half22float2(as_half2(super[r]));
-    float s;
-    float minimum = 0.0f;
-    if constexpr (kType == DType::kQ4_K || kType == DType::kQ5_K) {
-      s = d.x * static_cast<float>(scale[r] >> (j / 2 * 16) & 0xffu);
-      minimum = d.y * static_cast<float>(scale[r] >> (j / 2 * 16 + 8) & 0xffu);
-    } else if constexpr (kType == DType::kQ2_K) {
-      s = d.x * static_cast<float>(scale[r] >> (8 * j) & 15u);
-      minimum = d.y * static_cast<float>(scale[r] >> (8 * j + 4) & 15u);
+    if constexpr (kMinimum) {
+      const half2 sm = scale_and_minimum<j, r>();
+      a[p] = as_bits(__hfma2(integers<j, p>(), __low2half2(sm), __hneg2(__high2half2(sm))));
     } else {
-      s = d.x * static_cast<float>(static_cast<int8_t>(scale[r] >> (8 * j)));
+      const half2 s = two_scales<j, r>();
+      a[p] = as_bits(__hmul2(integers<j, p>(), j % 2 == 0 ? __low2half2(s) : __high2half2(s)));
     }
-    a[p] = as_bits(__floats2half2_rn(__fmaf_rn(s, q.x, -minimum), __fmaf_rn(s, q.y, -minimum)));
   }
 };
 

@@ -118,9 +118,12 @@ __device__ __forceinline__ float4 load_from_block(const void* p, int rank) {
 
 // Descriptor of a wgmma operand in shared memory: core matrices of 128 bytes, without swizzle, at
 // `along_k` and `along_rows` bytes from each other.
-__device__ __forceinline__ uint64_t operand_descriptor(const void* p, int along_k, int along_rows) {
-  return static_cast<uint64_t>((shared_address(p) & 0x3ffff) >> 4) |
-         static_cast<uint64_t>(along_k >> 4) << 16 | static_cast<uint64_t>(along_rows >> 4) << 32;
+// In two halves: in the low one, addresses move on by sixteenths.
+__device__ __forceinline__ uint32_t operand_descriptor_low(const void* p, int along_k) {
+  return (shared_address(p) & 0x3ffff) >> 4 | static_cast<uint32_t>(along_k >> 4) << 16;
+}
+__device__ __forceinline__ uint64_t operand_descriptor(uint32_t low, int along_rows) {
+  return static_cast<uint64_t>(along_rows >> 4) << 32 | low;
 }
 // Before a step: its operand `a` is made, whatever the compiler would rather make later.
 __device__ __forceinline__ void wgmma_fence(uint32_t (&a)[4]) {

@@ -81,6 +81,9 @@ struct LinearArgs {
 struct LinearDevice {
   bool has_wgmma = false;  // compute capability 9.0, and a build with code for 9.0a
   int32_t multiprocessors = 132;
+  // Fast numerics: products of more than 128 tokens take K whole, so that their bits are not those
+  // of fewer.
+  bool whole_k = false;
 };
 // Of the calling thread's device.
 absl::StatusOr<LinearDevice> FindLinearDevice();
@@ -109,14 +112,15 @@ struct LinearConfig {
   int32_t ring_bytes = 0;  // of weights on their way to one warp
   int32_t x_stages = 0;    // of operand rows on their way to one slice
   int32_t x_rings = 0;     // such rings in one block (kStream)
+  bool whole_k = false;    // one slice, whatever the shape (kTiles)
 };
 // `path`: that one, where the device has it, instead of the quickest.
 LinearConfig ConfigureLinear(const LinearArgs& args, const LinearDevice& device,
                              std::optional<LinearPath> path = std::nullopt);
 std::string Describe(const LinearConfig& config);
 
-// True when LaunchLinear takes products with gates of so many tokens.
-bool FusesGate(const LinearDevice& device, int64_t num_tokens);
+// True when LaunchLinear takes products with gates.
+bool FusesGate(const LinearDevice& device);
 
 // The canonical product of every weight type on CUDA: each weight rounded to f16 once, a chain of
 // m16n8k16 tensor-core steps in ascending K inside a K slice, slices added ascending in f32, then

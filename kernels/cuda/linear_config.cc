@@ -214,13 +214,14 @@ LinearConfig ConfigureStream(const LinearArgs& args, int32_t multiprocessors) {
 
 // ---- kTiles
 
-LinearChoice ConfigureTiles(const LinearArgs& args, int32_t tokens, int32_t multiprocessors) {
+LinearChoice ConfigureTiles(const LinearArgs& args, int32_t tokens, const LinearDevice& device) {
   LinearConfig config;
   config.path = tokens == 128 ? LinearPath::kTiles128 : LinearPath::kTiles256;
   config.tokens = tokens;
   config.grid_y = static_cast<int32_t>(CeilDiv(args.num_tokens, tokens));
   config.cluster = 2;
   config.threads = 384;
+  config.whole_k = device.whole_k;
   int32_t slices = 1;
   int32_t stage_bytes = 0;
   double step_nanos = 0.0;
@@ -231,7 +232,7 @@ LinearChoice ConfigureTiles(const LinearArgs& args, int32_t tokens, int32_t mult
     plan.first_block = config.grid_x;
     plan.tiles_a_block = args.gated ? kTilesRows / 2 : kTilesRows;
     config.grid_x += static_cast<int32_t>(CeilDiv(weight.tiles, plan.tiles_a_block));
-    slices = std::max(slices, NumSlices(weight));
+    if (!device.whole_k) slices = std::max(slices, NumSlices(weight));
     stage_bytes = std::max(stage_bytes, StageOf(weight.type).bytes());
     // Measured on an H200.
     const double step =
@@ -254,7 +255,7 @@ LinearChoice ConfigureTiles(const LinearArgs& args, int32_t tokens, int32_t mult
     for (; i < num_tasks && args.tasks[i].weight.type == type; ++i) {
       blocks += CeilDiv(args.tasks[i].weight.tiles, config.tasks[i].tiles_a_block);
     }
-    rounds += CeilDiv(CeilDiv(blocks, 2) * 2 * config.grid_y, multiprocessors);
+    rounds += CeilDiv(CeilDiv(blocks, 2) * 2 * config.grid_y, device.multiprocessors);
   }
   const double nanos =
       rounds * (args.input.units * 4 * step_nanos + 4000.0 + (totals ? 1000.0 : 50.0) * slices);
@@ -293,8 +294,8 @@ LinearConfig ConfigureLinear(const LinearArgs& args, const LinearDevice& device,
   if (args.num_tokens <= 128 || path == LinearPath::kStream) {
     return ConfigureStream(args, multiprocessors);
   }
-  const LinearChoice large = ConfigureTiles(args, 256, multiprocessors);
-  const LinearChoice small = ConfigureTiles(args, 128, multiprocessors);
+  const LinearChoice large = ConfigureTiles(args, 256, device);
+  const LinearChoice small = ConfigureTiles(args, 128, device);
   if (path == LinearPath::kTiles256) return large.config;
   if (path == LinearPath::kTiles128) return small.config;
   // Too few tiles to do without all slices at once, or without all types in one launch.
@@ -328,9 +329,7 @@ std::string Describe(const LinearConfig& config) {
          std::to_string(config.shared_bytes);
 }
 
-bool FusesGate(const LinearDevice& device, int64_t num_tokens) {
-  return device.has_wgmma && num_tokens > 1;
-}
+bool FusesGate(const LinearDevice& device) { return device.has_wgmma; }
 
 int64_t OperandBytes(int64_t max_rows, int64_t cols) {
   return int64_t{OperandGroups(max_rows)} * 8 * ((cols + kUnitCols - 1) / kUnitCols * kUnitCols) *

@@ -200,12 +200,6 @@ __device__ void finish_block(const LinearArgs& args, const LinearConfig& config,
   }
 }
 
-// The block's barrier where its warps meet from different places in the code: __syncthreads is for
-// one place alone.
-__device__ __forceinline__ void meet_roles() {
-  asm volatile("bar.sync 1, %0;" ::"r"(blockDim.x) : "memory");
-}
-
 // kHalf: all weights are half-precision, which takes fewer registers: one more block fits.
 template <int kTokens, int kWarpgroups, bool kHalf>
 __global__ void __launch_bounds__(128 * kWarpgroups + 32, StreamBlocks(kWarpgroups, kHalf))
@@ -221,38 +215,38 @@ __global__ void __launch_bounds__(128 * kWarpgroups + 32, StreamBlocks(kWarpgrou
   const LinearConfig::Task& plan = config.tasks[block.task];
   const int warp = threadIdx.x / 32;
   const int lane = threadIdx.x % 32;
-  if (warp == static_cast<int>(blockDim.x / 128 * 4)) {
-    if (lane == 0) {
-      for (int ring = 0; ring < plan.slice_groups; ++ring) {
-        for (int i = 0; i < config.x_stages; ++i) {
-          init_barrier(memory.x_full(ring) + i, 1);
-          init_barrier(memory.x_empty(ring) + i, block.row_groups * 4);
-        }
+  // The warp that brings operand rows goes with the others to the barriers, which all meet at one
+  // place in the code: its slice is none, so that it has no weights.
+  const bool brings = warp == static_cast<int>(blockDim.x / 128 * 4);
+  const int slice_group = brings ? plan.slice_groups : warp / 4 / block.row_groups;
+  int row_group = warp / 4 % block.row_groups;
+  const bool second = args.gated && row_group >= block.row_groups / 2;
+  if (second) row_group -= block.row_groups / 2;
+  const PackedView weight = args.tasks[second ? 1 : block.task].weight;
+  const int inside = row_group * 4 + warp % 4;
+  WeightRing weights = ring_of(weight, config, block, slice_group, inside);
+  weights.memory = memory.weights(config, kStageBytes, warp);
+  weights.full = memory.weights_full(warp);
+  weights.start(weight, lane);
+  if (brings && lane == 0) {
+    for (int ring = 0; ring < plan.slice_groups; ++ring) {
+      for (int i = 0; i < config.x_stages; ++i) {
+        init_barrier(memory.x_full(ring) + i, 1);
+        init_barrier(memory.x_empty(ring) + i, block.row_groups * 4);
       }
-      fence_barriers();
     }
-    meet_roles();
-    wait_for_previous();
+    fence_barriers();
+  }
+  __syncthreads();
+  wait_for_previous();
+  if (brings) {
     if (lane == 0) bring_operands<kTokens>(args, config, block, memory);
-    __syncwarp();
   } else {
-    const int slice_group = warp / 4 / block.row_groups;
-    int row_group = warp / 4 % block.row_groups;
-    const bool second = args.gated && row_group >= block.row_groups / 2;
-    if (second) row_group -= block.row_groups / 2;
-    const PackedView weight = args.tasks[second ? 1 : block.task].weight;
-    const int inside = row_group * 4 + warp % 4;
-    WeightRing weights = ring_of(weight, config, block, slice_group, inside);
-    weights.memory = memory.weights(config, kStageBytes, warp);
-    weights.full = memory.weights_full(warp);
-    weights.start(weight, lane);
     OperandRing x;
     x.memory = memory.x(config, kStageBytes, min(slice_group, plan.slice_groups - 1));
     x.full = memory.x_full(slice_group);
     x.empty = memory.x_empty(slice_group);
     x.stages = config.x_stages;
-    meet_roles();
-    wait_for_previous();
     float acc[kTokens / 2] = {};
     const auto multiply = [&]<typename Unit>() {
       multiply_units<Unit, kTokens, 2, 4 * kUnits, false>(weight, weights, x, weights.begin,
@@ -264,12 +258,12 @@ __global__ void __launch_bounds__(128 * kWarpgroups + 32, StreamBlocks(kWarpgrou
       with_unit(weight.type, multiply);
     }
     if (weights.active) leave_part<kTokens>(reinterpret_cast<float*>(weights.memory), lane, acc);
-    __syncwarp();
   }
+  __syncwarp();
   if (config.cluster > 1) {
     meet_cluster();
   } else {
-    meet_roles();
+    __syncthreads();
   }
   finish_block<kTokens>(args, config, block, memory);
   if (config.cluster > 1) meet_cluster();

@@ -100,11 +100,11 @@ __device__ __forceinline__ void few_at_a_time() { asm volatile("" ::: "memory");
 // All slices of the warpgroup's rows; `totals` is this thread's, 256 apart.
 template <typename Unit, int kTokens>
 __device__ __forceinline__ void multiply_slices(const PackedView& weight, WeightRing& weights,
-                                                OperandRing& x, float4* totals, int lane,
-                                                float (&acc)[kTokens / 2]) {
+                                                OperandRing& x, float4* totals, bool whole_k,
+                                                int lane, float (&acc)[kTokens / 2]) {
   constexpr int kSize = kTokens / 2;
   constexpr bool kInRegisters = kTokens < kMostTilesTokens;
-  const int slice_units = SliceUnits(weight.tiles, weight.units);
+  const int slice_units = whole_k ? weight.units : SliceUnits(weight.tiles, weight.units);
   float total[kInRegisters ? kSize : 1];
   for (int begin = 0; begin < weight.units; begin += slice_units) {
     const int end = min(weight.units, begin + slice_units);
@@ -320,8 +320,8 @@ __global__ void __launch_bounds__(kThreads, 1)
     x.full = memory.x_full();
     x.empty = memory.x_empty();
     x.stages = config.x_stages;
-    multiply_slices<Unit, kTokens>(task.weight, weights, x, memory.totals() + threadIdx.x, lane,
-                                   acc);
+    multiply_slices<Unit, kTokens>(task.weight, weights, x, memory.totals() + threadIdx.x,
+                                   config.whole_k, lane, acc);
     Place place;
     place.n = tile * kTileRows + lane / 4;
     place.inside = lane % 4 * 2;

@@ -88,13 +88,14 @@ struct WeightRing {
   template <typename Unit>
   __device__ __forceinline__ void take(int u, int lane, Unit& unit) const {
     constexpr StageShape kShape = shape_of<Unit>();
-    const int inside = (u - begin) % kShape.units;
+    // Unsigned: the remainder of a signed number is four instructions.
+    const uint32_t inside = static_cast<uint32_t>(u - begin) % kShape.units;
     if (active && inside == 0) wait_for_phase(full + slot, parity);
     const std::byte* stage = memory + slot * kShape.bytes();
     const auto* scales =
         reinterpret_cast<const uint32_t*>(stage + kShape.scales_at() + inside * kShape.scale_bytes);
-    const auto* supers = reinterpret_cast<const uint32_t*>(stage + kShape.supers_at() +
-                                                           (u / 4 - (u - inside) / 4) * 64);
+    const uint32_t super = static_cast<uint32_t>(u) / 4 - (static_cast<uint32_t>(u) - inside) / 4;
+    const auto* supers = reinterpret_cast<const uint32_t*>(stage + kShape.supers_at() + super * 64);
     unit.template take<SharedWords>(stage + inside * kShape.quant_bytes, scales, supers, lane);
   }
   // When products have used what take() brought, which proves it to be in registers: asks for more
@@ -102,7 +103,7 @@ struct WeightRing {
   template <typename Unit>
   __device__ __forceinline__ void refill(const PackedView& w, int u, int lane) {
     constexpr StageShape kShape = shape_of<Unit>();
-    if ((u - begin) % kShape.units + 1 < kShape.units) return;
+    if (static_cast<uint32_t>(u - begin) % kShape.units + 1 < kShape.units) return;
     __syncwarp();
     if (lane == 0 && active) request(w, kShape, u + 1 + (stages - 1) * kShape.units, slot);
     if (++slot == stages) {
@@ -170,9 +171,10 @@ __device__ __forceinline__ void multiply_units(const PackedView& w, WeightRing& 
   // Registers for every step of a unit, and nothing to wait for in between but wgmma itself: else
   // the compiler gives up and runs step after step.
   uint32_t a[4][4];
-  const uint64_t base = operand_descriptor(x.memory, 128, 256);
+  const uint32_t base = operand_descriptor_low(x.memory, 128);
   for (int u = begin; u < end; ++u) {
-    const int first = (u - begin) * 4 % kStageSteps;  // the unit's first step in its stage
+    // The unit's first step in its stage.
+    const uint32_t first = static_cast<uint32_t>(u - begin) * 4 % kStageSteps;
     Staged<Unit> unit;
     weights.take(u, lane, unit);
     if (first == 0) {
@@ -181,7 +183,8 @@ __device__ __forceinline__ void multiply_units(const PackedView& w, WeightRing& 
         wait_for_phase(x.full + x.slot + i / kStageSteps, x.parity);
       }
     }
-    const uint64_t stage = base + static_cast<uint64_t>(x.slot * kStageSteps * kStepBytes >> 4);
+    const uint32_t operands =
+        base + (static_cast<uint32_t>(x.slot) * kStageSteps + first) * (kStepBytes >> 4);
     const auto step = [&]<int j>() {
       wgmma_wait<kDepth - 1>();
       // Steps before the last kDepth are done; with the one that ended a stage, its room is free.
@@ -191,7 +194,7 @@ __device__ __forceinline__ void multiply_units(const PackedView& w, WeightRing& 
       }
       unit.template fragment<j>(lane, a[j]);
       wgmma_fence(a[j]);
-      wgmma_step<kTokens>(acc, a[j], stage + static_cast<uint64_t>((first + j) * kStepBytes >> 4));
+      wgmma_step<kTokens>(acc, a[j], operand_descriptor(operands + j * (kStepBytes >> 4), 256));
       wgmma_commit();
     };
     step.template operator()<0>();

@@ -6,6 +6,7 @@
 #include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/device_check.h"
+#include "kernels/cuda/linear_paths.h"
 #include "kernels/cuda/pack.h"
 #include "kernels/cuda/rows.h"
 
@@ -75,6 +76,7 @@ absl::StatusOr<DeviceFacts> OpenDevice(int device) {
   facts.name = query->name;
   facts.major = query->major;
   facts.minor = query->minor;
+  facts.own_kernels = facts.major == 9 && HasWgmmaCode();
   size_t free_bytes = 0, total_bytes = 0;
   RETURN_IF_ERROR(ToStatus(cudaMemGetInfo(&free_bytes, &total_bytes), subject + "its memory"));
   facts.free_bytes = free_bytes;

@@ -70,6 +70,30 @@ __device__ inline int norm_values(float* values, int cols, int units, const Devi
   return operand_shift(values, units, shared);
 }
 
+// values[0, cols) from device memory that another kernel wrote, many quads on their way at a time.
+__device__ inline void load_row(const float* source, int cols, float* values) {
+  if (cols % 4 != 0 || reinterpret_cast<uintptr_t>(source) % 16 != 0) {
+    for (int k = threadIdx.x; k < cols; k += kRowThreads) values[k] = __ldcg(source + k);
+    return;
+  }
+  constexpr int kAtOnce = 8;
+  const auto* from = reinterpret_cast<const float4*>(source);
+  auto* to = reinterpret_cast<float4*>(values);
+  for (int first = threadIdx.x; first < cols / 4; first += kAtOnce * kRowThreads) {
+    float4 quads[kAtOnce];
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) {
+      const int quad = first + i * kRowThreads;
+      if (quad < cols / 4) quads[i] = __ldcg(from + quad);
+    }
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) {
+      const int quad = first + i * kRowThreads;
+      if (quad < cols / 4) to[quad] = quads[i];
+    }
+  }
+}
+
 __device__ inline void clear_padding(float* values, int cols, int units) {
   for (int k = cols + threadIdx.x; k < units * kUnitCols; k += kRowThreads) values[k] = 0.0f;
 }
@@ -79,7 +103,7 @@ __device__ inline int load_norm_row(const NormRowsArgs& args, int row, float* va
                                     float* shared) {
   const int64_t from = args.indices != nullptr ? args.indices[row] : row;
   const float* source = args.source + from * args.cols;
-  for (int k = threadIdx.x; k < args.cols; k += kRowThreads) values[k] = __ldcg(source + k);
+  load_row(source, args.cols, values);
   clear_padding(values, args.cols, args.out.units);
   __syncthreads();
   if (args.norm.weight == nullptr) return operand_shift(values, args.out.units, shared);
@@ -158,13 +182,22 @@ __device__ inline void load_attention_row(const AttentionArgs& args, int row, fl
   const int64_t begin = static_cast<int64_t>(row) * cols;
   const int slot = args.slots[row];
   if (slot < 0) {
-    for (int i = threadIdx.x; i < cols; i += kRowThreads)
-      values[i] = __ldcg(args.values + begin + i);
+    load_row(args.values + begin, cols, values);
   } else {
     const int position = args.positions[row];
     const int first = args.op.window > 0 ? max(0, position - args.op.window + 1) : 0;
     const int64_t head_stride = head_size + 2;
-    for (int head = threadIdx.x / 32; head < args.num_heads; head += kRowThreads / 32) {
+    const bool lone = first / kSplitKeys == position / kSplitKeys;
+    if (lone) {  // merging one split with nothing gives that split to the bit
+      const float* heads = args.partials + (int64_t{slot} + first / kSplitKeys) * args.num_heads *
+                                               head_stride;
+#pragma unroll 4
+      for (int i = threadIdx.x; i < cols; i += kRowThreads) {
+        const float* part = heads + i / head_size * head_stride;
+        values[i] = __fdiv_rn(__ldcg(part + 2 + i % head_size), __ldcg(part + 1));
+      }
+    }
+    for (int head = threadIdx.x / 32; !lone && head < args.num_heads; head += kRowThreads / 32) {
       const float* partials = args.partials + (int64_t{slot} * args.num_heads + head) * head_stride;
       merge_splits(partials, args.num_heads * head_stride, first / kSplitKeys,
                    position / kSplitKeys, head_size, values + head * head_size);

@@ -29,12 +29,11 @@ SlotState InitialState(const SamplerSlot& host, size_t num_output) {
   state.greedy = host.greedy();
   state.inverse_temperature = state.greedy ? 1.0f : 1.0f / params.temperature;
   state.top_k = params.top_k;
+  state.has_typical_p = params.typical_p < 1.0f;
   state.has_top_p = params.top_p < 1.0f;
-  if (state.has_top_p) {
-    // The fixed-point form that CeilFraction gives the fraction.
-    state.top_p_fixed = static_cast<uint64_t>(static_cast<double>(params.top_p) * 0x1p53);
-  }
-  state.least_weight = CeilFraction(std::min(params.min_p, 1.0f), kWeightOne);
+  state.typical_p_fixed = FixedFraction(params.typical_p);
+  state.top_p_fixed = FixedFraction(params.top_p);
+  state.min_p_fixed = FixedFraction(std::min(params.min_p, 1.0f));
   state.repetition_penalty = params.repetition_penalty;
   state.presence_penalty = params.presence_penalty;
   state.frequency_penalty = params.frequency_penalty;

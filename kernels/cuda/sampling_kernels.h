@@ -23,8 +23,10 @@ inline constexpr int64_t kMaxVocabSize = int64_t{1} << 20;
 // What one slot holds on the device: its parameters as the kernels want them, and what advances.
 struct SlotState {
   uint64_t seed = 0;
-  uint64_t top_p_fixed = 0;   // top_p as 53 bits of fixed point; see CeilFraction
-  uint64_t least_weight = 0;  // of min-p
+  // Fractions as 53 bits of fixed point; see CeilFraction.
+  uint64_t typical_p_fixed = 0;
+  uint64_t top_p_fixed = 0;
+  uint64_t min_p_fixed = 0;
   uint32_t sequence_index = 0;
   float inverse_temperature = 1.0f;
   float repetition_penalty = 1.0f;
@@ -39,6 +41,7 @@ struct SlotState {
   int32_t history_size = 0;   // advances
   int32_t history_begin = 0;  // advances: the oldest entry once the window is full
   bool greedy = false;
+  bool has_typical_p = false;
   bool has_top_p = false;
   bool penalized = false;
 };

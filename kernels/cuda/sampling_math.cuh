@@ -67,6 +67,12 @@ __device__ __forceinline__ uint64_t weight_bound(float logit, float max,
   return weight + (weight >> 18) + 1;
 }
 
+// See Surprise: of a token whose weight is not 0.
+__device__ __forceinline__ int32_t surprise(float logit, float max, float inverse_temperature) {
+  const float y = __fmul_rn(__fsub_rn(logit, max), inverse_temperature);
+  return __float2int_rn(__fmul_rn(y, -0x1p16f));
+}
+
 // ceil(fraction * total) for a fraction of 53 bits of fixed point; see CeilFraction.
 __device__ __forceinline__ uint64_t ceil_fraction(uint64_t fixed, uint64_t total) {
   constexpr uint64_t kBelowOne = (uint64_t{1} << 53) - 1;

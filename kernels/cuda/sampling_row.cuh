@@ -181,10 +181,35 @@ __device__ __forceinline__ int32_t draw_token(const LogitRow& row, const Tiles& 
     const uint32_t key = tiles.keys[tile];
     return key < by_logit.value ? 0 : weight_bound(key_logit(key), max, inverse_temperature);
   };
-  const auto weight = [&](int32_t token, float logit) -> uint64_t {
+  const auto surprise_of = [&](float logit) { return surprise(logit, max, inverse_temperature); };
+  const auto weight_by_logit = [&](int32_t token, float logit) -> uint64_t {
     if (!by_logit.keeps(token, logit_key(logit))) return 0;
     return logit_weight(logit, max, inverse_temperature);
   };
+  TypicalCut typical;
+  uint64_t best_weight = kWeightOne;
+  if (state.has_typical_p) {
+    typical = cut_typical<kThreads>(row, tiles, scratch, state.typical_p_fixed, bound,
+                                    weight_by_logit, surprise_of);
+    best_weight = 0;
+  }
+  const auto weight = [&](int32_t token, float logit) -> uint64_t {
+    const uint64_t w = weight_by_logit(token, logit);
+    return w > 0 && typical.keeps(token, surprise_of(logit)) ? w : 0;
+  };
+  if (state.has_typical_p && state.min_p_fixed > 0) {
+    for_tiles<kThreads>(
+        row, [&](int32_t tile) { return bound(tile) > 0; },
+        [&](int32_t tile, const float(&logits)[kTilePerLane]) {
+#pragma unroll
+          for (int i = 0; i < kTilePerLane; ++i) {
+            const int32_t token = tile_token(tile, i);
+            const uint64_t w = token < row.vocab_size ? weight(token, logits[i]) : 0;
+            best_weight = best_weight > w ? best_weight : w;
+          }
+        });
+    best_weight = block_largest<kThreads>(best_weight, scratch);
+  }
   Cut by_weight;
   if (state.has_top_p) {
     by_weight = radix_cut<kThreads, 41>(
@@ -194,7 +219,8 @@ __device__ __forceinline__ int32_t draw_token(const LogitRow& row, const Tiles& 
           return need > 1 ? need : 1;
         });
   }
-  uint64_t least = state.least_weight > 1 ? state.least_weight : 1;
+  const uint64_t of_min_p = ceil_fraction(state.min_p_fixed, best_weight);
+  uint64_t least = of_min_p > 1 ? of_min_p : 1;
   least = least > by_weight.value ? least : by_weight.value;
   const uint64_t bits = sample_bits(state.seed, state.sequence_index, position);
   return locate<kThreads>(

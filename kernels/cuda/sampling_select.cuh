@@ -395,6 +395,141 @@ __device__ __forceinline__ Cut radix_cut(const LogitRow& row, const Tiles& tiles
   return cut;
 }
 
+// What typical-p leaves of the tokens that weigh more than 0: those nearer to the mean surprise
+// than `distance`, and of those at it the ones up to `token`.
+struct TypicalCut {
+  int32_t mean = 0;
+  int32_t distance = -1;  // below 0: all are left
+  int32_t token = kNoLimit;
+
+  __device__ __forceinline__ static int32_t distance_of(int32_t surprise, int32_t mean) {
+    return surprise > mean ? surprise - mean : mean - surprise;
+  }
+  __device__ __forceinline__ bool keeps(int32_t id, int32_t surprise) const {
+    if (distance < 0) return true;
+    const int32_t mine = distance_of(surprise, mean);
+    return mine < distance || (mine == distance && id <= token);
+  }
+};
+
+// The shortest run by rising distance of surprise_of(logit) from its weighted mean, ties by lower
+// id, whose weights add up to ceil(fixed * sum) and at least 1. bound(tile) is 0 only where all
+// weights are.
+template <int kThreads, typename Bound, typename WeightOf, typename SurpriseOf>
+__device__ __forceinline__ TypicalCut cut_typical(const LogitRow& row, const Tiles& tiles,
+                                                  Scratch& scratch, uint64_t fixed, Bound bound,
+                                                  WeightOf weight_of, SurpriseOf surprise_of) {
+  constexpr int kBinsPerThread = kBins / kThreads;
+  static_assert(2 * kDigitBits >= 22, "distances are below 2^22");
+  const auto active = [&](int32_t tile) { return bound(tile) > 0; };
+  // visit(weight, surprise) for all tokens that weigh more than 0.
+  const auto for_weighty = [&](auto visit) {
+    for_tiles<kThreads>(row, active, [&](int32_t tile, const float(&logits)[kTilePerLane]) {
+#pragma unroll
+      for (int i = 0; i < kTilePerLane; ++i) {
+        const int32_t token = tile_token(tile, i);
+        const uint64_t weight = token < row.vocab_size ? weight_of(token, logits[i]) : 0;
+        if (weight > 0) visit(weight, surprise_of(logits[i]));
+      }
+    });
+  };
+  // Sums of weight times surprise in two parts, of which neither leaves 64 bits: weights are at
+  // most 2^40, surprises below 2^22, tokens at most 2^20.
+  constexpr int kPartBits = 20;
+  uint64_t sums[3] = {};
+  for_weighty([&](uint64_t weight, int32_t surprise) {
+    sums[0] += weight;
+    sums[1] += (weight & ((1u << kPartBits) - 1)) * static_cast<uint32_t>(surprise);
+    sums[2] += (weight >> kPartBits) * static_cast<uint32_t>(surprise);
+  });
+  uint64_t totals[3];
+#pragma unroll
+  for (int i = 0; i < 3; ++i) block_exclusive_scan<kThreads>(sums[i], scratch, &totals[i]);
+  TypicalCut cut;
+  const auto weighted =
+      (static_cast<unsigned __int128>(totals[2]) << kPartBits) + totals[1];
+  cut.mean = static_cast<int32_t>(weighted / totals[0]);
+  uint64_t need = ceil_fraction(fixed, totals[0]);
+  need = need > 1 ? need : 1;
+  // The distance at which the sum reaches the need: a digit a pass, the higher one first.
+  uint64_t before_digit = 0;
+  uint64_t inside = 0;
+  int32_t prefix = 0;
+#pragma unroll 1
+  for (int shift = kDigitBits; shift >= 0; shift -= kDigitBits) {
+    __syncthreads();
+    for (int bin = static_cast<int>(threadIdx.x); bin < kBins; bin += kThreads) {
+      scratch.histogram.low[bin] = scratch.histogram.high[bin] = 0;
+    }
+    __syncthreads();
+    for_weighty([&](uint64_t weight, int32_t surprise) {
+      const int32_t distance = TypicalCut::distance_of(surprise, cut.mean);
+      if (shift == 0 && distance >> kDigitBits != prefix) return;
+      add_to_bin(scratch.histogram, static_cast<uint32_t>(distance >> shift) & (kBins - 1), weight);
+    });
+    __syncthreads();
+    const int lowest = static_cast<int>(threadIdx.x) * kBinsPerThread;
+    uint64_t bins[kBinsPerThread];
+    uint64_t local = 0;
+#pragma unroll
+    for (int i = 0; i < kBinsPerThread; ++i) {
+      bins[i] = static_cast<uint64_t>(scratch.histogram.high[lowest + i]) << 32 |
+                scratch.histogram.low[lowest + i];
+      local += bins[i];
+    }
+    uint64_t all = 0;
+    uint64_t before = before_digit + block_exclusive_scan<kThreads>(local, scratch, &all);
+    if (before < need && before + local >= need) {
+      bool found = false;
+#pragma unroll
+      for (int i = 0; i < kBinsPerThread; ++i) {
+        if (!found && before + bins[i] >= need) {
+          found = true;
+          scratch.found_index = lowest + i;
+          scratch.found_value = bins[i];
+          scratch.found_sum = before;
+        }
+        before += bins[i];
+      }
+    }
+    __syncthreads();
+    prefix = prefix << kDigitBits | scratch.found_index;
+    inside = scratch.found_value;
+    before_digit = scratch.found_sum;
+  }
+  cut.distance = prefix;
+  const uint64_t rest = need - before_digit;
+  if (rest < inside) {
+    const auto at_distance = [&](int32_t token, float logit) -> uint64_t {
+      const uint64_t weight = weight_of(token, logit);
+      if (weight == 0) return 0;
+      return TypicalCut::distance_of(surprise_of(logit), cut.mean) == cut.distance ? weight : 0;
+    };
+    cut.token = locate<kThreads>(row, tiles, scratch, active, at_distance,
+                                 [&](uint64_t) { return rest - 1; });
+  }
+  return cut;
+}
+
+// The largest of a value of every thread.
+template <int kThreads>
+__device__ __forceinline__ uint64_t block_largest(uint64_t value, Scratch& scratch) {
+  constexpr int kWarps = kThreads / 32;
+  const auto over_lanes = [](uint64_t most) {
+#pragma unroll
+    for (int offset = 16; offset > 0; offset /= 2) {
+      const uint64_t other = __shfl_xor_sync(~0u, most, offset);
+      most = most > other ? most : other;
+    }
+    return most;
+  };
+  value = over_lanes(value);
+  __syncthreads();
+  if (lane_index() == 0) scratch.warp_values[warp_index()] = value;
+  __syncthreads();
+  return over_lanes(lane_index() < kWarps ? scratch.warp_values[lane_index()] : 0);
+}
+
 // The k best tokens by logit, ties by lower id; values are keys. 1 <= k <= vocab_size; tiles.keys
 // is set.
 template <int kThreads>

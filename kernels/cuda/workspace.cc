@@ -199,14 +199,11 @@ absl::StatusOr<std::unique_ptr<Exec::Workspace>> MakeWorkspace(const WorkspaceSh
                                       workspace->device_index),
                "multiprocessors"));
   workspace->attention_shape = AttentionShapeOf(shape, num_multiprocessors);
-  int major = 0;
-  RETURN_IF_ERROR(ToStatus(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor,
-                                                  workspace->device_index),
-                           "compute capability"));
-  workspace->lone.possible = major == 9 && exec.options().persistent_decode;
   auto linear_device = FindLinearDevice();
   if (!linear_device.ok()) return linear_device.status();
   workspace->linear_device = *linear_device;
+  workspace->linear_device.whole_k = exec.options().fast_numerics;
+  workspace->lone.possible = linear_device->has_wgmma && exec.options().persistent_decode;
   Layout count(nullptr);
   TakeBatch(count, shape, workspace->attention_shape);
   workspace->batch_bytes = count.bytes();

@@ -90,13 +90,14 @@ TEST(EngineFlagsTest, FillTheOptions) {
   CLI::App app;
   engine::EngineOptions options;
   AddEngineFlags(app, &options, "Engine");
-  std::vector<std::string> arguments = {"3",   "--threads",   "f32",  "--kv-dtype",
-                                        "64M", "--kv-memory", "avx2", "--isa"};
+  std::vector<std::string> arguments = {"3",    "--threads", "f32",  "--kv-dtype", "64M", "--kv-memory",
+                                        "avx2", "--isa",     "fast", "--numerics"};
   app.parse(arguments);  // CLI11 takes them last first
   EXPECT_EQ(options.num_threads, 3);
   EXPECT_EQ(options.kv_dtype, engine::KvDType::kF32);
   EXPECT_EQ(options.kv_memory_bytes, 64u << 20);
   EXPECT_TRUE(options.force_avx2);
+  EXPECT_TRUE(options.fast_numerics);
   EXPECT_EQ(options.max_batch, engine::EngineOptions().max_batch);
 }
 

@@ -99,8 +99,8 @@ TEST(CudaLinearConfigTest, TakesThePathThatTheCardHas) {
   EXPECT_EQ(ConfigureLinear(few, kHopper).path, LinearPath::kStream);
   EXPECT_EQ(ConfigureLinear(few, kHopper, LinearPath::kTiles256).path, LinearPath::kStream);
   EXPECT_GE(ConfigureLinear(many, kHopper).path, LinearPath::kTiles128);
-  EXPECT_FALSE(FusesGate({}, 64));
-  EXPECT_TRUE(FusesGate(kHopper, 64));
+  EXPECT_FALSE(FusesGate({}));
+  EXPECT_TRUE(FusesGate(kHopper));
 }
 
 TEST(CudaLinearConfigTest, BlocksHaveEveryRowAndSliceAndFitTheMultiprocessor) {

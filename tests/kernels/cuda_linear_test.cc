@@ -166,10 +166,14 @@ std::string Difference(const std::vector<float>& expected, const std::vector<flo
 // ---- against the definition
 
 // Both operands rounded to f16 (a value far below its row's largest to a multiple of 2^-24 of it),
-// and the tensor cores' sums cut off behind the largest term of each step.
+// of K-quants scales and minima too, and the tensor cores' sums cut off behind the largest term of
+// each step.
 void ExpectNear(const StoredMatrix& matrix, const Rows& rows, int num_tokens,
                 const std::vector<float>& actual, const std::string& what) {
   constexpr double kHalf = 0x1p-11;
+  const bool k_quants = Traits(matrix.type).block_values == 256;
+  const double roundings = k_quants ? 3.0 : 2.0;
+  const double most_steps = k_quants ? 33.0 : 1.0;  // a quant's, of a scale's error
   const auto cols = static_cast<size_t>(matrix.cols);
   const auto num_rows = static_cast<size_t>(matrix.rows);
   double worst = 0.0;
@@ -186,12 +190,13 @@ void ExpectNear(const StoredMatrix& matrix, const Rows& rows, int num_tokens,
         const size_t at = n * cols + k;
         sum += static_cast<double>(matrix.values[at]) * x[k];
         const double term = static_cast<double>(matrix.magnitudes[at]) * std::abs(x[k]);
-        bound += term * (2 * kHalf + kHalf * kHalf + static_cast<double>(cols) * 0x1p-22) +
+        bound += term * (roundings * kHalf * (1.0 + kHalf) + static_cast<double>(cols) * 0x1p-22) +
                  std::abs(matrix.values[at]) * most * 0x1p-24;
         largest_weight = std::max<double>(largest_weight, matrix.magnitudes[at]);
       }
       // Weights too small for normal f16.
-      bound += static_cast<double>(cols) * most * std::min(0x1p-24, largest_weight);
+      bound += static_cast<double>(cols) * most *
+               std::min(most_steps * 0x1p-24, largest_weight);
       const double error = std::abs(sum - static_cast<double>(actual[t * num_rows + n]));
       if (!(error / bound <= worst)) {
         worst = error / bound;

@@ -83,14 +83,6 @@ TEST(SampleWeightTest, FractionsRoundUpExactly) {
 // ---------------------------------------------------------------- all stages against the strict
 // path
 
-// The strict path and the CPU have it; other devices not yet, so that RandomParams has not.
-void AddTypicalP(std::mt19937& random, SamplerParams& params) {
-  const uint32_t kind = random() % 8;
-  if (kind < 3) params.typical_p = std::max(1e-7f, static_cast<float>(random() % 1000) / 1000.0f);
-  if (kind == 3) params.typical_p = 0.25f * static_cast<float>(1 + random() % 3);
-  if (kind == 4) params.typical_p = 0.99999994f;
-}
-
 // Samples every row of every case, two steps, on all machines; returns how many rows were compared.
 int CompareMachines(uint32_t seed, int64_t vocab_size, int num_cases) {
   const std::vector<Machine> machines = AllMachines();
@@ -102,7 +94,6 @@ int CompareMachines(uint32_t seed, int64_t vocab_size, int num_cases) {
   int compared = 0;
   for (int i = 0; i < num_cases; ++i) {
     Case c = RandomCase(random, vocab_size, 8);
-    for (SamplerParams& params : c.params) AddTypicalP(random, params);
     for (int step = 0; step < 2; ++step) {
       std::vector<SampledToken> strict;
       for (size_t m = 0; m < machines.size(); ++m) {

@@ -64,6 +64,9 @@ inline SamplerParams RandomParams(std::mt19937& random, int64_t vocab_size) {
   params.temperature = temperatures[random() % 10];
   if (one_in(2)) params.top_k = 1 + static_cast<int32_t>(random() % (vocab_size + 2));
   if (one_in(4)) params.top_k = 1 + static_cast<int32_t>(random() % 5);
+  if (one_in(3)) params.typical_p = std::max(1e-7f, unit(random));
+  if (one_in(8)) params.typical_p = 0.99999994f;
+  if (one_in(8)) params.typical_p = 0.25f * static_cast<float>(1 + random() % 3);
   if (one_in(2)) params.top_p = std::max(1e-7f, unit(random));
   if (one_in(8)) params.top_p = 0.99999994f;
   if (one_in(8)) params.top_p = 0.25f * static_cast<float>(1 + random() % 3);  // exact

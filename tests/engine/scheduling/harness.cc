@@ -27,8 +27,7 @@ SchedulerLimits Limits(const SchedulerHarness::Options& options) {
           .max_queue = 1024,
           .num_pages = options.num_pages + 1,
           .max_context = options.max_context,
-          .prefix_cache = options.prefix_cache,
-          .typical_p = options.typical_p};
+          .prefix_cache = options.prefix_cache};
 }
 
 }  // namespace

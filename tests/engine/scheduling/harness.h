@@ -36,7 +36,6 @@ class SchedulerHarness {
     int max_step_tokens = 64;
     int max_context = 512;
     bool prefix_cache = true;
-    bool typical_p = true;
     std::shared_ptr<const Tokenizer> tokenizer = FakeTokenizer::Make();
     FakeRunner::Options runner{};  // the fields above are filled in
     // Changes a plan on its way to the runner: a planted bug.

@@ -136,20 +136,6 @@ TEST_P(SchedulerEndTest, CodePointsAreWhole) {
   harness.Finish();
 }
 
-TEST_P(SchedulerEndTest, TypicalPIsRefusedWhereTheDeviceHasItNot) {
-  for (const bool has_it : {false, true}) {
-    SchedulerHarness::Options options = Options();
-    options.typical_p = has_it;
-    SchedulerHarness harness(options);
-    Request request = Ask();
-    request.sampling.typical_p = 0.5f;
-    const RequestEnd& end = *Run(harness, request).end;
-    EXPECT_EQ(absl::IsUnimplemented(end.status), !has_it) << end.status;
-    EXPECT_EQ(end.error_reason, has_it ? "" : "FEATURE");
-    EXPECT_EQ(end.usage.completion_tokens, has_it ? 8 : 0);
-  }
-}
-
 TEST_P(SchedulerEndTest, MaxTokensEnds) {
   SchedulerHarness harness(Options());
   const RequestOutcome& outcome = Run(harness, Ask(4));

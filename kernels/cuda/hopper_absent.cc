@@ -1,0 +1,37 @@
+// In place of the kernels for compute capability 9.0 in a build without them
+// (SLUICE_CUDA_HOPPER=OFF): HasWgmmaCode answers that they are not here, so none of the others is
+// called.
+
+#include "absl/status/status.h"
+
+#include "kernels/cuda/decode_program.h"
+#include "kernels/cuda/linear_paths.h"
+
+namespace sluice::kernels::cuda {
+
+bool HasWgmmaCode() { return false; }
+
+cudaError_t LaunchStreamFew(const LinearArgs&, const LinearConfig&, cudaStream_t) {
+  return cudaErrorNotSupported;
+}
+cudaError_t LaunchStreamMany(const LinearArgs&, const LinearConfig&, cudaStream_t) {
+  return cudaErrorNotSupported;
+}
+cudaError_t LaunchTilesHalf(const LinearArgs&, const LinearConfig&, cudaStream_t) {
+  return cudaErrorNotSupported;
+}
+cudaError_t LaunchTilesLegacy(const LinearArgs&, const LinearConfig&, cudaStream_t) {
+  return cudaErrorNotSupported;
+}
+cudaError_t LaunchTilesSuper(const LinearArgs&, const LinearConfig&, cudaStream_t) {
+  return cudaErrorNotSupported;
+}
+absl::Status PreparePersistentDecode(int, size_t) {
+  return absl::UnimplementedError("persistent_decode: built without SLUICE_CUDA_HOPPER");
+}
+absl::Status LaunchPersistentDecode(const DecodeArgs&, const DecodeStep&, int, size_t,
+                                    cudaStream_t) {
+  return absl::UnimplementedError("persistent_decode: built without SLUICE_CUDA_HOPPER");
+}
+
+}  // namespace sluice::kernels::cuda
