@@ -77,7 +77,7 @@ absl::Status NormedProduct(Exec& exec, const NormRowsArgs& norm, LinearArgs prod
   RETURN_IF_ERROR(LaunchNormRows(norm, workspace.stream));
   product.input = norm.out;
   product.num_tokens = norm.num_rows;
-  return LaunchLinear(product, workspace.linear_device, workspace.stream);
+  return workspace.tuner.Launch(product, workspace.linear_device, workspace.stream);
 }
 
 }  // namespace
@@ -208,7 +208,7 @@ absl::Status MatMulAddResidual(Exec& exec, const MatMulAddResidualArgs& args,
     workspace.deferred.reset();
     RETURN_IF_ERROR(LaunchLinearRow(row, workspace.stream));
   } else {
-    RETURN_IF_ERROR(LaunchLinear(product, workspace.linear_device, workspace.stream));
+    RETURN_IF_ERROR(workspace.tuner.Launch(product, workspace.linear_device, workspace.stream));
   }
   if (!normed) return absl::OkStatus();
   return LaunchAddNorm({.source = workspace.product,

@@ -36,6 +36,11 @@ struct LaunchShape {
   unsigned cluster = 1;
 };
 
+// True when the kernels that the calling thread's device runs have been compiled for compute
+// capability 9.0 or later: code for earlier ones does not wait for its predecessor, and a device
+// that compiles it from PTX would let it begin before that has ended.
+bool KernelsWait();
+
 template <typename... KernelArgs, typename... Args>
 cudaError_t Launch(cudaStream_t stream, const LaunchShape& shape, void (*kernel)(KernelArgs...),
                    Args&&... args) {
@@ -46,7 +51,7 @@ cudaError_t Launch(cudaStream_t stream, const LaunchShape& shape, void (*kernel)
   config.stream = stream;
   cudaLaunchAttribute attributes[2] = {};
   config.attrs = attributes;
-  if (shape.dependent) {
+  if (shape.dependent && KernelsWait()) {
     cudaLaunchAttribute& attribute = attributes[config.numAttrs++];
     attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
     attribute.val.programmaticStreamSerializationAllowed = 1;

@@ -1,5 +1,7 @@
 #include <cuda_fp16.h>
 
+#include <atomic>
+
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/pack.h"
 #include "kernels/cuda/stored_block.cuh"
@@ -206,6 +208,21 @@ absl::Status PackRows(const PackedLayout& layout, std::byte* packed, int64_t fir
 cudaError_t FindKernels() {
   cudaFuncAttributes attributes = {};
   return cudaFuncGetAttributes(&attributes, pack_units);
+}
+
+bool KernelsWait() {
+  constexpr int kMostDevices = 64;
+  static std::atomic<int8_t> known[kMostDevices];  // 0: not yet, 1: no, 2: yes
+  int device = 0;
+  if (cudaGetDevice(&device) != cudaSuccess || device >= kMostDevices) return false;
+  if (const int8_t answer = known[device].load(std::memory_order_relaxed); answer != 0) {
+    return answer == 2;
+  }
+  cudaFuncAttributes attributes = {};
+  if (cudaFuncGetAttributes(&attributes, pack_units) != cudaSuccess) return false;
+  const bool wait = attributes.ptxVersion >= 90;
+  known[device].store(wait ? 2 : 1, std::memory_order_relaxed);
+  return wait;
 }
 
 }  // namespace sluice::kernels::cuda

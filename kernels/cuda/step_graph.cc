@@ -84,12 +84,20 @@ absl::Status RunStep(Exec& exec, const BatchView& batch, const std::function<abs
   if (workspace.graph_rows == 0) return ops();
   StepGraph& graph = workspace.graphs[workspace.graph_rows];
   // The first time sets what launches need once: attributes of kernels, tables of frequencies.
-  if (!graph.ran) {
-    graph.ran = true;
+  if (graph.runs == 0) {
+    ++graph.runs;
     return ops();
   }
   if (workspace.graph_rows == 1) RETURN_IF_ERROR(TryRecordLone(exec, workspace, ops));
+  if (graph.runs == 1) {
+    ++graph.runs;
+    workspace.tuner.BeginTrial();
+    const absl::Status ran = ops();
+    workspace.tuner.EndTrial();
+    return ran;
+  }
   if (graph.exec == nullptr) {
+    RETURN_IF_ERROR(workspace.tuner.Learn());
     auto recorded = Record(workspace.stream, exec.dependent_launches(), ops);
     if (!recorded.ok()) return recorded.status();
     graph.exec = *recorded;

@@ -14,6 +14,7 @@
 #include "kernels/cuda/decode_recorder.h"
 #include "kernels/cuda/linear.h"
 #include "kernels/cuda/linear_row.h"
+#include "kernels/cuda/linear_tuner.h"
 #include "kernels/ops.h"
 
 namespace sluice::kernels::cuda {
@@ -37,7 +38,7 @@ struct BatchArrays {
 
 // A step's launches, recorded once for each number of rows.
 struct StepGraph {
-  bool ran = false;  // once, without a graph
+  int runs = 0;  // without a graph
   cudaGraphExec_t exec = nullptr;
 };
 
@@ -56,6 +57,7 @@ struct CudaWorkspace : Exec::Workspace {
 
   cudaStream_t stream = nullptr;
   LinearDevice linear_device;          // what LaunchLinear may use
+  LinearTuner tuner;
   OperandRows normed;                  // outcome of a norm in front of a product, [max(T, R), E]
   float* qkv = nullptr;                // [T, (H + 2 G) D]
   float* gate = nullptr;               // [T, F]

@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "gtest/gtest.h"
@@ -10,6 +12,7 @@
 #include "kernels/core/dtype.h"
 #include "kernels/cuda/linear.h"
 #include "kernels/cuda/linear_stage.h"
+#include "kernels/cuda/linear_tuner.h"
 
 namespace sluice::kernels::cuda {
 namespace {
@@ -139,6 +142,23 @@ TEST(CudaLinearConfigTest, BlocksHaveEveryRowAndSliceAndFitTheMultiprocessor) {
         }
       }
     }
+  }
+}
+
+TEST(CudaLinearConfigTest, TriesFewWaysAndFirstTheOneThoughtQuickest) {
+  for (const Problem& problem : kProblems) {
+    const LinearArgs args = problem.Args(64);
+    std::vector<LinearChoice> choices = LinearChoices(args, kHopper.multiprocessors);
+    const std::vector<LinearConfig> ways = WaysWorthTrying(choices);
+    ASSERT_GE(ways.size(), 1u);
+    EXPECT_LE(ways.size(), 6u);
+    EXPECT_EQ(Describe(ways[0]), Describe(ConfigureLinear(args, kHopper)));
+    std::set<std::pair<int, int>> shapes;
+    for (const LinearConfig& way : ways) shapes.insert({way.cluster, way.threads});
+    EXPECT_EQ(shapes.size(), ways.size());
+    // What is over sooner than two events is not timed.
+    for (LinearChoice& choice : choices) choice.nanos = 5000.0;
+    EXPECT_EQ(WaysWorthTrying(choices).size(), 1u);
   }
 }
 
