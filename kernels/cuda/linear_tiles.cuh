@@ -42,7 +42,7 @@ struct TilesMemory {
       init_barrier(x_full() + i, 1);
       init_barrier(x_empty() + i, 16);  // warps of both blocks
     }
-    init_barrier(factors_full(), 1);
+    init_barrier(factors_full(), 32);
     fence_barriers();
   }
   // Sums of earlier slices: [kMostAccumulators / 4][256 threads] of four.
@@ -57,8 +57,7 @@ __device__ void bring_factors(const LinearArgs& args, const TilesMemory& memory,
     const int token = token_block * kTokens + i;
     memory.factors()[i] = token < args.num_tokens ? __ldcg(args.input.factors + token) : 0.0f;
   }
-  __syncwarp();
-  arrive_if(lane == 0, memory.factors_full());
+  arrive_if(true, memory.factors_full());
 }
 
 // By one thread: this block's half of every stage, to both blocks.

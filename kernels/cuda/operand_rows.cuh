@@ -44,17 +44,21 @@ __device__ __forceinline__ uint4 operand_chunk(float4 low, float4 high, float sc
   return make_uint4(words[0], words[1], words[2], words[3]);
 }
 
+// Where columns 8 i to 8 i + 7 of an operand row lie.
+__device__ __forceinline__ uint4* operand_place(const OperandRows& out, int row, int i) {
+  return out.x + static_cast<int64_t>(row / 8) * 16 + row % 8 +
+         static_cast<int64_t>(i / 2) * out.groups * 16 + i % 2 * 8;
+}
+
 // Writes values[0, units * 64) times 2^shift as operand row `row`; values beyond the columns are
 // zeros. All 256 threads.
 __device__ inline void write_operand_row(const float* values, int shift, int row,
                                          const OperandRows& out) {
   const float scale = power_of_two(shift);
   if (threadIdx.x == 0) out.factors[row] = power_of_two(-shift);
-  uint4* to = out.x + static_cast<int64_t>(row / 8) * 16 + row % 8;
   for (int i = threadIdx.x; i < out.units * 8; i += kRowThreads) {
     const float4* from = reinterpret_cast<const float4*>(values + 8 * i);
-    to[static_cast<int64_t>(i / 2) * out.groups * 16 + i % 2 * 8] =
-        operand_chunk(from[0], from[1], scale);
+    *operand_place(out, row, i) = operand_chunk(from[0], from[1], scale);
   }
 }
 
