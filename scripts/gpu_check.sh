@@ -167,7 +167,8 @@ start_server() {
   local since log="$results/serve.log" line
   since=$(date +%s%N)
   : >"$log"
-  limited 240 ./sluice serve --model "$model" --device "$device" --listen 127.0.0.1:0 --max-batch 256 \
+  # Not through `limited`: signals for the shell that runs a function do not reach the server.
+  timeout --kill-after=5 240 ./sluice serve --model "$model" --device "$device" --listen 127.0.0.1:0 --max-batch 256 \
     --max-step-tokens 2048 >"$log" 2>"$results/serve.err" &
   server=$!
   for _ in $(seq 3000); do
