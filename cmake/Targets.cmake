@@ -68,6 +68,15 @@ function(sluice_test name)
   set_tests_properties(${name} PROPERTIES TIMEOUT ${ARG_TIMEOUT} LABELS "${ARG_LABELS}")
 endfunction()
 
+# sluice_tests_of_memory(name ...): they ask the same of code that is compiled in any way, so that the sanitizers' tree is the one
+# that is worth building them in. With SLUICE_MEMORY_TESTS=OFF they are built by name only.
+function(sluice_tests_of_memory)
+  set_tests_properties(${ARGN} PROPERTIES LABELS memory)
+  if(NOT SLUICE_MEMORY_TESTS)
+    set_target_properties(${ARGN} PROPERTIES EXCLUDE_FROM_ALL ON)
+  endif()
+endfunction()
+
 # sluice_tests_of_values(name ...): their one question is whether values are right; every access to memory of theirs is made
 # by other tests as well. Under a sanitizer they are built by name only.
 function(sluice_tests_of_values)

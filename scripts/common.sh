@@ -114,10 +114,14 @@ build() {
   cmake --build --preset "$preset" -j "$(build_jobs)" --target "$@"
 }
 
-# The same for the tree of the program, with the tests in it: what they test is what users run.
+# build_with_tests MEMORY_TESTS TARGET...: the same for the tree of the program, with the tests in it: what they test is what users run.
+# MEMORY_TESTS: ON, or OFF without those that the sanitizers' tree has.
 build_with_tests() {
-  if ! grep -qs '^SLUICE_TESTS:BOOL=ON' build/release/CMakeCache.txt; then
-    cmake --preset release -DSLUICE_TESTS=ON -DSLUICE_BENCH=ON
+  local memory_tests="$1"
+  shift
+  if ! grep -qs '^SLUICE_TESTS:BOOL=ON' build/release/CMakeCache.txt \
+    || ! grep -qs "^SLUICE_MEMORY_TESTS:BOOL=$memory_tests" build/release/CMakeCache.txt; then
+    cmake --preset release -DSLUICE_TESTS=ON -DSLUICE_BENCH=ON "-DSLUICE_MEMORY_TESTS=$memory_tests"
   fi
   build release "$@"
 }

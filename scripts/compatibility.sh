@@ -33,7 +33,7 @@ prepare() {
   step "Model"
   scripts/fetch_model.sh
   step "Build"
-  build_with_tests "${programs[@]}" sluice
+  build_with_tests ON "${programs[@]}" sluice
 }
 prepare >&2
 
