@@ -68,6 +68,13 @@ function(sluice_test name)
   set_tests_properties(${name} PROPERTIES TIMEOUT ${ARG_TIMEOUT} LABELS "${ARG_LABELS}")
 endfunction()
 
+# sluice_leave_out_under_asan(test PATTERN): cases that take long there and touch no memory that others of the test do not.
+function(sluice_leave_out_under_asan test pattern)
+  if(SLUICE_SANITIZE MATCHES "address")
+    set_tests_properties(${test} PROPERTIES ENVIRONMENT "GTEST_FILTER=-${pattern}")
+  endif()
+endfunction()
+
 # sluice_tests_of_memory(name ...): they ask the same of code that is compiled in any way, so that the sanitizers' tree is the one
 # that is worth building them in. With SLUICE_MEMORY_TESTS=OFF they are built by name only.
 function(sluice_tests_of_memory)
