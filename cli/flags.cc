@@ -14,6 +14,7 @@
 #include "cli/exit_codes.h"
 
 #include "engine/base/status.h"
+#include "engine/tokenizer/utf8.h"
 
 namespace sluice::cli {
 namespace {
@@ -239,6 +240,16 @@ CLI::Validator Device() {
              IntegerBetween(0, std::numeric_limits<int32_t>::max())(text.substr(prefix.size()))
                  .empty());
         return ok ? "" : "expected cpu or cuda:N, got " + Quote(text);
+      },
+      "");
+}
+
+CLI::Validator PrintableText() {
+  return CLI::Validator(
+      [](std::string& text) -> std::string {
+        return !text.empty() && engine::IsPrintableUtf8(text)
+                   ? ""
+                   : "expected printable UTF-8, got " + std::to_string(text.size()) + " bytes";
       },
       "");
 }

@@ -75,6 +75,13 @@ TEST(ValidatorTest, TakesNamesOfDevices) {
   }
 }
 
+TEST(ValidatorTest, TakesTextOfOneLine) {
+  for (const char* text : {"a", "Größe 1"}) EXPECT_EQ(Check(PrintableText(), text), "");
+  for (const char* text : {"", "a\nb", "\x1b[2J", "\xff"}) {
+    EXPECT_THAT(Check(PrintableText(), text), HasSubstr("printable"));
+  }
+}
+
 TEST(ValidatorTest, RefusesNanAndWhatLiesOutside) {
   EXPECT_EQ(Check(Between(0, 1), "0"), "");
   EXPECT_EQ(Check(Between(0, 1), "1"), "");
