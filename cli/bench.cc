@@ -128,8 +128,8 @@ Command AddBench(CLI::App& program) {
   AddLoadFlags(*app, flags->job);
   app->add_flag("--json", flags->json, "Print one line of JSON instead of the table");
   app->footer(
-      "Prompts are random token ids, the end of text is ignored, sampling is greedy: every call\n"
-      "generates as many tokens as asked for. Times are the client's, from sending the call.\n"
+      "Prompts are random token ids, the end of text is ignored: every call generates as many\n"
+      "tokens as asked for. Times are the client's, from sending the call.\n"
       "Exit code 0: every call ended OK. 1: not all did, and the output counts them by status.\n"
       "\n"
       "Example:\n"

@@ -147,6 +147,9 @@ int Run(ChatFlags& flags) {
   if (!job.remote.server.empty() && !job.engine.chat_template_path.empty()) {
     return UsageError(kChatName, "--chat-template is the server's to set: see sluice serve");
   }
+  if (const absl::Status status = engine::CheckOptions(job.engine); !status.ok()) {
+    return UsageError(kChatName, engine::Message(status));
+  }
   if (flags.seed_option->count() > 0) job.seed = flags.seed;
   SignalWatcher signals;
   const auto backend = job.remote.server.empty() ? OpenLocalChat(job) : OpenRemoteChat(job);

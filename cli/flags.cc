@@ -14,6 +14,7 @@
 #include "cli/exit_codes.h"
 
 #include "engine/base/status.h"
+#include "engine/tokenizer/utf8.h"
 
 namespace sluice::cli {
 namespace {
@@ -229,6 +230,30 @@ CLI::Validator OneOf(std::vector<std::string> words) {
       "");
 }
 
+CLI::Validator Device() {
+  return CLI::Validator(
+      [](std::string& text) -> std::string {
+        const std::string prefix = "cuda:";
+        const bool ok =
+            text == "cpu" ||
+            (text.rfind(prefix, 0) == 0 &&
+             IntegerBetween(0, std::numeric_limits<int32_t>::max())(text.substr(prefix.size()))
+                 .empty());
+        return ok ? "" : "expected cpu or cuda:N, got " + Quote(text);
+      },
+      "");
+}
+
+CLI::Validator PrintableText() {
+  return CLI::Validator(
+      [](std::string& text) -> std::string {
+        return !text.empty() && engine::IsPrintableUtf8(text)
+                   ? ""
+                   : "expected printable UTF-8, got " + std::to_string(text.size()) + " bytes";
+      },
+      "");
+}
+
 std::shared_ptr<CLI::Formatter> HelpFormatter() { return std::make_shared<GroupedFormatter>(); }
 
 CLI::Option* AddModelFlag(CLI::App& app, std::string* model) {
@@ -285,6 +310,7 @@ void AddComputeFlags(CLI::App& app, engine::EngineOptions* options, const std::s
       ->group(group);
   app.add_option("--device", options->device, "cpu, or cuda:N for an NVIDIA GPU")
       ->type_name("NAME")
+      ->check(Device())
       ->capture_default_str()
       ->group(group);
   app.add_option_function<std::string>(

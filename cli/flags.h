@@ -31,6 +31,10 @@ CLI::Validator Between(double minimum, double maximum, bool minimum_excluded = f
 CLI::Validator IntegerBetween(int64_t minimum, int64_t maximum);
 CLI::Validator Uint64();  // CLI11 itself takes -1 for 2^64 - 1
 CLI::Validator OneOf(std::vector<std::string> words);
+// "cpu", or "cuda:" and a number.
+CLI::Validator Device();
+// At least one character, none of them a control character.
+CLI::Validator PrintableText();
 
 // One text style for the help of every command: grouped flags, "[default]" after the description.
 std::shared_ptr<CLI::Formatter> HelpFormatter();

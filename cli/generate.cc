@@ -124,7 +124,7 @@ std::string CheckFlags(const GenerateFlags& flags) {
            std::to_string(stopping.max_tokens);
   }
   if (stopping.stop.size() > 16) return "--stop may be given 16 times at most";
-  return "";
+  return engine::Message(engine::CheckOptions(flags.job.engine));
 }
 
 int Run(GenerateFlags& flags) {

@@ -132,6 +132,9 @@ int AwaitEnd(server::Server& server) {
 
 int Run(const ServeFlags& flags) {
   if (flags.model.empty()) return UsageError(kServeName, "give --model PATH");
+  if (const absl::Status status = engine::CheckOptions(flags.engine); !status.ok()) {
+    return UsageError(kServeName, engine::Message(status));
+  }
   const engine::Time start = engine::SteadyClock().Now();
   std::signal(SIGPIPE, SIG_IGN);  // a scraper or log reader that went away is no reason to end
   SignalWatcher signals;
@@ -202,6 +205,7 @@ void AddListenFlags(CLI::App& app, ServeFlags& flags) {
   app.add_option("--model-name", server.model_name,
                  "How clients name the model; unset: as the file does")
       ->type_name("NAME")
+      ->check(PrintableText())
       ->group(group);
   AddChatTemplateFlag(app, &flags.engine, group);
   app.add_flag("--reflection", server.reflection,

@@ -174,6 +174,9 @@ struct LoadProgress {
   uint64_t done = 0, total = 0;  // bytes, in phase "weights"
 };
 
+// INVALID_ARGUMENT when an option is out of its range or does not fit another, whatever the model.
+absl::Status CheckOptions(const EngineOptions& options);
+
 // Opens and checks the file, loads weights, sizes and allocates the KV pool, runs the self-check,
 // starts the engines. `num_lanes`: delivery threads. Errors as ModelFile, ModelConfig, Weights and
 // Tokenizer give them; FAILED_PRECONDITION when the self-check fails or memory cannot be locked;

@@ -34,30 +34,6 @@ int ThreadsPerEngine(const EngineOptions& options) {
   return std::max(1, cores / options.num_engines);
 }
 
-absl::Status CheckOptions(const EngineOptions& options) {
-  const auto in_range = [](std::string_view name, int64_t value, int64_t least, int64_t most) {
-    if (value >= least && value <= most) return absl::OkStatus();
-    return InvalidArgument(std::string(name) + ": expected " + std::to_string(least) + " to " +
-                           std::to_string(most) + ", got " + std::to_string(value));
-  };
-  RETURN_IF_ERROR(in_range("number of engines", options.num_engines, 1, 64));
-  RETURN_IF_ERROR(in_range("threads of an engine", options.num_threads, 0, 1024));
-  RETURN_IF_ERROR(in_range("threads of all engines",
-                           int64_t{options.num_engines} * options.num_threads, 0, 1024));
-  RETURN_IF_ERROR(in_range("largest batch", options.max_batch, 1, 4096));
-  RETURN_IF_ERROR(in_range("tokens of a step", options.max_step_tokens, 1, 65'536));
-  RETURN_IF_ERROR(in_range("queue", options.max_queue, 1, 1 << 20));
-  if (options.max_context != 0) {
-    RETURN_IF_ERROR(in_range("context", options.max_context, 2, 1 << 24));
-  }
-  if (options.max_step_tokens < options.max_batch) {
-    return InvalidArgument("tokens of a step (" + std::to_string(options.max_step_tokens) +
-                           ") must not be fewer than the largest batch (" +
-                           std::to_string(options.max_batch) + ")");
-  }
-  return absl::OkStatus();
-}
-
 // What the weights will take in memory, in the layout of `backend`.
 uint64_t WeightBytes(const ModelFile& file, const ModelConfig& config, kernels::Backend backend) {
   std::unordered_set<std::string> placed;
@@ -225,15 +201,11 @@ absl::Status LoadChat(const EngineOptions& options, LoadedModel& model) {
   return absl::OkStatus();
 }
 
-// The file's bytes hash to `expected`, 64 hex digits. Reads all of it once more.
+// The file's bytes hash to `expected`, which CheckOptions has seen. Reads all of it once more.
 absl::Status CheckSha256(const std::string& path, const std::string& expected) {
   std::string wanted = expected;
   for (char& digit : wanted)
     digit = static_cast<char>(std::tolower(static_cast<unsigned char>(digit)));
-  if (wanted.size() != 64 || wanted.find_first_not_of("0123456789abcdef") != std::string::npos) {
-    return InvalidArgument("sha256 of the model: expected 64 hex digits, got '" +
-                           expected.substr(0, 64) + "'");
-  }
   ASSIGN_OR_RETURN(const OpenFile file, OpenFile::Open(path));
   std::vector<std::byte> piece(size_t{4} << 20);
   Sha256 hash;
@@ -346,6 +318,37 @@ absl::StatusOr<std::unique_ptr<Dispatcher>> StartEngines(
 }  // namespace
 
 std::string_view Name(KvDType type) { return type == KvDType::kF16 ? "f16" : "f32"; }
+
+absl::Status CheckOptions(const EngineOptions& options) {
+  const auto in_range = [](std::string_view name, int64_t value, int64_t least, int64_t most) {
+    if (value >= least && value <= most) return absl::OkStatus();
+    return InvalidArgument(std::string(name) + ": expected " + std::to_string(least) + " to " +
+                           std::to_string(most) + ", got " + std::to_string(value));
+  };
+  RETURN_IF_ERROR(in_range("number of engines", options.num_engines, 1, 64));
+  RETURN_IF_ERROR(in_range("threads of an engine", options.num_threads, 0, 1024));
+  RETURN_IF_ERROR(in_range("threads of all engines",
+                           int64_t{options.num_engines} * options.num_threads, 0, 1024));
+  RETURN_IF_ERROR(in_range("largest batch", options.max_batch, 1, 4096));
+  RETURN_IF_ERROR(in_range("tokens of a step", options.max_step_tokens, 1, 65'536));
+  RETURN_IF_ERROR(in_range("queue", options.max_queue, 1, 1 << 20));
+  if (options.max_context != 0) {
+    RETURN_IF_ERROR(in_range("context", options.max_context, 2, 1 << 24));
+  }
+  if (options.max_step_tokens < options.max_batch) {
+    return InvalidArgument("tokens of a step (" + std::to_string(options.max_step_tokens) +
+                           ") must not be fewer than the largest batch (" +
+                           std::to_string(options.max_batch) + ")");
+  }
+  const std::string& sha256 = options.model_sha256;
+  const bool is_hash = sha256.size() == 64 &&
+                       sha256.find_first_not_of("0123456789abcdefABCDEF") == std::string::npos;
+  if (!sha256.empty() && !is_hash) {
+    return InvalidArgument("sha256 of the model: expected 64 hex digits, got '" +
+                           sha256.substr(0, 64) + "'");
+  }
+  return absl::OkStatus();
+}
 
 absl::StatusOr<LoadedModel> LoadModel(const std::string& path, const EngineOptions& options,
                                       int num_lanes,

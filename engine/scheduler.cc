@@ -257,11 +257,11 @@ void Scheduler::CommitRow(const StepRow& row, RowResult* result, Time now) {
   const std::string which = row.sampling
                                 ? "output token " + std::to_string(sequence.output().num_tokens())
                                 : "the prompt";
-  EndRequest(request,
-             {Internal("the logits of " + which + " are not finite" +
-                       (limits_.f16_kv ? " (K or V may exceed f16: try --kv-dtype f32)" : "")),
-              "NON_FINITE_LOGITS"},
-             now);
+  EndRequest(
+      request,
+      {Internal("the logits of " + which + " are not finite" + (limits_.f16_kv ? kF16KvHint : "")),
+       "NON_FINITE_LOGITS"},
+      now);
 }
 
 void Scheduler::CommitScores(Sequence& sequence, const RowScoring& scoring, RowResult& result) {

@@ -2,6 +2,9 @@
 
 namespace sluice::engine {
 
+// What to try where logits are not finite and the KV cache is f16.
+inline constexpr char kF16KvHint[] = " (K or V may exceed f16: try --kv-dtype f32)";
+
 // Limits of the scheduler of one engine, after the model and the pool are known.
 struct SchedulerLimits {
   int depth = 0;  // steps in flight while planning

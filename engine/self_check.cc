@@ -9,6 +9,7 @@
 
 #include "engine/base/status.h"
 #include "engine/canary.h"
+#include "engine/scheduler_limits.h"
 
 namespace sluice::engine {
 namespace {
@@ -110,10 +111,17 @@ absl::StatusOr<SelfCheck> RunSelfCheck(
   const size_t common = std::min(actual.size(), expected.size());
   Compare(std::span(actual).first(common), std::span(expected).first(common), check);
   check.seconds = Seconds(std::chrono::steady_clock::now() - begin);
+  // The strict path's cache is f32, so that it does not overflow where an f16 one does.
+  const std::string hint = options.kv_type == kernels::DType::kF16 ? kF16KvHint : "";
   if (!AllFinite(expected) || (AllFinite(actual) && !AllFinite(whole_model))) {
     // The file's own fault: it loads, and what it cannot answer ends with an error of its own.
     check.message = "self-check: the model's own weights give logits that are not finite";
+    if (AllFinite(expected)) check.message += hint;
     return check;
+  }
+  if (!AllFinite(actual)) {
+    return FailedPrecondition("self-check: logits are not finite where the strict path's are" +
+                              hint);
   }
   check.passed = actual.size() == expected.size() && check.max_relative_error <= tolerance;
   char line[160];

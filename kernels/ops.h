@@ -15,8 +15,9 @@
 // How these contracts express what comes later, so that nothing above the kernels changes:
 //   int16 activations     `Activation` is the backend's choice of form. The CPU writes f32 values
 //                         beside int16 blocks of 32 with one f32 scale and block sum each; CUDA
-//                         will write f16 rows with a power-of-two scale. The producer of an
-//                         activation quantises it; the residual stream stays f32.
+//                         writes f16 operands of the tensor cores with a power of two for each row
+//                         (kernels/cuda/linear.h). The producer of an activation quantises it; the
+//                         residual stream stays f32.
 //   three types in Q/K/V  q, k and v are three `Linear`s, each with its own type, chosen per output
 //                         tile at run time.
 //   tensor parallelism    A rank's Linears hold its shard (heads, FFN columns). MatMulAddResidual

@@ -20,7 +20,7 @@ class Service;
 namespace sluice::server {
 
 struct ListenOptions {
-  std::string name;     // of the address in messages: "listen"
+  std::string name;     // of the address in messages: "--listen"
   std::string address;  // "host:port", port 0 takes a free one
   // Judges calls that no service of ours takes; our services judge by themselves. Outlives it all.
   Authenticator* authenticator = nullptr;

@@ -131,7 +131,7 @@ class Server::Impl {
 absl::Status Server::Impl::Start() {
   const ServerOptions& options = frontend_.options;
   if (!options.metrics_listen.empty()) {
-    RETURN_IF_ERROR(CheckAddress("metrics_listen", options.metrics_listen));
+    RETURN_IF_ERROR(CheckAddress("--metrics-listen", options.metrics_listen));
   }
   if (options.channelz && options.ops_listen.empty()) {
     return engine::InvalidArgument(
@@ -151,7 +151,7 @@ absl::Status Server::Impl::Start() {
 absl::Status Server::Impl::StartService() {
   const ServerOptions& options = frontend_.options;
   ListenOptions listen;
-  listen.name = "listen";
+  listen.name = "--listen";
   listen.address = options.listen;
   listen.authenticator = &frontend_.authenticator;
   if (!options.tls_cert.empty()) listen.certificates = &frontend_.certificates;
@@ -170,7 +170,7 @@ absl::Status Server::Impl::StartService() {
 absl::Status Server::Impl::StartOps() {
   const ServerOptions& options = frontend_.options;
   ListenOptions listen;
-  listen.name = "ops_listen";
+  listen.name = "--ops-listen";
   listen.address = options.ops_listen;
   listen.authenticator = &frontend_.authenticator;
   listen.max_connections = kMaxOpsConnections;

@@ -13,6 +13,7 @@
 #include "engine/model/tensor_places.h"
 #include "engine/model/trait_reader.h"
 #include "engine/model_file/model_file.h"
+#include "engine/tokenizer/utf8.h"
 
 namespace sluice::engine {
 namespace {
@@ -115,8 +116,16 @@ absl::Status ReadVocabulary(const ModelFile& file, FactReader& facts, ModelConfi
   return absl::OkStatus();
 }
 
-std::string ModelName(const ModelFile& file, std::optional<std::string_view> given) {
-  if (given.has_value() && !given->empty()) return std::string(*given);
+// The name goes to terminals, logs, metrics and clients: general.name where it is fit for them.
+std::string ModelName(const ModelFile& file, std::optional<std::string_view> given,
+                      std::vector<std::string>& notes) {
+  constexpr size_t kMostBytes = 256;
+  if (given.has_value() && !given->empty()) {
+    if (given->size() <= kMostBytes && IsPrintableUtf8(*given)) return std::string(*given);
+    notes.push_back("general.name: expected at most " + std::to_string(kMostBytes) +
+                    " bytes of printable UTF-8, got " + Quoted(*given) +
+                    "; the file's name is used");
+  }
   const std::string& path = file.path();
   const size_t slash = path.rfind('/');
   return slash == std::string::npos ? path : path.substr(slash + 1);
@@ -140,7 +149,7 @@ absl::StatusOr<ModelConfig> ModelConfig::FromFile(const ModelFile& file, kernels
   ModelConfig config;
   config.architecture = architecture.name;
   ASSIGN_OR_RETURN(const std::optional<std::string_view> name, file.GetString("general.name"));
-  config.name = ModelName(file, name);
+  config.name = ModelName(file, name, config.notes);
   FactReader facts(file, config.architecture);
   RETURN_IF_ERROR(ReadSizes(facts, config));
   architecture.ReadTensorTraits(file, config);

@@ -62,6 +62,17 @@ size_t FindInvalidUtf8(std::string_view text) {
   return std::string_view::npos;
 }
 
+bool IsPrintableUtf8(std::string_view text) {
+  while (!text.empty()) {
+    const Utf8Step step = NextUtf8(text);
+    const bool is_control =
+        step.code_point < 0x20 || (step.code_point >= 0x7f && step.code_point < 0xa0);
+    if (step.state != Utf8State::kValid || is_control) return false;
+    text.remove_prefix(step.length);
+  }
+  return true;
+}
+
 void AppendUtf8(char32_t code_point, std::string& out) {
   const auto tail = [code_point](int shift) {
     return static_cast<char>(0x80 | (code_point >> shift & 0x3F));

@@ -28,6 +28,9 @@ Utf8Step NextUtf8(std::string_view text);
 // Offset of the first byte that begins no whole code point; npos when `text` is valid UTF-8.
 size_t FindInvalidUtf8(std::string_view text);
 
+// True when `text` is UTF-8 without control characters: fit for one line of a terminal or a log.
+bool IsPrintableUtf8(std::string_view text);
+
 // `code_point` must be a Unicode scalar value.
 void AppendUtf8(char32_t code_point, std::string& out);
 

@@ -67,6 +67,21 @@ TEST(PlantedBugTest, IsFoundByItsName) {
 // The outcome of one check on one text: empty when it is taken.
 std::string Check(const CLI::Validator& validator, std::string text) { return validator(text); }
 
+TEST(ValidatorTest, TakesNamesOfDevices) {
+  for (const char* name : {"cpu", "cuda:0", "cuda:15"}) EXPECT_EQ(Check(Device(), name), "");
+  for (const char* name :
+       {"", "gpu", "CPU", "cuda", "cuda:", "cuda:-1", "cuda:1x", "cuda:9999999999"}) {
+    EXPECT_THAT(Check(Device(), name), HasSubstr(std::string("got '") + name + "'"));
+  }
+}
+
+TEST(ValidatorTest, TakesTextOfOneLine) {
+  for (const char* text : {"a", "Größe 1"}) EXPECT_EQ(Check(PrintableText(), text), "");
+  for (const char* text : {"", "a\nb", "\x1b[2J", "\xff"}) {
+    EXPECT_THAT(Check(PrintableText(), text), HasSubstr("printable"));
+  }
+}
+
 TEST(ValidatorTest, RefusesNanAndWhatLiesOutside) {
   EXPECT_EQ(Check(Between(0, 1), "0"), "");
   EXPECT_EQ(Check(Between(0, 1), "1"), "");

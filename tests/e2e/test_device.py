@@ -84,12 +84,11 @@ def test_greedy_tokens_are_the_cpus(serve, device):
 
 def test_what_is_said_of_a_device_that_is_not_there(sluice):
     """One line, from builds with CUDA and without."""
-    for name, word in (("cuda:99", "cuda"), ("gpu", "expected 'cpu' or 'cuda:N', got 'gpu'"), ("cuda:-1", "expected")):
-        for command in (["verify"], ["serve", "--listen", "127.0.0.1:0", "--log-level", "off"]):
-            result = subprocess.run([sluice, *command, "--model", MODEL, "--device", name], capture_output=True, text=True,
-                                    timeout=120)
-            assert result.returncode == (78 if command[0] == "serve" else 1)
-            assert result.stderr.count("\n") == 1 and word in result.stderr, result.stderr
+    for command in (["verify"], ["serve", "--listen", "127.0.0.1:0", "--log-level", "off"]):
+        result = subprocess.run([sluice, *command, "--model", MODEL, "--device", "cuda:99"], capture_output=True, text=True,
+                                timeout=120)
+        assert result.returncode == (78 if command[0] == "serve" else 1)
+        assert result.stderr.count("\n") == 1 and "cuda" in result.stderr, result.stderr
     print(problem_of(sluice, "cuda:99"))
 
 

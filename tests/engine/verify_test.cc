@@ -4,7 +4,9 @@
 #include "engine/verify.h"
 
 #include <algorithm>
+#include <cstring>
 #include <string>
+#include <vector>
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -119,6 +121,36 @@ TEST(LoadModelTest, SelfCheckRefusesPlantedBugs) {
   const auto model = LoadModel(std::string(SLUICE_GOLDEN_DIR) + "/tiny/tiny-llama31.q8_0.gguf",
                                options, 1, nullptr);
   EXPECT_EQ(model.status().code(), absl::StatusCode::kFailedPrecondition) << model.status();
+}
+
+// Values of 1e6: the f32 cache of the strict path takes them.
+TEST(LoadModelTest, SelfCheckSaysThatAnF16CacheOverflows) {
+  for (const int layer : {0, 1}) {
+    testing::TinyModelSpec spec;
+    spec.vocabulary = false;
+    testing::GgufDraft draft = testing::MakeTinyModelDraft(spec);
+    std::string& bytes = draft.TensorAt("blk." + std::to_string(layer) + ".attn_v.weight").bytes;
+    std::vector<float> values(bytes.size() / sizeof(float));
+    std::memcpy(values.data(), bytes.data(), bytes.size());
+    for (float& value : values) value *= 1e6f;
+    std::memcpy(bytes.data(), values.data(), bytes.size());
+    const testing::TempFile file(draft.Bytes());
+
+    EngineOptions options;
+    options.kv_memory_bytes = 1 << 20;
+    options.kv_dtype = KvDType::kF16;
+    const auto f16 = LoadModel(file.path(), options, 1, nullptr);
+    const std::string message = f16.ok() ? f16->self_check.message : Message(f16.status());
+    EXPECT_THAT(message, HasSubstr("not finite"));
+    EXPECT_THAT(message, HasSubstr("try --kv-dtype f32"));
+    // Beyond the first layer there is no strict path to compare with.
+    EXPECT_EQ(f16.ok(), layer == 1);
+
+    options.kv_dtype = KvDType::kF32;
+    const auto f32 = LoadModel(file.path(), options, 1, nullptr);
+    ASSERT_TRUE(f32.ok()) << f32.status();
+    EXPECT_TRUE(f32->self_check.passed) << f32->self_check.message;
+  }
 }
 
 }  // namespace

@@ -112,6 +112,22 @@ TEST(ModelConfigTest, OptionalFactsHaveTheFormatsDefaults) {
   EXPECT_EQ(config->name, std::filesystem::path(stored.path()).filename());
 }
 
+// It is printed, logged, a label of every metric and a field of messages that hold UTF-8 alone.
+TEST(ModelConfigTest, ANameThatCannotBeShownIsNotUsed) {
+  GgufDraft draft = testing::MakeTinyModelDraft(TinyModelSpec());
+  for (const std::string& name : {std::string("two\nlines"), std::string("\x1b[2J"),
+                                  std::string("no \xff UTF-8"), std::string(257, 'n')}) {
+    draft.SetString("general.name", name);
+    const TempFile stored(draft.Bytes());
+    const auto config = ConfigOf(stored.path());
+    ASSERT_TRUE(config.ok()) << Message(config.status());
+    EXPECT_EQ(config->name, std::filesystem::path(stored.path()).filename());
+    EXPECT_THAT(config->notes, Contains(HasSubstr("general.name: expected at most 256 bytes")));
+  }
+  draft.SetString("general.name", "Größe 1");
+  EXPECT_EQ(ConfigOf(draft)->name, "Größe 1");
+}
+
 TEST(ModelConfigTest, FactorsAndLinearScalingDivideFrequencies) {
   TinyModelSpec spec;  // heads of 16
   const auto plain = ConfigOf(testing::MakeTinyModelDraft(spec));

@@ -63,5 +63,17 @@ TEST(Utf8Test, NamesTheFirstByteThatIsWrong) {
   }
 }
 
+TEST(Utf8Test, ControlCharactersAreNotPrintable) {
+  for (const std::string_view text :
+       {"", " a~", "Grüße, 東京 🙂", "\u00a0", "\xE2\x80\x8F"}) {
+    EXPECT_TRUE(IsPrintableUtf8(text)) << text;
+  }
+  for (const std::string_view text :
+       {"a\nb", "\r", "\t", "\x1b[31m", "\x7f", "\u0080", "\u009b1m", "\xff", "a\xE6\x9D"}) {
+    EXPECT_FALSE(IsPrintableUtf8(text)) << text;
+  }
+  EXPECT_FALSE(IsPrintableUtf8(std::string_view("a\0b", 3)));
+}
+
 }  // namespace
 }  // namespace sluice::engine
