@@ -159,8 +159,8 @@ double Run(const Bench& bench, const Product& product, int num_tokens,
     args.input = bench.rows;
     args.input.units = layouts[0].units;
     args.input.groups = OperandGroups(num_tokens);
-    args.gated =
-        product.gated && (num_tokens > 1 || path.has_value()) && bench.device.has_wgmma && path != LinearPath::kSlices;
+    args.gated = product.gated && (num_tokens > 1 || path.has_value()) && bench.device.has_wgmma &&
+                 path != LinearPath::kSlices;
     std::byte* storage = memory + turn % copies * bytes;
     int64_t width = 0;
     for (const PackedLayout& layout : layouts) width += layout.rows;

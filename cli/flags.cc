@@ -342,7 +342,7 @@ void AddEngineFlags(CLI::App& app, engine::EngineOptions* options, const std::st
   app.add_option_function<std::string>(
          "--numerics",
          [options](const std::string& mode) { options->fast_numerics = mode == "fast"; },
-         "exact: equal bits whoever else is served; fast: prompts sooner on a GPU")
+         "exact: equal bits in any company; fast: prompts sooner on a GPU")
       ->type_name("MODE")
       ->check(OneOf({"exact", "fast"}))
       ->default_str("exact")

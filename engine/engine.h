@@ -37,8 +37,8 @@ struct EngineOptions {
   // f32 keeps the logits within 0.01 of the reference; f16 halves the memory and errs by up to
   // 0.03.
   std::optional<KvDType> kv_dtype;  // none: f32 on the CPU, f16 on CUDA
-  // On a GPU prompts are read faster, and a reply's bits depend on the steps that its prompt was cut
-  // into and so on who else is served; no difference on the CPU.
+  // On a GPU prompts are read faster, and a reply's bits depend on the steps that its prompt was
+  // cut into and so on who else is served; no difference on the CPU.
   bool fast_numerics = false;
   // Of the device's memory, for weights, KV cache and scratch together, when kv_memory_bytes is 0.
   double gpu_memory_fraction = 0.9;

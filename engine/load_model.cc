@@ -120,7 +120,7 @@ ModelFacts MakeFacts(const ModelFile& file, const ModelConfig& config, const Wei
   facts.kv_dtype = runner.kv_type == kernels::DType::kF16 ? "f16" : "f32";
   const bool is_cuda = runner.exec.backend == kernels::Backend::kCuda;
   // The CPU has nothing faster than what is exact.
-  const std::string arithmetic = !is_cuda                 ? "exact int16 kv-"
+  const std::string arithmetic = !is_cuda                ? "exact int16 kv-"
                                  : options.fast_numerics ? "fast f16 kv-"
                                                          : "exact f16 kv-";
   facts.numerics = arithmetic + facts.kv_dtype;

@@ -14,7 +14,7 @@ struct SchedulerLimits {
   int num_pages = 0;    // page 0 included
   int max_context = 0;  // positions of a sequence, at most; 2 or more
   bool prefix_cache = true;
-  bool f16_kv = false;    // the KV cache is f16: named when logits are not finite
+  bool f16_kv = false;  // the KV cache is f16: named when logits are not finite
 };
 
 }  // namespace sluice::engine

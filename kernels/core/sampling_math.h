@@ -38,7 +38,8 @@ inline uint64_t FixedFraction(float fraction) {
 // ceil(fraction * total) of that.
 inline uint64_t CeilFraction(float fraction, uint64_t total) {
   using Wide = unsigned __int128;
-  return static_cast<uint64_t>((Wide{FixedFraction(fraction)} * total + ((uint64_t{1} << 53) - 1)) >> 53);
+  return static_cast<uint64_t>(
+      (Wide{FixedFraction(fraction)} * total + ((uint64_t{1} << 53) - 1)) >> 53);
 }
 
 // -y in units of 2^-16, of a token whose weight is not 0: below 2^22.

@@ -259,8 +259,8 @@ struct UnitSuper {
       bytes = (bytes >> (8 * j) & 0x0fu) | (bytes >> (8 * j) & 0xf0u) << 4;
       selector = 0x4140;
     }
-    const half2 whole = __hsub2(as_half2(__byte_perm(bytes, 0x64646464u, selector)),
-                                half_of_int(1024));
+    const half2 whole =
+        __hsub2(as_half2(__byte_perm(bytes, 0x64646464u, selector)), half_of_int(1024));
     return __hmul2(whole, as_half2(super[r]));
   }
   // Scales of steps j & ~1 and j | 1 in row g + 8 r, where the type has none.

@@ -23,9 +23,8 @@ constexpr size_t kMostWays = 6;
 }  // namespace
 
 std::vector<LinearConfig> WaysWorthTrying(std::vector<LinearChoice> choices) {
-  std::stable_sort(
-      choices.begin(), choices.end(),
-      [](const LinearChoice& a, const LinearChoice& b) { return a.nanos < b.nanos; });
+  std::stable_sort(choices.begin(), choices.end(),
+                   [](const LinearChoice& a, const LinearChoice& b) { return a.nanos < b.nanos; });
   std::vector<LinearConfig> ways;
   std::set<std::pair<int32_t, int32_t>> seen;
   for (const LinearChoice& choice : choices) {

@@ -189,8 +189,8 @@ __device__ inline void load_attention_row(const AttentionArgs& args, int row, fl
     const int64_t head_stride = head_size + 2;
     const bool lone = first / kSplitKeys == position / kSplitKeys;
     if (lone) {  // merging one split with nothing gives that split to the bit
-      const float* heads = args.partials + (int64_t{slot} + first / kSplitKeys) * args.num_heads *
-                                               head_stride;
+      const float* heads =
+          args.partials + (int64_t{slot} + first / kSplitKeys) * args.num_heads * head_stride;
 #pragma unroll 4
       for (int i = threadIdx.x; i < cols; i += kRowThreads) {
         const float* part = heads + i / head_size * head_stride;

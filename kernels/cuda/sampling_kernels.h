@@ -105,7 +105,7 @@ struct SampleLaunch {
   const float* logits = nullptr;  // [num_logit_rows, stride]
   int64_t stride = 0;
   const RowTable* table = nullptr;  // LaunchGreedy: null when row i is of logit row i
-  const uint32_t* mask = nullptr;  // [mask rows, ceil(V / 32)]
+  const uint32_t* mask = nullptr;   // [mask rows, ceil(V / 32)]
   SlotArrays slots;
   float* adjusted = nullptr;  // [max_rows, adjusted_stride] scratch
   int64_t adjusted_stride = 0;

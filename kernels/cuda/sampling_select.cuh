@@ -446,8 +446,7 @@ __device__ __forceinline__ TypicalCut cut_typical(const LogitRow& row, const Til
 #pragma unroll
   for (int i = 0; i < 3; ++i) block_exclusive_scan<kThreads>(sums[i], scratch, &totals[i]);
   TypicalCut cut;
-  const auto weighted =
-      (static_cast<unsigned __int128>(totals[2]) << kPartBits) + totals[1];
+  const auto weighted = (static_cast<unsigned __int128>(totals[2]) << kPartBits) + totals[1];
   cut.mean = static_cast<int32_t>(weighted / totals[0]);
   uint64_t need = ceil_fraction(fixed, totals[0]);
   need = need > 1 ? need : 1;

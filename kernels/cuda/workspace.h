@@ -56,7 +56,7 @@ struct CudaWorkspace : Exec::Workspace {
   ~CudaWorkspace() override;
 
   cudaStream_t stream = nullptr;
-  LinearDevice linear_device;          // what LaunchLinear may use
+  LinearDevice linear_device;  // what LaunchLinear may use
   LinearTuner tuner;
   OperandRows normed;                  // outcome of a norm in front of a product, [max(T, R), E]
   float* qkv = nullptr;                // [T, (H + 2 G) D]

@@ -105,8 +105,9 @@ TEST(EngineFlagsTest, FillTheOptions) {
   CLI::App app;
   engine::EngineOptions options;
   AddEngineFlags(app, &options, "Engine");
-  std::vector<std::string> arguments = {"3",    "--threads", "f32",  "--kv-dtype", "64M", "--kv-memory",
-                                        "avx2", "--isa",     "fast", "--numerics"};
+  std::vector<std::string> arguments = {"3",    "--threads",   "f32",  "--kv-dtype",
+                                        "64M",  "--kv-memory", "avx2", "--isa",
+                                        "fast", "--numerics"};
   app.parse(arguments);  // CLI11 takes them last first
   EXPECT_EQ(options.num_threads, 3);
   EXPECT_EQ(options.kv_dtype, engine::KvDType::kF32);

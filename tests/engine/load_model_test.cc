@@ -165,8 +165,11 @@ TEST_F(LoadModelLimitsTest, TheFileHasTheHashThatWasAskedFor) {
 }
 
 TEST(DeviceChoiceTest, DescribesTheDeviceAndWhichKernelsRunThere) {
-  DeviceChoice choice = {
-      .backend = kernels::Backend::kCuda, .name = "cuda:0 NVIDIA H200", .major = 9, .minor = 0, .own_kernels = true};
+  DeviceChoice choice = {.backend = kernels::Backend::kCuda,
+                         .name = "cuda:0 NVIDIA H200",
+                         .major = 9,
+                         .minor = 0,
+                         .own_kernels = true};
   EXPECT_EQ(choice.Describe(), "cuda:0 NVIDIA H200, compute capability 9.0, its own kernels");
   choice = {
       .backend = kernels::Backend::kCuda, .name = "cuda:1 NVIDIA A10", .major = 8, .minor = 6};

@@ -195,8 +195,7 @@ void ExpectNear(const StoredMatrix& matrix, const Rows& rows, int num_tokens,
         largest_weight = std::max<double>(largest_weight, matrix.magnitudes[at]);
       }
       // Weights too small for normal f16.
-      bound += static_cast<double>(cols) * most *
-               std::min(most_steps * 0x1p-24, largest_weight);
+      bound += static_cast<double>(cols) * most * std::min(most_steps * 0x1p-24, largest_weight);
       const double error = std::abs(sum - static_cast<double>(actual[t * num_rows + n]));
       if (!(error / bound <= worst)) {
         worst = error / bound;
