@@ -54,8 +54,8 @@ engine::SchedulerLimits MakeLimits(Random& random) {
   engine::SchedulerLimits limits;
   limits.depth = random.Between(0, 1);
   const int kind = random.Between(0, 11);
-  const int pages = kind < 3   ? random.Between(1, 4)
-                    : kind < 8 ? random.Between(5, 64)
+  const int pages = kind < 3    ? random.Between(1, 4)
+                    : kind < 8  ? random.Between(5, 64)
                     : kind < 11 ? random.Between(65, 512)
                                 : random.Between(513, 4096);
   limits.num_pages = pages + 1;
@@ -111,9 +111,9 @@ int Random::Zipf(int most) {
 }
 
 const char* Name(Event::Kind kind) {
-  static constexpr const char* kNames[] = {"submit", "cancel", "stop read", "read",   "read all",
-                                           "jump",   "hang",   "flush",     "memory", "set policy",
-                                           "drain",  "shutdown"};
+  static constexpr const char* kNames[] = {"submit",   "cancel",     "stop read", "read",
+                                           "read all", "jump",       "hang",      "flush",
+                                           "memory",   "set policy", "drain",     "shutdown"};
   return kNames[static_cast<size_t>(kind)];
 }
 
@@ -161,8 +161,8 @@ Scenario Scenario::Make(uint64_t seed, size_t num_events) {
     if (static_cast<int>(id) == end_at && s.features.drain) event.kind = Event::Kind::kDrain;
     if (static_cast<int>(id) == end_at + 5 && s.features.shutdown)
       event.kind = Event::Kind::kShutdown;
-    const bool aims = event.kind == Event::Kind::kCancel ||
-                      event.kind == Event::Kind::kStopRead || event.kind == Event::Kind::kRead;
+    const bool aims = event.kind == Event::Kind::kCancel || event.kind == Event::Kind::kStopRead ||
+                      event.kind == Event::Kind::kRead;
     if (aims && calls.empty()) event.kind = Event::Kind::kSubmit;
     if (aims && !calls.empty()) {
       // Mostly of the last few: older ones have ended.
@@ -186,6 +186,8 @@ Scenario Scenario::Make(uint64_t seed, size_t num_events) {
     }
     if (s.events.size() < num_events) s.events.push_back(event);
   }
+  s.thorough = random.OneIn(4);
+  s.features.resumes = random.OneIn(4);
   return s;
 }
 
