@@ -186,7 +186,7 @@ Scenario Scenario::Make(uint64_t seed, size_t num_events) {
     }
     if (s.events.size() < num_events) s.events.push_back(event);
   }
-  s.thorough = random.OneIn(4);
+  s.thorough = random.OneIn(8);
   s.features.resumes = random.OneIn(4);
   return s;
 }
