@@ -188,6 +188,7 @@ Scenario Scenario::Make(uint64_t seed, size_t num_events) {
   }
   s.thorough = random.OneIn(8);
   s.features.resumes = random.OneIn(4);
+  s.features.late_reader = random.OneIn(4);
   return s;
 }
 

@@ -64,6 +64,7 @@ struct Features {
   bool intervals = false;   // several tokens a chunk
   bool impossible = false;  // calls that must be refused
   bool resumes = false;     // calls that go on where another stream broke
+  bool late_reader = false;
 };
 
 // kGrowing: short prompts and long replies in a pool that they outgrow.

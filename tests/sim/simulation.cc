@@ -51,10 +51,12 @@ Simulation::Simulation(const Scenario& scenario)
       admission_(scenario.bounds),
       ledger_(scenario.bounds, scenario.num_tenants),
       fairness_(scenario.num_tenants) {
-  auto runner = std::make_unique<SimRunner>(
-      scenario, &clock_, &violations_, [this](uint64_t handle) -> Call* {
-        return handle >= 1 && handle <= calls_.size() ? calls_[handle - 1].get() : nullptr;
-      });
+  const auto find = [this](uint64_t handle) -> Call* {
+    return handle >= 1 && handle <= calls_.size() ? calls_[handle - 1].get() : nullptr;
+  };
+  if (scenario.features.late_reader)
+    late_reader_.emplace(Mix(scenario.seed, 4), scenario.mailbox_lanes, find);
+  auto runner = std::make_unique<SimRunner>(scenario, &clock_, &violations_, find);
   runner_ = runner.get();
   loop_ = std::make_unique<engine::EngineLoop>(scenario.limits, std::move(runner), tokenizer_,
                                                &commands_, &chunks_, &stats_, &load_, &clock_);
@@ -458,11 +460,20 @@ void Simulation::Deliver() {
   nonfinite_ = runner_->TakeNonfinite();
   for (Call* call : nonfinite_) call->nonfinite = true;
   for (int lane = 0; lane < chunks_.num_lanes(); ++lane) {
-    for (TokenChunk& chunk : chunks_.TakeNow(lane)) {
+    std::vector<TokenChunk> chunks = chunks_.TakeNow(lane);
+    if (late_reader_ && !chunks.empty()) late_reader_->Post(chunks);
+    for (TokenChunk& chunk : chunks) {
       if (violations_.any()) return;
       OnChunk(std::move(chunk));
     }
   }
+  LookLate(/*everywhere=*/false);
+}
+
+void Simulation::LookLate(bool everywhere) {
+  if (!late_reader_ || violations_.any()) return;
+  if (std::string wrong = late_reader_->Look(everywhere); !wrong.empty())
+    violations_.Add(std::move(wrong));
 }
 
 // ---------------------------------------------------------------- what comes back
@@ -729,6 +740,7 @@ void Simulation::Finish() {
   if (violations_.any()) return;
   // What is in flight for calls that have ended.
   while (runner_->in_flight() && !violations_.any()) Turn();
+  LookLate(/*everywhere=*/true);
   if (violations_.any()) return;
   CheckPages();
   if (load_.live_tokens.load() != 0 || live_sequences_ != 0)

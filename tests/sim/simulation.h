@@ -16,6 +16,7 @@
 #include "server/admission.h"
 #include "tests/sim/call.h"
 #include "tests/sim/fairness.h"
+#include "tests/sim/late_reader.h"
 #include "tests/sim/scenario.h"
 #include "tests/sim/sim_runner.h"
 #include "tests/sim/tenant_ledger.h"
@@ -90,6 +91,7 @@ class Simulation {
   void Pass(std::optional<engine::Time> until);
   void Turn();
   void Deliver();
+  void LookLate(bool everywhere);
   void CheckTurn(engine::Time began);
   void CheckAdmissions();
   void CheckPages();
@@ -120,6 +122,7 @@ class Simulation {
   server::Admission admission_;
   TenantLedger ledger_;
   Fairness fairness_;
+  std::optional<LateReader> late_reader_;
   SimRunner* runner_ = nullptr;  // owned by the loop
   std::unique_ptr<engine::EngineLoop> loop_;
 

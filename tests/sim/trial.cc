@@ -24,7 +24,7 @@ namespace {
 
 // Of one seed: of processor time, and of time that passes in case it sleeps.
 constexpr time_t kHangSeconds = 20;
-constexpr unsigned kSleepSeconds = 900;
+constexpr unsigned kSleepSeconds = 300;
 
 using Clock = std::chrono::steady_clock;
 double Since(Clock::time_point begin) {
