@@ -54,7 +54,6 @@ struct Call {
   std::vector<engine::TokenId> scored_prompt;  // when it is scored
   std::vector<engine::TokenId> resumed;        // came with it, of one sequence
   bool impossible = false;
-  bool untypical = false;  // asks for typical_p where there is none
 
   struct Sequence {
     uint64_t prefix = 0;

@@ -65,7 +65,6 @@ engine::SchedulerLimits MakeLimits(Random& random) {
       random.OneIn(6) ? random.Between(2, 40) : random.Between(32, random.OneIn(4) ? 4096 : 600);
   limits.max_queue = random.OneIn(4) ? random.Between(1, 8) : random.Between(9, 256);
   limits.prefix_cache = !random.OneIn(5);
-  limits.typical_p = random.OneIn(2);
   return limits;
 }
 

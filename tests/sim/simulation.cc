@@ -222,8 +222,6 @@ engine::Request Simulation::MakeRequest(const Event& event, Call& call) {
         }
     }
   }
-  if (has.impossible && random.OneIn(8)) request.sampling.typical_p = 0.5f;
-  call.untypical = request.sampling.typical_p < 1 && !limits.typical_p;
   request.stopping.max_tokens = most;
   request.stopping.min_tokens = random.OneIn(3) ? random.Between(0, std::min(most, 12)) : 0;
   request.stopping.ignore_eos = random.OneIn(2);
@@ -630,8 +628,6 @@ std::string Simulation::Unjustified(const Call& call, const engine::RequestEnd& 
           "its deadline has not passed");
     case absl::StatusCode::kInvalidArgument:
       return unless(call.impossible, "refused for being impossible, which it is not");
-    case absl::StatusCode::kUnimplemented:
-      return unless(call.untypical, "refused for a feature it does not ask for");
     case absl::StatusCode::kUnavailable:
       if (end.error_reason == "ENGINE_DOWN") return unless(runner_->failed(), "the engine is up");
       return unless(closed_ || call.after_drain, "nobody drains, or it came before");
@@ -647,7 +643,7 @@ std::string Simulation::Unjustified(const Call& call, const engine::RequestEnd& 
 void Simulation::OnRequestEnd(Call& call, const engine::RequestEnd& end) {
   if (call.num_live != 0) return Wrong(call, "ends before its sequences");
   if (std::string why = Unjustified(call, end); !why.empty()) return Wrong(call, why);
-  if (end.status.ok() && (call.impossible || call.untypical || call.after_drain))
+  if (end.status.ok() && (call.impossible || call.after_drain))
     return Wrong(call, "what is to be refused ends well");
   int tokens = 0;
   for (const Call::Sequence& sequence : call.sequences) tokens += sequence.num_tokens;
