@@ -87,6 +87,8 @@ step "Unit tests"
 without_memory='|^memory$'
 if [ "$quick" -eq 1 ]; then without_memory=''; fi
 run_ctest unit release --parallel "$(nproc)" -LE "$left_out$without_memory"
+# What was simulated, so that it can be run again.
+grep -ohE '^(seeds from|seed [0-9]+ fails|  sim --seed|[0-9]+ seeds,) .*' "$results/unit/ctest.xml" || true
 
 if [ "$quick" -eq 0 ]; then
   step "Address and undefined-behaviour sanitizers: kernels and engine"

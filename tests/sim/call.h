@@ -25,7 +25,7 @@ constexpr uint64_t Chain(uint64_t prefix, engine::TokenId token) {
 struct Draw {
   uint64_t seed = 0;  // of the request: its handle
   int index = 0;
-  int position = 0;  // that the token takes
+  int position = 0;    // that the token takes
   int num_output = 0;  // tokens before it
   int min_tokens = 0;
   std::span<const engine::TokenId> banned;  // before the minimum
@@ -49,11 +49,11 @@ struct Call {
   engine::OutputParams output;
   int priority = 0;
   std::optional<engine::Time> deadline, queue_deadline, max_time;
-  uint64_t base = 0;           // of the chain
-  uint64_t prompt_prefix = 0;  // of the whole prompt
+  uint64_t base = 0;                           // of the chain
+  uint64_t prompt_prefix = 0;                  // of the whole prompt
   std::vector<engine::TokenId> scored_prompt;  // when it is scored
+  std::vector<engine::TokenId> resumed;        // came with it, of one sequence
   bool impossible = false;
-  bool untypical = false;  // asks for typical_p where there is none
 
   struct Sequence {
     uint64_t prefix = 0;
@@ -74,9 +74,9 @@ struct Call {
   bool first_planned = false;  // as the device sees it
   bool ended = false;
   bool cancelled = false, aborted = false;  // such a command was given
-  bool nonfinite = false;  // the device said so
-  bool paused = false;     // such a command was given last
-  bool ever_paused = false;
+  bool nonfinite = false;                   // the device said so
+  bool paused = false;                      // such a command was given last
+  uint64_t num_pauses = 0;
   bool reads = true;
   int64_t unread = 0;  // tokens
   engine::Time paused_at{};

@@ -29,15 +29,15 @@ void Fairness::Leave(Call* call) {
 std::string Fairness::Admit(Call* call, bool first) {
   Tenant& tenant = tenants_[static_cast<size_t>(call->tenant)];
   std::fill(tenant.lag.begin(), tenant.lag.end(), 0);
-  if (!first) return "";
-  const std::string name = "call " + std::to_string(call->handle.value);
-  if (!call->first_planned) {
+  const auto name = [call] { return "call " + std::to_string(call->handle.value); };
+  if (!call->first_planned || call->n == 1) {
     for (const auto& [key, other] : tenant.waiting) {
       if (key >= KeyOf(call).first) break;
       if (!other->paused)
-        return name + " overtook call " + std::to_string(other->handle.value) + " of its tenant";
+        return name() + " overtook call " + std::to_string(other->handle.value) + " of its tenant";
     }
   }
+  if (!first) return "";  // it has paid
   for (Tenant& other : tenants_) {
     if (&other == &tenant) continue;
     const auto waits = [](const auto& entry) { return !entry.second->paused; };
@@ -52,7 +52,7 @@ std::string Fairness::Admit(Call* call, bool first) {
     const int64_t rounds = other.most_cost / (kQuantum * other.least_weight) + 2;
     const int64_t most = 2 * (rounds * kQuantum * tenant.most_weight + tenant.most_cost);
     if (lag > most) {
-      return name + " is served while another tenant waits: " + std::to_string(lag) +
+      return name() + " is served while another tenant waits: " + std::to_string(lag) +
              " tokens of at most " + std::to_string(most);
     }
   }

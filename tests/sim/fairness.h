@@ -19,8 +19,9 @@ class Fairness {
   explicit Fairness(int num_tenants);
 
   void SetWeight(int tenant, int weight);
+  // It waits for its first place, or for one again.
   void Wait(Call* call);
-  // It has ended, or was admitted for the first time.
+  // It has ended, or got a place.
   void Leave(Call* call);
   // A sequence of `call` got a place; `first`: it never had one. Returns what is wrong with that;
   // empty when nothing is.

@@ -3,6 +3,8 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cstdio>
+#include <fstream>
+#include <iomanip>
 #include <random>
 #include <string>
 
@@ -19,16 +21,16 @@ unsigned long long Number(uint64_t value) { return value; }
 void PrintCount(const Series& series) {
   const Simulation::Count& count = series.count;
   std::printf(
-      "%llu seeds, %llu events in %.1f s: %.2f million a second on one core\n"
+      "%llu seeds, %llu events in %.1f s of processor time: %.2f million a second\n"
       "  %llu inputs, %llu commands, %llu turns, %llu rows, %llu chunks\n"
-      "  %llu requests ended well, %llu otherwise, %llu were refused; %llu preemptions, %llu "
-      "tokens "
-      "reused; pages checked %llu times\n",
-      Number(series.seeds), Number(count.events()), series.seconds,
-      static_cast<double>(count.events()) / series.seconds / 1e6, Number(count.inputs),
+      "  %llu requests ended well, %llu otherwise, %llu were refused; %llu cancels of open ones\n"
+      "  %llu preemptions, %llu tokens reused; pages checked %llu times\n",
+      Number(series.seeds), Number(count.events()), series.processor_seconds,
+      static_cast<double>(count.events()) / series.processor_seconds / 1e6, Number(count.inputs),
       Number(count.commands), Number(count.turns), Number(count.rows), Number(count.chunks),
       Number(count.ends_ok), Number(count.ends_other), Number(count.refusals),
-      Number(count.preemptions), Number(count.reused_tokens), Number(count.page_checks));
+      Number(count.cancels), Number(count.preemptions), Number(count.reused_tokens),
+      Number(count.page_checks));
 }
 
 std::string ReplayLine(const Scenario& scenario, int planted) {
@@ -47,11 +49,33 @@ int ReportFailure(const Scenario& scenario, const std::string& failure, int plan
   return 1;
 }
 
-int RunFresh(uint64_t first_seed, const Budget& budget, int planted) {
+// Appends one line to `file`; empty: none is wanted.
+void WriteJson(const std::string& file, const char* bug, uint64_t first_seed,
+               const Series& series) {
+  if (file.empty()) return;
+  std::ofstream line(file, std::ios::app);
+  line << "{";
+  if (bug) line << "\"bug\": " << std::quoted(bug) << ", ";
+  line << "\"seeds_from\": " << first_seed << ", \"seeds\": " << series.seeds
+       << ", \"events\": " << series.count.events() << ", \"processor_s\": " << std::fixed
+       << std::setprecision(2) << series.processor_seconds
+       << ", \"cancels\": " << series.count.cancels << ", \"failing_seed\": ";
+  if (series.failing_seed) {
+    line << *series.failing_seed;
+  } else {
+    line << "null";
+  }
+  // Quotes and backslashes are all that a failure has to escape.
+  line << ", \"failure\": " << std::quoted(series.failure) << "}\n";
+}
+
+int RunFresh(uint64_t first_seed, const Budget& budget, int planted, const std::string& json) {
   std::printf("seeds from %llu\n", Number(first_seed));
   std::fflush(stdout);
   const Series series = RunSeries(first_seed, budget, planted);
   PrintCount(series);
+  WriteJson(json, planted == 0 ? nullptr : PlantedBugs()[static_cast<size_t>(planted) - 1],
+            first_seed, series);
   if (!series.failing_seed) return 0;
   return ReportFailure(Scenario::Make(*series.failing_seed, SIZE_MAX), series.failure, planted);
 }
@@ -70,20 +94,22 @@ int Replay(const Scenario& scenario, int planted) {
 }
 
 // Each planted bug must be found; none may be without it.
-int RunTable(uint64_t first_seed, double seconds) {
+int RunTable(uint64_t first_seed, double seconds, const std::string& json) {
   const auto bugs = PlantedBugs();
   if (bugs.empty()) {
     std::fprintf(stderr, "this program holds no planted bugs, sim_planted does\n");
     return 2;
   }
-  std::printf("seeds from %llu, %.0f s a bug at most\n", Number(first_seed), seconds);
-  std::printf("%-64s %8s %8s  %s\n", "planted bug", "seeds", "seconds", "found by");
+  std::printf("seeds from %llu, %.0f s of processor time a bug at most\n", Number(first_seed),
+              seconds);
+  std::printf("%-72s %8s %8s  %s\n", "planted bug", "seeds", "seconds", "found by");
   size_t found = 0;
   for (size_t i = 0; i < bugs.size(); ++i) {
     const Series series =
-        RunSeries(first_seed, {.seconds = seconds}, static_cast<int>(i) + 1);
+        RunSeries(first_seed, {.processor_seconds = seconds}, static_cast<int>(i) + 1);
     found += series.failing_seed.has_value();
-    std::printf("%-64s %8llu %8.2f  %s\n", bugs[i], Number(series.seeds), series.seconds,
+    WriteJson(json, bugs[i], first_seed, series);
+    std::printf("%-72s %8llu %8.2f  %s\n", bugs[i], Number(series.seeds), series.processor_seconds,
                 series.failing_seed ? series.failure.c_str() : "NOT FOUND");
     std::fflush(stdout);
   }
@@ -96,9 +122,10 @@ int Main(int argc, char** argv) {
   double seconds = 0, events = 0;
   uint64_t seed = 0, seeds_from = 0;
   int bug = 0;
-  std::string keep;
+  std::string keep, json;
   bool table = false;
-  app.add_option("--seconds", seconds, "Fresh seeds for so long (20 when nothing else is asked)");
+  app.add_option("--seconds", seconds,
+                 "Fresh seeds for so much processor time (20 s when nothing else is asked)");
   app.add_option("--events", events, "Fresh seeds until so many events; with --seed: its first N");
   auto* one = app.add_option("--seed", seed, "This seed alone, its events printed");
   app.add_option("--keep", keep, "Of its events only these: 1,4-7")->needs(one);
@@ -106,6 +133,7 @@ int Main(int argc, char** argv) {
   app.add_option("--bug", bug, "With this planted bug")
       ->check(CLI::Range(0, static_cast<int>(PlantedBugs().size())));
   app.add_flag("--table", table, "Every planted bug in turn, --seconds each (60)");
+  app.add_option("--json", json, "Append what came of it to this file, a line each");
   CLI11_PARSE(app, argc, argv);
 
   if (*one) {
@@ -127,11 +155,11 @@ int Main(int argc, char** argv) {
     std::random_device random;
     seeds_from = static_cast<uint64_t>(random()) * 1'000'000;
   }
-  if (table) return RunTable(seeds_from, seconds > 0 ? seconds : 60);
+  if (table) return RunTable(seeds_from, seconds > 0 ? seconds : 60, json);
   Budget budget;
   if (events > 0) budget.events = static_cast<uint64_t>(events);
-  if (seconds > 0 || events <= 0) budget.seconds = seconds > 0 ? seconds : 20;
-  return RunFresh(seeds_from, budget, bug);
+  if (seconds > 0 || events <= 0) budget.processor_seconds = seconds > 0 ? seconds : 20;
+  return RunFresh(seeds_from, budget, bug, json);
 }
 
 }  // namespace

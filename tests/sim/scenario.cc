@@ -54,8 +54,8 @@ engine::SchedulerLimits MakeLimits(Random& random) {
   engine::SchedulerLimits limits;
   limits.depth = random.Between(0, 1);
   const int kind = random.Between(0, 11);
-  const int pages = kind < 3   ? random.Between(1, 4)
-                    : kind < 8 ? random.Between(5, 64)
+  const int pages = kind < 3    ? random.Between(1, 4)
+                    : kind < 8  ? random.Between(5, 64)
                     : kind < 11 ? random.Between(65, 512)
                                 : random.Between(513, 4096);
   limits.num_pages = pages + 1;
@@ -65,7 +65,6 @@ engine::SchedulerLimits MakeLimits(Random& random) {
       random.OneIn(6) ? random.Between(2, 40) : random.Between(32, random.OneIn(4) ? 4096 : 600);
   limits.max_queue = random.OneIn(4) ? random.Between(1, 8) : random.Between(9, 256);
   limits.prefix_cache = !random.OneIn(5);
-  limits.typical_p = random.OneIn(2);
   return limits;
 }
 
@@ -111,9 +110,9 @@ int Random::Zipf(int most) {
 }
 
 const char* Name(Event::Kind kind) {
-  static constexpr const char* kNames[] = {"submit", "cancel", "stop read", "read",   "read all",
-                                           "jump",   "hang",   "flush",     "memory", "set policy",
-                                           "drain",  "shutdown"};
+  static constexpr const char* kNames[] = {"submit",   "cancel",     "stop read", "read",
+                                           "read all", "jump",       "hang",      "flush",
+                                           "memory",   "set policy", "drain",     "shutdown"};
   return kNames[static_cast<size_t>(kind)];
 }
 
@@ -161,8 +160,8 @@ Scenario Scenario::Make(uint64_t seed, size_t num_events) {
     if (static_cast<int>(id) == end_at && s.features.drain) event.kind = Event::Kind::kDrain;
     if (static_cast<int>(id) == end_at + 5 && s.features.shutdown)
       event.kind = Event::Kind::kShutdown;
-    const bool aims = event.kind == Event::Kind::kCancel ||
-                      event.kind == Event::Kind::kStopRead || event.kind == Event::Kind::kRead;
+    const bool aims = event.kind == Event::Kind::kCancel || event.kind == Event::Kind::kStopRead ||
+                      event.kind == Event::Kind::kRead;
     if (aims && calls.empty()) event.kind = Event::Kind::kSubmit;
     if (aims && !calls.empty()) {
       // Mostly of the last few: older ones have ended.
@@ -186,6 +185,9 @@ Scenario Scenario::Make(uint64_t seed, size_t num_events) {
     }
     if (s.events.size() < num_events) s.events.push_back(event);
   }
+  s.thorough = random.OneIn(8);
+  s.features.resumes = random.OneIn(4);
+  s.features.late_reader = random.OneIn(4);
   return s;
 }
 

@@ -30,8 +30,8 @@ struct Event {
     kShutdown,
   };
   Kind kind = Kind::kSubmit;
-  uint32_t id = 0;      // its place in the whole list of its seed
-  uint32_t target = 0;  // the id of a kSubmit
+  uint32_t id = 0;         // its place in the whole list of its seed
+  uint32_t target = 0;     // the id of a kSubmit
   engine::Duration gap{};  // before it
   uint64_t random = 0;
 };
@@ -61,8 +61,10 @@ struct Features {
   bool scores = false;  // of prompts
   bool progress = false;
   bool text = false;
-  bool intervals = false;  // several tokens a chunk
+  bool intervals = false;   // several tokens a chunk
   bool impossible = false;  // calls that must be refused
+  bool resumes = false;     // calls that go on where another stream broke
+  bool late_reader = false;
 };
 
 // kGrowing: short prompts and long replies in a pool that they outgrow.
@@ -82,6 +84,9 @@ struct Scenario {
   int reader_tokens = 0;    // that wait for a reader before it is paused
   engine::Duration stall_timeout{};
   int mailbox_lanes = 1;
+  // The accounts of pages are looked through after every turn unless the pool is large, not after
+  // some turns only.
+  bool thorough = false;
   std::vector<Event> events;
 
   // The first `num_events` events of `seed`, at most.

@@ -30,6 +30,15 @@ SimRunner::SimRunner(const Scenario& scenario, SimulatedClock* clock, Violations
       named_(static_cast<size_t>(scenario.limits.num_pages)),
       slots_(static_cast<size_t>(scenario.limits.max_batch)) {}
 
+std::string SimRunner::NameOf(const Sequence& sequence) {
+  return "call " + std::to_string(sequence.call->handle.value);
+}
+
+bool SimRunner::HasEnded(const Sequence& sequence) {
+  const Call& call = *sequence.call;
+  return call.ended || call.sequences[static_cast<size_t>(sequence.index)].ended;
+}
+
 void SimRunner::Violation(const StepPlan& plan, const std::string& what) {
   violations_->Add("device, step " + std::to_string(plan.step) + ": " + what);
 }
@@ -49,8 +58,7 @@ void SimRunner::NoteAdmissions(const StepPlan& plan) {
     if (row.sequence.value >= sequences_.size()) sequences_.resize(row.sequence.value + 64);
     Sequence& sequence = sequences_[row.sequence.value];
     const bool first = sequence.call == nullptr;
-    if (first && ranks_.insert({-call->priority, row.sequence.value}).first == ranks_.begin())
-      first_runs_ = false;
+    if (first) ranks_.insert({-call->priority, row.sequence.value});
     sequence.call = call;
     sequence.index = reset.sequence_index;
     sequence.next_position = row.first_pos;
@@ -87,27 +95,51 @@ void SimRunner::CheckPagesInFlight(const StepPlan& plan) {
 
 void SimRunner::CheckFirst(const StepPlan& plan) {
   constexpr int kMostPlans = 8;  // a token in flight, a victim that is held, pages of zombies
-  while (!ranks_.empty()) {
-    const Sequence& first = sequences_[ranks_.begin()->second];
-    const Call& call = *first.call;
-    if (!call.ever_paused && !call.ended && !call.sequences[static_cast<size_t>(first.index)].ended)
-      break;
-    ranks_.erase(ranks_.begin());
-    first_runs_ = false;
+  std::optional<uint64_t> id;
+  for (auto place = ranks_.begin(); place != ranks_.end() && !id;) {
+    const Sequence& sequence = sequences_[place->second];
+    if (HasEnded(sequence)) {
+      place = ranks_.erase(place);
+    } else if (sequence.num_pauses != sequence.call->num_pauses) {
+      ++place;
+    } else {
+      id = place->second;
+    }
   }
-  if (ranks_.empty()) return;
-  const uint64_t id = ranks_.begin()->second;
-  const bool has_row =
-      std::any_of(plan.rows.begin(), plan.rows.end(),
-                  [&](const StepRow& row) { return row.sequence.value == id; });
+  if (std::exchange(first_, id) != id) first_runs_ = false;
+  if (!id) return;
+  const Sequence& first = sequences_[*id];
+  const bool has_row = first.planned_in == plan.step;
   // Others' single tokens come before its prompt, and may use the step up.
   const bool full = static_cast<int>(plan.tokens.size()) >= scenario_.limits.max_step_tokens;
   first_runs_ = first_runs_ || has_row;
   // One that gave way to a higher one, which has ended since, waits for its turn.
   plans_without_first_ = has_row || full || !first_runs_ ? 0 : plans_without_first_ + 1;
   if (plans_without_first_ > kMostPlans)
-    Violation(plan, "call " + std::to_string(sequences_[id].call->handle.value) +
-                        " comes first and is not computed");
+    Violation(plan, NameOf(first) + " comes first and is not computed");
+}
+
+void SimRunner::NoteResume(const Call& call) {
+  if (!first_) return;
+  const Call& first = *sequences_[*first_].call;
+  // The higher one may take the first's place before it has a row itself.
+  if (std::pair(-call.priority, call.handle) < std::pair(-first.priority, first.handle))
+    first_runs_ = false;
+}
+
+void SimRunner::NotePreempted(const StepPlan& plan) {
+  if (plan.slot_resets.empty()) return;
+  for (const auto& [priority, id] : ranks_) {
+    const Sequence& sequence = sequences_[id];
+    Call* call = sequence.call;
+    if (sequence.planned_in == plan.step || call->n > 1 || call->paused || HasEnded(sequence))
+      continue;
+    // One that runs is left out when its last token is in flight, or its scores have no room.
+    const int most =
+        std::min(call->num_prompt + call->stopping.max_tokens, scenario_.limits.max_context);
+    const bool scores = !call->scored_prompt.empty() && sequence.planned_end < call->num_prompt;
+    if (sequence.planned_end < most - 1 && !scores) preempted_.push_back(call);
+  }
 }
 
 void SimRunner::Launch(const StepPlan& plan) {
@@ -120,16 +152,19 @@ void SimRunner::Launch(const StepPlan& plan) {
   NoteAdmissions(plan);
   if (violations_->any()) return;
   for (const StepRow& row : plan.rows) {
-    const Sequence* sequence =
+    Sequence* sequence =
         row.sequence.value < sequences_.size() ? &sequences_[row.sequence.value] : nullptr;
     if (!sequence || !sequence->call) return Violation(plan, "a row of a sequence without a slot");
-    const std::string name = "call " + std::to_string(sequence->call->handle.value);
-    const auto index = static_cast<size_t>(sequence->index);
-    if (sequence->call->ended || sequence->call->sequences[index].ended)
-      return Violation(plan, name + " has ended and is computed");
-    if (sequence->call->paused) return Violation(plan, name + " is paused and is computed");
+    if (HasEnded(*sequence))
+      return Violation(plan, NameOf(*sequence) + " has ended and is computed");
+    if (sequence->call->paused)
+      return Violation(plan, NameOf(*sequence) + " is paused and is computed");
+    sequence->planned_in = plan.step;
+    sequence->planned_end = row.first_pos + row.num_tokens;
+    sequence->num_pauses = sequence->call->num_pauses;
   }
   CheckFirst(plan);
+  NotePreempted(plan);
 }
 
 void SimRunner::SetSlots(const StepPlan& plan) {
@@ -192,8 +227,8 @@ void SimRunner::CheckPrefix(const StepPlan& plan, const StepRow& row, const Sequ
     const Page& page = PageOf(table, begin);
     const int used = std::min(kPageTokens, row.first_pos - begin);
     if (page.before != prefix || page.size < used) {
-      return Violation(plan, "call " + std::to_string(sequence.call->handle.value) + ": page " +
-                                 std::to_string(begin / kPageTokens) + " holds something else");
+      return Violation(plan, NameOf(sequence) + ": page " + std::to_string(begin / kPageTokens) +
+                                 " holds something else");
     }
     prefix = page.prefixes[static_cast<size_t>(used - 1)];
   }
@@ -216,11 +251,10 @@ RowResult SimRunner::RunRow(const StepPlan& plan, const StepRow& row) {
   RowResult result;
   result.finite = !scenario_.features.nonfinite || row.sampling ||
                   !IsNonfinite(call.handle.value, sequence.index, end - 1);
-  uint64_t prefix =
-      row.first_pos == 0
-          ? call.base
-          : PageOf(table, row.first_pos - 1)
-                .prefixes[static_cast<size_t>((row.first_pos - 1) % kPageTokens)];
+  uint64_t prefix = row.first_pos == 0
+                        ? call.base
+                        : PageOf(table, row.first_pos - 1)
+                              .prefixes[static_cast<size_t>((row.first_pos - 1) % kPageTokens)];
   int next_scored = row.scoring ? row.first_pos + row.scoring->offset : end;
   if (row.scoring && next_scored + row.scoring->num_tokens > end)
     Violation(plan, "a token is scored by logits that are not computed");
@@ -264,19 +298,18 @@ void SimRunner::Sample(const StepPlan& plan, const StepRow& row, const Sequence&
                        uint64_t prefix, RowResult& result) {
   Slot& slot = slots_[static_cast<size_t>(row.sampling->slot.value)];
   const Call& call = *sequence.call;
-  const std::string name = "call " + std::to_string(call.handle.value);
   if (slot.call != &call || slot.index != sequence.index)
-    return Violation(plan, name + " samples in another's slot");
+    return Violation(plan, NameOf(sequence) + " samples in another's slot");
   const int position = row.sampling->position;
   // After logits that were not finite the sampler has drawn something that nobody was given.
   if (slot.prefix != prefix && !sequence.poisoned) {
-    Violation(plan, name + ": the sampler knows other tokens");
+    Violation(plan, NameOf(sequence) + ": the sampler knows other tokens");
   }
   if (slot.num_output != position - call.num_prompt)
-    Violation(plan, name + ": the sampler counts other tokens");
+    Violation(plan, NameOf(sequence) + ": the sampler counts other tokens");
   result.sampled = true;
-  result.finite = !scenario_.features.nonfinite ||
-                  !IsNonfinite(call.handle.value, sequence.index, position);
+  result.finite =
+      !scenario_.features.nonfinite || !IsNonfinite(call.handle.value, sequence.index, position);
   if (result.finite) {
     result.token.token = DrawToken(prefix, {.seed = call.handle.value,
                                             .index = sequence.index,

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <deque>
 #include <functional>
+#include <optional>
 #include <set>
 #include <string>
 #include <utility>
@@ -54,6 +55,8 @@ class SimRunner final : public engine::StepRunner {
   void Launch(const engine::StepPlan& plan) override;
   engine::StepResult Wait(const engine::StepPlan& plan) override;
 
+  // `call`, which was paused, goes on.
+  void NoteResume(const Call& call);
   // The next step takes so long.
   void Hang(engine::Duration duration) { hang_ = duration; }
 
@@ -64,6 +67,9 @@ class SimRunner final : public engine::StepRunner {
   };
   // Sequences that got a place since the last call.
   std::vector<Admission> TakeAdmissions() { return std::exchange(admissions_, {}); }
+  // Calls of one sequence that had a place and wait for one again, seen since the last call while
+  // others got one.
+  std::vector<Call*> TakePreempted() { return std::exchange(preempted_, {}); }
   // Calls that were told of logits that are not finite, since the last call.
   std::vector<Call*> TakeNonfinite() { return std::exchange(nonfinite_, {}); }
 
@@ -89,7 +95,10 @@ class SimRunner final : public engine::StepRunner {
     int index = 0;
     int next_position = 0;
     int high_water = 0;
-    bool poisoned = false;  // by logits that were not finite
+    bool poisoned = false;    // by logits that were not finite
+    uint64_t planned_in = 0;  // the last step that has a row of it
+    int planned_end = 0;      // of that row
+    uint64_t num_pauses = 0;  // of the call at that time: it may have lost its place in later ones
   };
   struct Slot {
     Call* call = nullptr;
@@ -100,15 +109,18 @@ class SimRunner final : public engine::StepRunner {
     std::vector<engine::TokenId> banned;
   };
 
+  static std::string NameOf(const Sequence& sequence);
+  static bool HasEnded(const Sequence& sequence);
   void Violation(const engine::StepPlan& plan, const std::string& what);
   Page& PageOf(std::span<const engine::PageId> table, int position);
   void NoteAdmissions(const engine::StepPlan& plan);
   // A page that a row writes must not be named by another's row of the step in flight: that one may
   // still read or write it.
   void CheckPagesInFlight(const engine::StepPlan& plan);
-  // The first in rank of the sequences that run must get on, however short of pages it is. Those
-  // that were paused may have lost theirs.
+  // The first in rank of the sequences that run must get on, however short of pages it is.
   void CheckFirst(const engine::StepPlan& plan);
+  // While somebody gets a place nobody who has one is left out: who has no row waits for a place.
+  void NotePreempted(const engine::StepPlan& plan);
   void SetSlots(const engine::StepPlan& plan);
   void CheckPrefix(const engine::StepPlan& plan, const engine::StepRow& row,
                    const Sequence& sequence);
@@ -127,14 +139,16 @@ class SimRunner final : public engine::StepRunner {
   std::vector<Page> pages_;   // by id
   std::vector<Named> named_;  // by page id
   std::vector<Slot> slots_;
-  std::vector<Sequence> sequences_;       // by id
-  std::set<std::pair<int, uint64_t>> ranks_;  // (-priority, id) of those that got a place
-  bool first_runs_ = false;  // it had a row since it was first
+  std::vector<Sequence> sequences_;           // by id
+  std::set<std::pair<int, uint64_t>> ranks_;  // (-priority, id) of those that ever got a place
+  std::optional<uint64_t> first_;  // the id of the first of them that has not been paused since
+  bool first_runs_ = false;        // it had a row since it was first
   int plans_without_first_ = 0;
   std::vector<engine::TokenId> previous_;  // sampled by the last step, by row; -1: none
   std::vector<engine::TokenId> sampled_;
   std::deque<const engine::StepPlan*> launched_;
   std::vector<Admission> admissions_;
+  std::vector<Call*> preempted_;
   std::vector<Call*> nonfinite_;
   engine::Duration hang_{};
   uint64_t last_launched_ = 0;

@@ -4,6 +4,7 @@
 #include <chrono>
 
 #include "engine/base/status.h"
+#include "engine/resume.h"
 #include "server/tenant_policy.h"
 #include "tests/engine/scheduling/fake_tokenizer.h"
 
@@ -38,6 +39,7 @@ void Simulation::Count::Add(const Count& other) {
   ends_ok += other.ends_ok;
   ends_other += other.ends_other;
   refusals += other.refusals;
+  cancels += other.cancels;
   page_checks += other.page_checks;
 }
 
@@ -49,10 +51,12 @@ Simulation::Simulation(const Scenario& scenario)
       admission_(scenario.bounds),
       ledger_(scenario.bounds, scenario.num_tenants),
       fairness_(scenario.num_tenants) {
-  auto runner = std::make_unique<SimRunner>(
-      scenario, &clock_, &violations_, [this](uint64_t handle) -> Call* {
-        return handle >= 1 && handle <= calls_.size() ? calls_[handle - 1].get() : nullptr;
-      });
+  const auto find = [this](uint64_t handle) -> Call* {
+    return handle >= 1 && handle <= calls_.size() ? calls_[handle - 1].get() : nullptr;
+  };
+  if (scenario.features.late_reader)
+    late_reader_.emplace(Mix(scenario.seed, 4), scenario.mailbox_lanes, find);
+  auto runner = std::make_unique<SimRunner>(scenario, &clock_, &violations_, find);
   runner_ = runner.get();
   loop_ = std::make_unique<engine::EngineLoop>(scenario.limits, std::move(runner), tokenizer_,
                                                &commands_, &chunks_, &stats_, &load_, &clock_);
@@ -218,8 +222,6 @@ engine::Request Simulation::MakeRequest(const Event& event, Call& call) {
         }
     }
   }
-  if (has.impossible && random.OneIn(8)) request.sampling.typical_p = 0.5f;
-  call.untypical = request.sampling.typical_p < 1 && !limits.typical_p;
   request.stopping.max_tokens = most;
   request.stopping.min_tokens = random.OneIn(3) ? random.Between(0, std::min(most, 12)) : 0;
   request.stopping.ignore_eos = random.OneIn(2);
@@ -259,7 +261,30 @@ engine::Request Simulation::MakeRequest(const Event& event, Call& call) {
   call.prompt_prefix = call.base;
   for (const TokenId token : request.prompt) call.prompt_prefix = Chain(call.prompt_prefix, token);
   if (request.output.prompt_logprobs >= 0) call.scored_prompt = request.prompt;
+  if (has.resumes && call.n == 1 && !call.impossible && call.scored_prompt.empty() &&
+      random.OneIn(2)) {
+    MakeResumePoint(random, call, request);
+  }
   return request;
+}
+
+void Simulation::MakeResumePoint(Random& random, Call& call, engine::Request& request) const {
+  uint64_t prefix = call.prompt_prefix;
+  for (int left = random.Zipf(call.stopping.max_tokens); left > 0; --left) {
+    const int num_output = static_cast<int>(call.resumed.size());
+    const int position = call.num_prompt + num_output;
+    if (scenario_.features.nonfinite && IsNonfinite(call.handle.value, 0, position)) break;
+    const TokenId token = DrawToken(prefix, {.seed = call.handle.value,
+                                             .position = position,
+                                             .num_output = num_output,
+                                             .min_tokens = call.stopping.min_tokens,
+                                             .banned = call.banned});
+    if (EndOf(call, num_output + 1, token) != FinishReason::kNone) break;
+    prefix = Chain(prefix, token);
+    call.resumed.push_back(token);
+  }
+  request.resume.token_ids = call.resumed;
+  engine::ReplayOutput(tokenizer_, request);
 }
 
 bool Simulation::Enter(Call& call, const engine::Request& request) {
@@ -318,7 +343,7 @@ void Simulation::Submit(const Event& event) {
   const int64_t posted = load_.posted_sequences.load();
   if (posted + stats_.requests_waiting.load() + n > scenario_.limits.max_queue) return give_up();
   load_.posted_sequences.fetch_add(n);
-  load_.posted_tokens.fetch_add(n * static_cast<int64_t>(request.prompt.size()));
+  load_.posted_tokens.fetch_add(request.num_tokens());
   call.submitted = true;
   call.after_drain = draining_;
   call.sequences.resize(static_cast<size_t>(n));
@@ -328,6 +353,12 @@ void Simulation::Submit(const Event& event) {
     sequence.scored_prefix = call.base;
     if (call.output.return_text)
       sequence.detokenizer.emplace(tokenizer_, call.output.skip_special_tokens, true);
+    for (const TokenId token : call.resumed) {
+      sequence.prefix = Chain(sequence.prefix, token);
+      ++sequence.num_tokens;
+      std::string said;
+      if (sequence.detokenizer) sequence.detokenizer->Append(token, said);
+    }
   }
   ++open_;
   live_sequences_ += n;
@@ -340,6 +371,7 @@ void Simulation::Submit(const Event& event) {
 
 void Simulation::Cancel(Call& call, absl::Status status) {
   if (call.open()) {
+    ++count_.cancels;
     (absl::IsAborted(status) ? call.aborted : call.cancelled) = true;
     cancelled_.push_back(&call);
   }
@@ -354,6 +386,7 @@ void Simulation::Read(Call& call) {
   if (!call.paused) return;
   call.paused = false;
   std::erase(stalled_, &call);
+  runner_->NoteResume(call);
   Post(engine::ResumeCommand{call.handle});
 }
 
@@ -396,8 +429,7 @@ void Simulation::Pass(std::optional<Time> until) {
       return violations_.Add("the engine would sleep beyond a deadline");
     const auto consider = [&](Time time) { wake = wake ? std::min(*wake, time) : time; };
     for (const Call* call : stalled_) consider(call->paused_at + scenario_.stall_timeout);
-    if (!wake && !until)
-      return violations_.Add("everything sleeps while calls are open");
+    if (!wake && !until) return violations_.Add("everything sleeps while calls are open");
     if (until) consider(*until);
     clock_.AdvanceTo(*wake);
     // What wakes it by itself; an event that came in the meantime does so with its command.
@@ -426,11 +458,20 @@ void Simulation::Deliver() {
   nonfinite_ = runner_->TakeNonfinite();
   for (Call* call : nonfinite_) call->nonfinite = true;
   for (int lane = 0; lane < chunks_.num_lanes(); ++lane) {
-    for (TokenChunk& chunk : chunks_.TakeNow(lane)) {
+    std::vector<TokenChunk> chunks = chunks_.TakeNow(lane);
+    if (late_reader_ && !chunks.empty()) late_reader_->Post(chunks);
+    for (TokenChunk& chunk : chunks) {
       if (violations_.any()) return;
       OnChunk(std::move(chunk));
     }
   }
+  LookLate(/*everywhere=*/false);
+}
+
+void Simulation::LookLate(bool everywhere) {
+  if (!late_reader_ || violations_.any()) return;
+  if (std::string wrong = late_reader_->Look(everywhere); !wrong.empty())
+    violations_.Add(std::move(wrong));
 }
 
 // ---------------------------------------------------------------- what comes back
@@ -438,13 +479,13 @@ void Simulation::Deliver() {
 void Simulation::OnChunk(TokenChunk&& chunk) {
   ++count_.chunks;
   const uint64_t handle = chunk.request.value;
-  if (handle < 1 || handle > calls_.size() || !calls_[handle - 1] ||
-      !calls_[handle - 1]->submitted)
+  if (handle < 1 || handle > calls_.size() || !calls_[handle - 1] || !calls_[handle - 1]->submitted)
     return violations_.Add("a chunk for no call");
   Call& call = *calls_[handle - 1];
   if (call.ended) return Wrong(call, "a chunk after its end");
   if (chunk.admitted) {
     if (call.admitted) return Wrong(call, "admitted twice");
+    if (call.impossible) return Wrong(call, "admitted, which could not be served even alone");
     call.admitted = true;
   }
   const bool refused = chunk.request_end && !chunk.sequence_end && call.num_live == call.n;
@@ -478,6 +519,17 @@ void Simulation::OnScores(Call& call, Call::Sequence& sequence, const TokenChunk
   }
 }
 
+FinishReason Simulation::EndOf(const Call& call, int num_tokens, TokenId last) const {
+  const auto& stopping = call.stopping;
+  const bool may_end = num_tokens >= stopping.min_tokens;
+  if (may_end && !stopping.ignore_eos && last == engine::FakeTokenizer::kEos)
+    return FinishReason::kEos;
+  if (may_end && Contains(stopping.stop_token_ids, last)) return FinishReason::kStop;
+  if (num_tokens >= stopping.max_tokens) return FinishReason::kLength;
+  if (call.num_prompt + num_tokens >= scenario_.limits.max_context) return FinishReason::kContext;
+  return FinishReason::kNone;
+}
+
 void Simulation::OnTokens(Call& call, Call::Sequence& sequence, const TokenChunk& chunk) {
   sequence.text += chunk.text;
   if (chunk.token_ids.empty()) return;
@@ -485,8 +537,7 @@ void Simulation::OnTokens(Call& call, Call::Sequence& sequence, const TokenChunk
   if (chunk.position != sequence.num_tokens) return Wrong(call, "tokens at the wrong position");
   if (call.output.logprobs >= 0 && chunk.logprobs.size() != chunk.token_ids.size())
     return Wrong(call, "not one logprob a token");
-  if (!call.scored_prompt.empty() && chunk.index == 0 &&
-      sequence.num_scored + 1 != call.num_prompt)
+  if (!call.scored_prompt.empty() && chunk.index == 0 && sequence.num_scored + 1 != call.num_prompt)
     return Wrong(call, "tokens before the scores of the prompt");
   const auto& stopping = call.stopping;
   for (size_t i = 0; i < chunk.token_ids.size(); ++i) {
@@ -508,16 +559,7 @@ void Simulation::OnTokens(Call& call, Call::Sequence& sequence, const TokenChunk
       return Wrong(call, "a wrong logprob");
     sequence.prefix = Chain(sequence.prefix, token);
     ++sequence.num_tokens;
-    const bool may_end = sequence.num_tokens >= stopping.min_tokens;
-    if (may_end && !stopping.ignore_eos && token == engine::FakeTokenizer::kEos) {
-      sequence.due = FinishReason::kEos;
-    } else if (may_end && Contains(stopping.stop_token_ids, token)) {
-      sequence.due = FinishReason::kStop;
-    } else if (sequence.num_tokens >= stopping.max_tokens) {
-      sequence.due = FinishReason::kLength;
-    } else if (call.num_prompt + sequence.num_tokens >= scenario_.limits.max_context) {
-      sequence.due = FinishReason::kContext;
-    }
+    sequence.due = EndOf(call, sequence.num_tokens, token);
     const bool says = sequence.due != FinishReason::kEos && sequence.due != FinishReason::kStop;
     if (sequence.detokenizer && says) sequence.detokenizer->Append(token, sequence.expected_text);
   }
@@ -536,7 +578,7 @@ void Simulation::OnTokens(Call& call, Call::Sequence& sequence, const TokenChunk
   if (call.unread > most) return Wrong(call, "more tokens wait for its reader than may");
   if (call.unread > scenario_.reader_tokens && !call.paused) {
     call.paused = true;
-    call.ever_paused = true;
+    ++call.num_pauses;
     call.paused_at = clock_.Now();
     stalled_.push_back(&call);
     Post(engine::PauseCommand{call.handle});
@@ -581,13 +623,11 @@ std::string Simulation::Unjustified(const Call& call, const engine::RequestEnd& 
     case absl::StatusCode::kAborted:
       return unless(call.aborted && end.error_reason == "SLOW_READER", "aborted by nobody");
     case absl::StatusCode::kDeadlineExceeded:
-      return unless(Late(call, call.deadline) ||
-                        (!call.admitted && Late(call, call.queue_deadline)),
-                    "its deadline has not passed");
+      return unless(
+          Late(call, call.deadline) || (!call.admitted && Late(call, call.queue_deadline)),
+          "its deadline has not passed");
     case absl::StatusCode::kInvalidArgument:
       return unless(call.impossible, "refused for being impossible, which it is not");
-    case absl::StatusCode::kUnimplemented:
-      return unless(call.untypical, "refused for a feature it does not ask for");
     case absl::StatusCode::kUnavailable:
       if (end.error_reason == "ENGINE_DOWN") return unless(runner_->failed(), "the engine is up");
       return unless(closed_ || call.after_drain, "nobody drains, or it came before");
@@ -603,15 +643,20 @@ std::string Simulation::Unjustified(const Call& call, const engine::RequestEnd& 
 void Simulation::OnRequestEnd(Call& call, const engine::RequestEnd& end) {
   if (call.num_live != 0) return Wrong(call, "ends before its sequences");
   if (std::string why = Unjustified(call, end); !why.empty()) return Wrong(call, why);
-  if (end.status.ok() && (call.impossible || call.untypical || call.after_drain))
+  if (end.status.ok() && (call.impossible || call.after_drain))
     return Wrong(call, "what is to be refused ends well");
   int tokens = 0;
   for (const Call::Sequence& sequence : call.sequences) tokens += sequence.num_tokens;
   if (end.usage.prompt_tokens != call.num_prompt) return Wrong(call, "wrong usage: prompt");
+  const int resumed = static_cast<int>(call.resumed.size());
+  // A call that is refused accounts for its prompt alone.
   if (end.status.ok() ? end.usage.completion_tokens != tokens
-                      : end.usage.completion_tokens < tokens)
+                      : end.usage.completion_tokens < tokens - resumed)
     return Wrong(call, "wrong usage: completion");
-  if (end.usage.cached_prompt_tokens > std::max(0, call.num_prompt - 1) ||
+  if (end.status.ok() && end.usage.resumed_tokens != resumed)
+    return Wrong(call, "wrong usage: resumed");
+  const int most_cached = resumed == 0 ? std::max(0, call.num_prompt - 1) : call.num_prompt;
+  if (end.usage.cached_prompt_tokens > most_cached ||
       end.kv.peak_pages > call.n * (scenario_.limits.num_pages - 1) || end.kv.page_seconds < 0 ||
       (end.kv.recomputed_tokens > 0 && end.kv.preemptions == 0))
     return Wrong(call, "wrong accounts of its pages");
@@ -628,11 +673,14 @@ void Simulation::OnRequestEnd(Call& call, const engine::RequestEnd& end) {
 // ---------------------------------------------------------------- invariants
 
 void Simulation::CheckAdmissions() {
+  for (Call* call : runner_->TakePreempted()) {
+    if (call->open()) fairness_.Wait(call);
+  }
   for (const SimRunner::Admission& admission : runner_->TakeAdmissions()) {
     Call* call = admission.call;
     std::string wrong = fairness_.Admit(call, admission.first);
     if (!wrong.empty()) return violations_.Add(std::move(wrong));
-    if (!call->first_planned) fairness_.Leave(call);
+    if (!call->first_planned || call->n == 1) fairness_.Leave(call);
     call->first_planned = true;
   }
 }
@@ -656,8 +704,7 @@ void Simulation::CheckTurn(Time began) {
   }
   if (load_.posted_sequences.load() != 0 || load_.posted_tokens.load() != 0)
     return violations_.Add("work counts as posted after it was taken");
-  if (stats_.requests_waiting.load() >
-      scenario_.limits.max_queue + scenario_.limits.max_batch)
+  if (stats_.requests_waiting.load() > scenario_.limits.max_queue + scenario_.limits.max_batch)
     return violations_.Add("more sequences wait than may");
   if (runner_->failed() == stats_.up.load())
     return violations_.Add("health does not say whether the engine is up");
@@ -665,8 +712,9 @@ void Simulation::CheckTurn(Time began) {
   if (runner_->steps_without_progress() > patience)
     return violations_.Add("steps are taken and nobody gets on");
   if (turns_to_page_check_-- > 0) return;
-  // The check reads the whole pool: with large ones not after every turn.
-  turns_to_page_check_ = static_cast<uint64_t>(scenario_.limits.num_pages / 16);
+  // The check reads the whole pool: with large ones not after every turn of every seed.
+  turns_to_page_check_ =
+      static_cast<uint64_t>(scenario_.limits.num_pages / (scenario_.thorough ? 256 : 16));
   CheckPages();
 }
 
@@ -688,6 +736,7 @@ void Simulation::Finish() {
   if (violations_.any()) return;
   // What is in flight for calls that have ended.
   while (runner_->in_flight() && !violations_.any()) Turn();
+  LookLate(/*everywhere=*/true);
   if (violations_.any()) return;
   CheckPages();
   if (load_.live_tokens.load() != 0 || live_sequences_ != 0)

@@ -16,6 +16,7 @@
 #include "server/admission.h"
 #include "tests/sim/call.h"
 #include "tests/sim/fairness.h"
+#include "tests/sim/late_reader.h"
 #include "tests/sim/scenario.h"
 #include "tests/sim/sim_runner.h"
 #include "tests/sim/tenant_ledger.h"
@@ -24,7 +25,21 @@ namespace sluice::sim {
 
 // Runs one scenario: the production EngineLoop (mailboxes, Scheduler, page pool, prefix cache,
 // waiting queue) and Admission on a simulated clock, device, clients and readers, in one thread.
-// After every turn of the loop it looks for what must never be.
+// After every turn of the loop it looks for what must never be, by the numbers that
+// docs/reliability.md ("Simulation") gives the invariants:
+//
+//   1, 2, 4, 5   CheckPages: all of the pool, so only every seed with `Scenario::thorough` after
+//                every turn, others with large pools less often; 4 also in PlanChecker
+//   3, 5, 12     SimRunner, of every step that is launched
+//   6, 7, 9      OnChunk and what it calls, of every chunk
+//   8            SimRunner (first in rank), Fairness (order, turns), Turn, Pass and CheckTurn
+//   10           CheckTurn, OnTokens, TenantLedger
+//   11           Finish, at the end of a seed
+//   12, 13       CheckTurn, Turn
+//
+// Cannot be checked here, for they live in threads or sockets: that a stream's bytes stay bounded
+// in the delivery's EventQueue and in gRPC, that the server's drain and health service tell what
+// the engine says, that a command wakes a sleeping loop (the mailbox's condition variable).
 class Simulation {
  public:
   explicit Simulation(const Scenario& scenario);
@@ -34,14 +49,15 @@ class Simulation {
   std::optional<std::string> Run();
 
   struct Count {
-    uint64_t inputs = 0;     // events of the scenario
-    uint64_t commands = 0;   // to the engine
-    uint64_t turns = 0;      // of its loop
-    uint64_t rows = 0;       // computed
-    uint64_t chunks = 0;     // that came back
+    uint64_t inputs = 0;    // events of the scenario
+    uint64_t commands = 0;  // to the engine
+    uint64_t turns = 0;     // of its loop
+    uint64_t rows = 0;      // computed
+    uint64_t chunks = 0;    // that came back
     uint64_t preemptions = 0;
     uint64_t reused_tokens = 0;
     uint64_t ends_ok = 0, ends_other = 0, refusals = 0;
+    uint64_t cancels = 0;  // of open calls
     uint64_t page_checks = 0;
 
     uint64_t events() const { return inputs + commands + turns + rows + chunks; }
@@ -61,6 +77,10 @@ class Simulation {
   void Submit(const Event& event);
   engine::Request MakeRequest(const Event& event, Call& call);
   void MakePrompt(Random& random, int size, bool whole, engine::Request& request) const;
+  // The first tokens of what comes of `call`, as if its stream had broken after them.
+  void MakeResumePoint(Random& random, Call& call, engine::Request& request) const;
+  // What ends a sequence with its last token, if anything does.
+  engine::FinishReason EndOf(const Call& call, int num_tokens, engine::TokenId last) const;
   bool Enter(Call& call, const engine::Request& request);
   void Post(engine::Command&& command);
   void Cancel(Call& call, absl::Status status);
@@ -71,6 +91,7 @@ class Simulation {
   void Pass(std::optional<engine::Time> until);
   void Turn();
   void Deliver();
+  void LookLate(bool everywhere);
   void CheckTurn(engine::Time began);
   void CheckAdmissions();
   void CheckPages();
@@ -101,6 +122,7 @@ class Simulation {
   server::Admission admission_;
   TenantLedger ledger_;
   Fairness fairness_;
+  std::optional<LateReader> late_reader_;
   SimRunner* runner_ = nullptr;  // owned by the loop
   std::unique_ptr<engine::EngineLoop> loop_;
 

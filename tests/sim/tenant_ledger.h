@@ -24,8 +24,8 @@ class TenantLedger {
   std::optional<std::string> Entering(int tenant, int64_t bytes, bool short_of_memory,
                                       engine::Time now);
   void Enter(Call& call, int64_t bytes);
-  std::optional<std::string> Reserving(const Call& call,
-                                       const server::Admission::Demand& demand, engine::Time now);
+  std::optional<std::string> Reserving(const Call& call, const server::Admission::Demand& demand,
+                                       engine::Time now);
   void Reserve(Call& call, const server::Admission::Demand& demand, engine::Time now);
   void Generated(Call& call, int64_t tokens, engine::Time now);
   void Leave(Call& call);

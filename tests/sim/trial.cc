@@ -2,6 +2,8 @@
 
 #include <fcntl.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/time.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -12,6 +14,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <ctime>
 #include <functional>
 
 #include "tests/sim/planting.h"
@@ -19,17 +22,34 @@
 namespace sluice::sim {
 namespace {
 
-constexpr unsigned kHangSeconds = 20;  // of one seed
+// Of one seed: of processor time, and of time that passes in case it sleeps.
+constexpr time_t kHangSeconds = 20;
+constexpr unsigned kSleepSeconds = 300;
 
 using Clock = std::chrono::steady_clock;
 double Since(Clock::time_point begin) {
   return std::chrono::duration<double>(Clock::now() - begin).count();
 }
 
+// Of this process: what others do on the machine does not count.
+double ProcessorSeconds() {
+  timespec time{};
+  clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &time);
+  return static_cast<double>(time.tv_sec) + static_cast<double>(time.tv_nsec) * 1e-9;
+}
+
+// From now on the process may take so long.
+void SetAlarms() {
+  const itimerval timer = {.it_interval = {}, .it_value = {.tv_sec = kHangSeconds, .tv_usec = 0}};
+  setitimer(ITIMER_PROF, &timer, nullptr);
+  alarm(kSleepSeconds);
+}
+
 // What the process that simulates leaves behind, whatever becomes of it.
 struct Shared {
   uint64_t seeds;
   uint64_t seed;
+  double processor_seconds;
   Simulation::Count count;
   bool failed;
   char failure[512];
@@ -43,8 +63,8 @@ void Fail(Shared& shared, const std::string& failure) {
 // Runs `body` in a child and waits for it. What went wrong with the child itself becomes the
 // failure.
 Shared RunInChild(bool quiet, const std::function<void(Shared&)>& body) {
-  void* memory = mmap(nullptr, sizeof(Shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS,
-                      -1, 0);
+  void* memory =
+      mmap(nullptr, sizeof(Shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
   if (memory == MAP_FAILED) {
     std::perror("mmap");
     std::exit(2);
@@ -65,11 +85,17 @@ Shared RunInChild(bool quiet, const std::function<void(Shared&)>& body) {
     _exit(0);
   }
   int status = 0;
-  waitpid(child, &status, 0);
+  rusage usage{};
+  wait4(child, &status, 0, &usage);
+  const auto seconds = [](const timeval& time) {
+    return static_cast<double>(time.tv_sec) + static_cast<double>(time.tv_usec) * 1e-6;
+  };
+  shared->processor_seconds = seconds(usage.ru_utime) + seconds(usage.ru_stime);
   if (!shared->failed && WIFSIGNALED(status)) {
     const int signal = WTERMSIG(status);
-    Fail(*shared, signal == SIGALRM ? "it does not end"
-                                    : "the process ended: " + std::string(strsignal(signal)));
+    Fail(*shared, signal == SIGPROF || signal == SIGALRM
+                      ? "it does not end"
+                      : "the process ended: " + std::string(strsignal(signal)));
   } else if (!shared->failed && WEXITSTATUS(status) != 0) {
     Fail(*shared, "the process ended with " + std::to_string(WEXITSTATUS(status)));
   }
@@ -81,15 +107,14 @@ Shared RunInChild(bool quiet, const std::function<void(Shared&)>& body) {
 }  // namespace
 
 Series RunSeries(uint64_t first_seed, const Budget& budget, int planted) {
-  const auto begin = Clock::now();
   const Shared shared = RunInChild(planted != 0, [&](Shared& out) {
     Plant(planted);
     for (out.seed = first_seed;; ++out.seed) {
-      if (budget.seconds && Since(begin) >= *budget.seconds) return;
+      if (budget.processor_seconds && ProcessorSeconds() >= *budget.processor_seconds) return;
       if (budget.events && out.count.events() >= *budget.events) return;
       if (budget.seeds && out.seeds >= *budget.seeds) return;
       ++out.seeds;
-      alarm(kHangSeconds);
+      SetAlarms();
       const Scenario scenario = Scenario::Make(out.seed, SIZE_MAX);
       Simulation simulation(scenario);
       const auto failure = simulation.Run();
@@ -99,7 +124,7 @@ Series RunSeries(uint64_t first_seed, const Budget& budget, int planted) {
   });
   Series series;
   series.seeds = shared.seeds;
-  series.seconds = Since(begin);
+  series.processor_seconds = shared.processor_seconds;
   series.count = shared.count;
   if (shared.failed) {
     series.failing_seed = shared.seed;
@@ -111,7 +136,7 @@ Series RunSeries(uint64_t first_seed, const Budget& budget, int planted) {
 std::optional<std::string> RunOne(const Scenario& scenario, int planted, bool quiet) {
   const Shared shared = RunInChild(quiet, [&](Shared& out) {
     Plant(planted);
-    alarm(kHangSeconds);
+    SetAlarms();
     Simulation simulation(scenario);
     if (const auto failure = simulation.Run()) Fail(out, *failure);
   });

@@ -14,14 +14,14 @@ namespace sluice::sim {
 
 // When a series of seeds ends; the first that is reached.
 struct Budget {
-  std::optional<double> seconds{};
+  std::optional<double> processor_seconds{};
   std::optional<uint64_t> events{};  // Simulation::Count::events
   std::optional<uint64_t> seeds{};
 };
 
 struct Series {
   uint64_t seeds = 0;  // begun
-  double seconds = 0;
+  double processor_seconds = 0;
   Simulation::Count count;
   // The first seed that fails, and how.
   std::optional<uint64_t> failing_seed;
@@ -34,7 +34,7 @@ Series RunSeries(uint64_t first_seed, const Budget& budget, int planted);
 std::optional<std::string> RunOne(const Scenario& scenario, int planted, bool quiet);
 
 // Fewer events of `scenario`, which fails, with which it still does: parts are left out for as long
-// as that works, halves first (Zeller and Hildebrandt 2002). Takes about `seconds` at most.
+// as that works, halves first (Zeller and Hildebrandt 2002). Lets about `seconds` pass at most.
 Scenario Shrink(const Scenario& scenario, int planted, double seconds);
 
 // Ids of events as "1,4-7", and back; nothing when `text` is none of that.

@@ -471,6 +471,36 @@ TEST_P(SchedulerTest, AFloodOfOneTenantDoesNotDelayAnother) {
   harness.ExpectSound();
 }
 
+TEST_P(SchedulerTest, APreemptedRequestResumesBeforeNewerOnes) {
+  SchedulerHarness::Options options = Options();
+  options.num_pages = 6;
+  SchedulerHarness harness(options);
+  std::vector<Request> requests;
+  const auto submit = [&](const std::string& tenant, int prompt, int max_tokens) {
+    requests.push_back(MakeRequest(requests.size() + 1, prompt, max_tokens, requests.size()));
+    requests.back().tenant = tenant;
+    requests.back().output.report_progress = true;
+    harness.Submit(requests.back());
+  };
+  for (int i = 0; i < 3; ++i) submit("a", 10, 30);
+  while (harness.stats().preemptions.load() == 0) ASSERT_TRUE(harness.Step());
+  ASSERT_EQ(harness.Outcome(3).only().preemptions, 1);
+  constexpr uint64_t kNewer = 5, kFlood = 200;
+  for (uint64_t i = 0; i < kNewer; ++i) submit("a", 4, 4);
+  for (uint64_t i = 0; i < kFlood; ++i) submit("b", 4, 4);
+  const size_t before = harness.Outcome(3).only().tokens.size();
+  while (harness.Outcome(3).only().tokens.size() == before) {
+    ASSERT_TRUE(harness.Step());
+    for (uint64_t i = 4; i < 4 + kNewer; ++i) ASSERT_FALSE(harness.Outcome(i).admitted) << i;
+  }
+  uint64_t passed = 0;
+  for (uint64_t i = 4 + kNewer; i <= requests.size(); ++i) passed += harness.Outcome(i).admitted;
+  EXPECT_LE(passed, 512u / 8);  // what another tenant gets in a turn
+  harness.Finish();
+  harness.ExpectSound();
+  ExpectAllAsAlone(harness, requests);
+}
+
 TEST_P(SchedulerTest, TenantsAndWeightsChangeNoToken) {
   SchedulerHarness::Options options = Options();
   options.num_pages = 12;  // some are put back
