@@ -44,8 +44,8 @@ file with another hash is never left under the model's name: the server does not
   {{- $disk := get .Values.resources.limits "ephemeral-storage" | default "1Gi" }}
   # The disk of a pod's volumes counts: that of the copy beside what the server may use.
   resources:
-    requests: {cpu: {{ $copy.cpu | quote }}, memory: {{ $copy.memory }}, ephemeral-storage: {{ $copy.sizeLimit }}}
-    limits: {memory: {{ $copy.memory }}, ephemeral-storage: {{ add (include "sluice.bytes" $copy.sizeLimit) (include "sluice.bytes" $disk) | quote }}}
+    requests: {cpu: {{ $copy.cpu | quote }}, memory: {{ $copy.memory | quote }}, ephemeral-storage: {{ $copy.sizeLimit | quote }}}
+    limits: {memory: {{ $copy.memory | quote }}, ephemeral-storage: {{ add (include "sluice.bytes" $copy.sizeLimit) (include "sluice.bytes" $disk) | quote }}}
   volumeMounts:
     - {name: source, mountPath: /source, readOnly: true}
     - {name: model, mountPath: /models}

@@ -38,7 +38,7 @@ runAsNonRoot: true
 {{- with .Values.model -}}
 {{- if .existingClaim -}}
 persistentVolumeClaim:
-  claimName: {{ .existingClaim }}
+  claimName: {{ .existingClaim | quote }}
   readOnly: true
 {{- else if .hostPath -}}
 hostPath:
@@ -50,10 +50,10 @@ image:
   pullPolicy: {{ .image.pullPolicy }}
 {{- else -}}
 csi:
-  driver: {{ .csi.driver }}
+  driver: {{ .csi.driver | quote }}
   readOnly: true
   {{- with .csi.fsType }}
-  fsType: {{ . }}
+  fsType: {{ . | quote }}
   {{- end }}
   {{- with .csi.volumeAttributes }}
   volumeAttributes:
@@ -61,7 +61,7 @@ csi:
   {{- end }}
   {{- with .csi.nodePublishSecret }}
   nodePublishSecretRef:
-    name: {{ . }}
+    name: {{ . | quote }}
   {{- end }}
 {{- end -}}
 {{- end -}}
@@ -82,7 +82,7 @@ csi:
 {{- $server := .Values.server -}}
 {{- $listen := $server.listenAddress -}}
 - serve
-- --model={{ include "sluice.modelPath" . }}
+- {{ printf "--model=%s" (include "sluice.modelPath" .) | quote }}
 - --listen={{ $listen }}:{{ int .Values.ports.grpc }}
 - --ops-listen={{ $listen }}:{{ int .Values.ports.ops }}
 - --metrics-listen=0.0.0.0:{{ int .Values.ports.metrics }}
@@ -165,32 +165,32 @@ mounted (subPath) never changes. */}}
 {{- if include "sluice.hasConfig" . }}
 - name: config
   configMap:
-    name: {{ include "sluice.fullname" . }}
+    name: {{ include "sluice.fullname" . | quote }}
 {{- end }}
 {{- with .Values.tenants.existingConfigMap }}
 - name: tenants
   configMap:
-    name: {{ . }}
+    name: {{ . | quote }}
     items: [{key: tenants.json, path: tenants.json}]
 {{- end }}
 {{- with .Values.auth.existingSecret }}
 - name: auth
   secret:
-    secretName: {{ . }}
+    secretName: {{ . | quote }}
     defaultMode: 288
     items: [{key: auth.json, path: auth.json}]
 {{- end }}
 {{- with .Values.tls.existingSecret }}
 - name: tls
   secret:
-    secretName: {{ . }}
+    secretName: {{ . | quote }}
     defaultMode: 288
     items: [{key: tls.crt, path: tls.crt}, {key: tls.key, path: tls.key}]
 {{- end }}
 {{- with .Values.tls.clientCASecret }}
 - name: client-ca
   secret:
-    secretName: {{ . }}
+    secretName: {{ . | quote }}
     defaultMode: 288
     items: [{key: ca.crt, path: ca.crt}]
 {{- end }}
