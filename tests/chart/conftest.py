@@ -9,6 +9,7 @@ HERE = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 sys.path.insert(0, str(HERE.parent / "e2e"))
 import chart  # noqa: E402
+import harness  # noqa: E402,F401 (makes the stubs)
 
 
 def pytest_addoption(parser):

@@ -11,6 +11,8 @@ import chart
 import policies
 from chart import deployment, of_kind, selects, the
 
+pytestmark = pytest.mark.xdist_group("policy")  # one process makes all renders
+
 # Before and after the sleep hook, and the newest.
 VERSIONS = ("1.29", "1.31", chart.VERSIONS[-1])
 
