@@ -508,7 +508,8 @@ def monitors_meet_one_port(render):
         [endpoint] = monitor["spec"]["endpoints"]
         assert endpoint["path"] == "/metrics" and endpoint["port"] in [port["name"] for port in found[0]["spec"]["ports"]]
     for monitor in of_kind(render.objects, "PodMonitor") + of_kind(render.objects, "ServiceMonitor"):
-        assert monitor["spec"]["jobLabel"] == "app.kubernetes.io/name"
+        # The rules know Sluice's processes by a job that has "sluice" in its name.
+        assert render.pod_labels[monitor["spec"]["jobLabel"]] == "sluice"
     annotations = deployment(render.objects)["spec"]["template"]["metadata"]["annotations"]
     if "prometheus.io/scrape" in annotations:
         [port] = [port["containerPort"] for port in server(render.objects)["ports"] if port["name"] == "metrics"]

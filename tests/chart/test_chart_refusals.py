@@ -39,6 +39,7 @@ REFUSED = {
     "threads in words": ({"server": {"threads": "four"}}, "server.threads"),
     "size of Kubernetes": ({"server": {"kvMemory": "2Gi"}}, "server.kvMemory"),
     "unknown type of KV cache": ({"server": {"kvDtype": "int8"}}, "server.kvDtype"),
+    "unknown numerics": ({"server": {"numerics": "sloppy"}}, "server.numerics"),
     "unknown instructions": ({"server": {"isa": "neon"}}, "server.isa"),
     "step smaller than the batch": ({"server": {"maxBatch": 128, "maxStepTokens": 64}}, "must not be fewer than server.maxBatch"),
     "batch larger than the usual step": ({"server": {"maxBatch": 1024}}, "must not be fewer than server.maxBatch"),

@@ -110,7 +110,7 @@ csi:
 - --gpu-memory-fraction={{ .Values.gpu.memoryFraction }}
 {{- end }}
 {{- end }}
-{{- range $flag, $value := dict "isa" $server.isa "kv-memory" $server.kvMemory "kv-dtype" $server.kvDtype "max-queue-bytes" $server.maxQueueBytes }}
+{{- range $flag, $value := dict "isa" $server.isa "kv-memory" $server.kvMemory "kv-dtype" $server.kvDtype "numerics" $server.numerics "max-queue-bytes" $server.maxQueueBytes }}
 {{- with $value }}
 - --{{ $flag }}={{ . }}
 {{- end }}
