@@ -138,7 +138,7 @@ class Pod:
         own = command or [*container["command"], *container.get("args", [])]
         line = ["unshare", "--pid", "--fork", "--kill-child", f"--mount-proc={root}/proc"]
         if not AS_ROOT:  # who is root in a namespace of his own can only map himself
-            line += ["unshare", "--user", f"--map-user={user}", f"--map-group={group}"]
+            line += ["unshare", "--user", "--keep-caps", f"--map-user={user}", f"--map-group={group}"]
         return [*line, "chroot", str(root), "/usr/bin/env", "-i", "PATH=/sluice:/usr/bin:/bin", "HOME=/", *variables,
                 "/usr/bin/setpriv", *privileges, *own]
 

@@ -174,3 +174,29 @@ def test_notes_of_the_default_warn_of_nothing():
     text = chart.notes()
     assert "WARNING" not in text and "helm test demo -n inference" in text
     assert "there is no helm test" in " ".join(chart.notes("tokens").split())
+
+
+def test_labels_that_meet_are_written_once():
+    """What is given twice, or is the chart's own, would make a map with two equal keys."""
+    class Unique(yaml.SafeLoader):
+        pass
+
+    def construct(loader, node):
+        keys = [loader.construct_object(key) for key, _ in node.value]
+        assert len(keys) == len(set(keys)), f"twice in {keys}"
+        return yaml.SafeLoader.construct_mapping(loader, node, deep=True)
+
+    Unique.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, construct)
+    same = {"team": "a", "app.kubernetes.io/part-of": "other"}
+    values = {"model": {"existingClaim": "models"}, "commonLabels": {"team": "b"}, "endpointPicker": {"enabled": True},
+              "podLabels": {"llm-d.ai/engine-type": "other"},
+              "monitoring": {"scrape": "PodMonitor", "labels": same, "prometheusRule": {"enabled": True, "labels": same},
+                             "dashboard": {"enabled": True, "labels": same}}}
+    for major in (3, 4):
+        text = chart.text_of(chart.Request(values=json.dumps(values), major=major))
+        objects = [one for one in yaml.load_all(text, Unique) if one]
+        assert the(objects, "PodMonitor")["metadata"]["labels"]["app.kubernetes.io/part-of"] == "sluice"
+        assert the(objects, "PodMonitor")["metadata"]["labels"]["team"] == "a"
+        assert deployment(objects)["spec"]["template"]["metadata"]["labels"]["llm-d.ai/engine-type"] == "vllm"
+    for of_set in chart.SETS:
+        list(yaml.load_all(chart.text_of(chart.Request(values="{}", of_set=of_set)), Unique))

@@ -46,23 +46,24 @@ app.kubernetes.io/instance: {{ .Release.Name | quote }}
 app.kubernetes.io/component: server
 {{- end -}}
 
-{{/* Labels of an object. Call: dict "root" $ "component" NAME. */}}
-{{- define "sluice.labels" -}}
-{{ include "sluice.podLabels" . }}
-helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
-app.kubernetes.io/managed-by: {{ .root.Release.Service | quote }}
+{{/* Labels of a pod: nothing that changes with the chart alone, for that would restart it. What is given in "extra" and in
+commonLabels gives way to the chart's own. Call: dict "root" $ "component" NAME "extra" LABELS. */}}
+{{- define "sluice.podLabels" -}}
+{{- $own := dict
+  "app.kubernetes.io/name" (include "sluice.name" .root)
+  "app.kubernetes.io/instance" .root.Release.Name
+  "app.kubernetes.io/component" .component
+  "app.kubernetes.io/version" .root.Chart.AppVersion
+  "app.kubernetes.io/part-of" "sluice" -}}
+{{- toYaml (merge $own (default dict .extra) .root.Values.commonLabels) -}}
 {{- end -}}
 
-{{/* Those of a pod: nothing that changes with the chart alone, for that would restart it. */}}
-{{- define "sluice.podLabels" -}}
-{{- with .root.Values.commonLabels }}
-{{- toYaml . }}
-{{ end -}}
-app.kubernetes.io/name: {{ include "sluice.name" .root | quote }}
-app.kubernetes.io/instance: {{ .root.Release.Name | quote }}
-app.kubernetes.io/component: {{ .component }}
-app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
-app.kubernetes.io/part-of: sluice
+{{/* Labels of an object. Called likewise. */}}
+{{- define "sluice.labels" -}}
+{{- $own := dict
+  "helm.sh/chart" (printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-")
+  "app.kubernetes.io/managed-by" .root.Release.Service -}}
+{{- toYaml (merge $own (include "sluice.podLabels" . | fromYaml)) -}}
 {{- end -}}
 
 {{- define "sluice.image" -}}
