@@ -561,9 +561,10 @@ def routes_lead_to_the_service(render):
             assert "sluice.v1.Inference" in [match["method"]["service"] for match in rule["matches"]]
         # The gateway's namespace may call.
         for policy_ in of_kind(render.objects, "NetworkPolicy"):
-            allowed = {value for rule in policy_["spec"]["ingress"] for source in rule["from"]
+            allowed = {value for rule in policy_["spec"]["ingress"] for source in rule.get("from", [])
                        for term in source.get("namespaceSelector", {}).get("matchExpressions", []) for value in term["values"]}
-            assert {parent.get("namespace", "inference") for parent in route["spec"]["parentRefs"]} <= allowed
+            everybody = [rule for rule in policy_["spec"]["ingress"] if "from" not in rule]
+            assert everybody or {parent.get("namespace", "inference") for parent in route["spec"]["parentRefs"]} <= allowed
 
 
 @policy(set_in("spec", "clusterIP", value="10.0.0.1", kind="Service"))
