@@ -8,6 +8,7 @@ import json
 import re
 
 import chart
+import crds
 from chart import containers, deployment, flags, milliseconds, of_kind, pods, quantity, selects, server, the
 
 POLICIES = {}
@@ -527,6 +528,13 @@ def rules_are_those_of_the_file(render):
             [text] = board["data"].values()
             assert json.loads(text) == json.loads((chart.CHART / "files/dashboard.json").read_text())
             assert len(text) < 2**20
+
+
+@policy(set_in("spec", "unheardOf", value=1, kind="PodMonitor"), of_set="pod-monitor")
+def extensions_fit_their_definitions(render):
+    for one in render.objects:
+        if chart.is_custom(one):
+            crds.check(one)
 
 
 @policy(set_in("spec", "ingress", value=[{}], kind="NetworkPolicy"))

@@ -1,4 +1,4 @@
-"""The files of the chart: schema, README, golden render, form."""
+"""The files of the chart: schema, README, golden render, package."""
 
 import difflib
 import json
@@ -7,14 +7,11 @@ import re
 import subprocess
 import sys
 
-import pytest
 import yaml
-from yamllint import config, linter
 
 import chart
 
 GOLDEN = pathlib.Path(__file__).parent / "default.golden.yaml"
-LINT = config.YamlLintConfig((pathlib.Path(__file__).parent / "yamllint.yaml").read_text())
 
 
 def schema():
@@ -39,25 +36,6 @@ def test_golden():
 
 def golden_request():
     return chart.Request(version="1.33", extensions=False, release="sluice", namespace="default")
-
-
-@pytest.mark.parametrize("name", chart.SETS)
-def test_rendered_text_is_clean(name, count):
-    text = chart.text_of(chart.Request(values="{}", of_set=name))
-    problems = [f"{problem.line}: {problem.desc}" for problem in linter.run(text, LINT)]
-    assert not problems, "\n".join(problems)
-    assert not [line for line in text.splitlines() if "<no value>" in line or "%!" in line]
-    count("rendered texts linted")
-
-
-def test_files_are_clean():
-    for path in [*chart.CHART.glob("*.yaml"), *(chart.CHART / "ci").glob("*.yaml")]:
-        problems = [f"{path.name}:{problem.line}: {problem.desc}" for problem in linter.run(path.read_text(), LINT)]
-        assert not problems, "\n".join(problems)
-
-
-def test_lint_finds_faults():
-    assert list(linter.run("a: 1\na: 2 \n", LINT))
 
 
 def test_schema_is_closed():

@@ -2,19 +2,24 @@
 
 import copy
 import json
+import pathlib
 import shutil
 
 import pytest
 import yaml
+from yamllint import config, linter
 
 import chart
+import crds
 import policies
 from chart import deployment, of_kind, selects, the
 
 pytestmark = pytest.mark.xdist_group("policy")  # one process makes all renders
 
-# Before and after the sleep hook, and the newest.
-VERSIONS = ("1.29", "1.31", chart.VERSIONS[-1])
+NEWEST = chart.VERSIONS[-1]
+# What differs by version is the hook: these are looked at without it too.
+WITHOUT_HOOK = ("claim", "every-flag", "long-grace", "no-sleep", "production", "recreate")
+LINT = config.YamlLintConfig((pathlib.Path(__file__).parent / "yamllint.yaml").read_text())
 
 
 @pytest.fixture(scope="session")
@@ -34,26 +39,68 @@ def test_there_are_enough():
 def test_policy(name, program_flags, count):
     check, _, _ = policies.POLICIES[name]
     findings = []
-    for of_set in chart.SETS:
-        for version in VERSIONS[:1] + VERSIONS[2:] if of_set not in chart.NEEDS_VERSION else VERSIONS[1:]:
-            try:
-                check(render_of(of_set, version, program_flags))
-            except (AssertionError, KeyError, ValueError, IndexError) as error:
-                findings.append(f"{of_set}, Kubernetes {version}: {type(error).__name__} {error}")
-            count("policy checks")
+    for of_set, version in [(one, NEWEST) for one in chart.SETS] + [(one, "1.29") for one in WITHOUT_HOOK]:
+        try:
+            check(render_of(of_set, version, program_flags))
+        except (AssertionError, KeyError, ValueError, IndexError) as error:
+            findings.append(f"{of_set}, Kubernetes {version}: {type(error).__name__} {error}")
+        count("policy checks")
     assert not findings, "\n".join(findings)
 
 
 @pytest.mark.parametrize("name", policies.POLICIES)
 def test_policy_finds_its_fault(name, program_flags, count):
     check, plant, of_set = policies.POLICIES[name]
-    render = render_of(of_set, chart.VERSIONS[-1], program_flags)
+    render = render_of(of_set, NEWEST, program_flags)
     objects = copy.deepcopy(render.objects)
     plant(objects)
     assert objects != render.objects, "nothing was planted"
     with pytest.raises((AssertionError, AttributeError, KeyError, ValueError)):
-        check(policies.Render(of_set, chart.VERSIONS[-1], objects, program_flags))
+        check(policies.Render(of_set, NEWEST, objects, program_flags))
     count("planted faults found")
+
+
+@pytest.mark.parametrize("kind, part", [("ScaledObject", "triggers"), ("PodMonitor", "selector"), ("ServiceMonitor", "selector"),
+                                        ("PrometheusRule", None), ("GRPCRoute", "rules")])
+def test_definitions_find_faults(kind, part, count):
+    """The control. Every kind there is is met, too."""
+    good = next(one for name in chart.SETS for one in chart.render(name) if one["kind"] == kind)
+    crds.check(good)
+    count("kinds of operators compared with their definitions")
+    unknown = copy.deepcopy(good)
+    unknown["spec"]["unheardOf"] = 1
+    with pytest.raises(AssertionError, match="unheardOf"):
+        crds.check(unknown)
+    if part:
+        missing = copy.deepcopy(good)
+        del missing["spec"][part]
+        with pytest.raises(AssertionError, match=part):
+            crds.check(missing)
+
+
+def test_every_kind_of_the_operators_is_known():
+    kinds = {(one["apiVersion"], one["kind"]) for name in chart.SETS for one in chart.render(name) if "." in one["apiVersion"].split("/")[0]}
+    own = {("networking.k8s.io/v1", "NetworkPolicy")}
+    assert kinds - own == chart.CUSTOM and {kind for _, kind in chart.CUSTOM} == set(crds.models()) | {"GRPCRoute"}
+
+
+@pytest.mark.parametrize("name", chart.SETS)
+def test_rendered_text_is_clean(name, count):
+    text = chart.text_of(chart.Request(values="{}", of_set=name))
+    problems = [f"{problem.line}: {problem.desc}" for problem in linter.run(text, LINT)]
+    assert not problems, "\n".join(problems)
+    assert not [line for line in text.splitlines() if "<no value>" in line or "%!" in line]
+    count("rendered texts linted")
+
+
+def test_files_are_clean():
+    for path in [*chart.CHART.glob("*.yaml"), *(chart.CHART / "ci").glob("*.yaml")]:
+        problems = [f"{path.name}:{problem.line}: {problem.desc}" for problem in linter.run(path.read_text(), LINT)]
+        assert not problems, "\n".join(problems)
+
+
+def test_lint_finds_faults():
+    assert list(linter.run("a: 1\na: 2 \n", LINT))
 
 
 def identities(objects):
@@ -72,8 +119,8 @@ def test_two_releases_of_a_namespace(first, second, program_flags):
         selectors = [deployment(one)["spec"]["selector"]["matchLabels"]] + [s["spec"]["selector"] for s in of_kind(one, "Service")]
         assert not [selector for selector in selectors if selects(selector, labels)]
     for objects in (of_first, of_second):
-        policies.names_are_valid(policies.Render("rules-dashboard", chart.VERSIONS[-1], objects, program_flags))
-        policies.labels_are_valid(policies.Render("rules-dashboard", chart.VERSIONS[-1], objects, program_flags))
+        policies.names_are_valid(policies.Render("rules-dashboard", NEWEST, objects, program_flags))
+        policies.labels_are_valid(policies.Render("rules-dashboard", NEWEST, objects, program_flags))
 
 
 def test_upgrades_keep_what_cannot_change(tmp_path):
@@ -128,7 +175,7 @@ def test_names_that_look_like_other_things(program_flags):
               "test": {"tokenSecret": "7", "tokenKey": "8", "clientCertSecret": "9"},
               "gateway": {"enabled": True, "parentRefs": [{"name": "1", "namespace": "2"}], "hostnames": ["1"]}}
     objects = chart.render(values=values, release="17", namespace="42")
-    chart.check_kubernetes(objects, chart.VERSIONS[-1])
+    chart.check_kubernetes(objects, NEWEST)
     assert {one["metadata"]["namespace"] for one in objects} == {"42"}
     spec = deployment(objects)["spec"]["template"]["spec"]
     assert spec["volumes"][0]["persistentVolumeClaim"]["claimName"] == "1e3" and spec["serviceAccountName"] == "null"
