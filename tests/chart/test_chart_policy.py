@@ -188,6 +188,10 @@ def test_limits_of_tenants_are_exact():
     config = the(chart.render(values={**chart.MODEL, "tenants": {"byName": {"t": limits}}}), "ConfigMap")
     text = config["data"]["tenants.json"]
     assert json.loads(text) == {"tenants": {"t": limits}} and "e+" not in text
+    # "default" is a tenant's name like another: everybody's, where nobody shows credentials.
+    both = {"default": {"weight": 2}, "byName": {"default": {"max_concurrent": 3}}}
+    text = the(chart.render(values={**chart.MODEL, "tenants": both}), "ConfigMap")["data"]["tenants.json"]
+    assert json.loads(text) == {"default": {"weight": 2}, "tenants": {"default": {"max_concurrent": 3}}}
     flags = chart.flags(chart.server(chart.render(values={**chart.MODEL, "server": {"maxQueueTokens": 10**12, "maxStreams": 1000000}})))
     assert flags["max-queue-tokens"] == str(10**12) and flags["max-streams"] == "1000000"
 

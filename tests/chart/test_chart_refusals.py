@@ -96,6 +96,8 @@ REFUSED = {
     "token in the values": ({"auth": {"token": "secret"}}, "token"),
     "two files of tenants": ({"tenants": {"existingConfigMap": "t", "default": {"weight": 1}}}, "not both"),
     "burst without rate": ({"tenants": {"byName": {"a": {"burst_tokens": 5}}}}, "burst_tokens needs tokens_per_second"),
+    "burst without rate for all": ({"tenants": {"default": {"burst_tokens": 5}, "byName": {"default": {"tokens_per_second": 5}}}},
+                                   "burst_tokens needs tokens_per_second"),
     "tenant of no name": ({"tenants": {"byName": {"a b": {}}}}, "a b"),
     "tenant of great weight": ({"tenants": {"byName": {"a": {"weight": 1001}}}}, "weight"),
     "limit that does not exist": ({"tenants": {"default": {"requests": 5}}}, "requests"),

@@ -37,7 +37,7 @@
 {{- fail "model.csi: needs model.csi.driver" -}}
 {{- end -}}
 
-{{- if and $v.gpu.enabled (gt (int $v.gpu.count) 1) -}}
+{{- if gt (int $v.gpu.count) 1 -}}
 {{- fail (printf "gpu.count: 1 expected, got %d: one model over several GPUs is not built yet; use replicaCount" (int $v.gpu.count)) -}}
 {{- end -}}
 {{- if and $v.gpu.enabled (gt (int $v.server.engines) 1) -}}
@@ -125,9 +125,9 @@
 {{- if and $v.tenants.existingConfigMap (or $v.tenants.default $v.tenants.byName) -}}
 {{- fail "tenants: existingConfigMap, or default and byName, not both" -}}
 {{- end -}}
-{{- range $name, $limits := merge (dict "default" $v.tenants.default) $v.tenants.byName -}}
+{{- range $limits := append (values $v.tenants.byName) $v.tenants.default -}}
 {{- if and $limits.burst_tokens (not $limits.tokens_per_second) -}}
-{{- fail (printf "tenants: %s: burst_tokens needs tokens_per_second" $name) -}}
+{{- fail (printf "tenants: burst_tokens needs tokens_per_second, got %s" (toJson $limits)) -}}
 {{- end -}}
 {{- end -}}
 
