@@ -265,14 +265,14 @@ def main(spec):
             inside = {path: f"touch {path}/written" for path in ("", "/models", "/etc/sluice", "/usr", "/tmp")}
             seen["writable"] = [path for path, command in inside.items()
                                 if pod.run(container, root, ["/bin/sh", "-c", command + " 2>/dev/null"])["code"] == 0]
-            reader = spec["reader"]
-            with urllib.request.urlopen(f"http://127.0.0.1:{reader['port']}{reader['path']}", timeout=10) as page:
-                seen["metrics"] = page.read().decode()
             seen["tests"] = [Pod(one, spec["sources"], spec["program"], spec["hosts"]).run(one["containers"][0]) for one in spec["tests"]]
             seen["calls"] = []
             for line in spec["calls"]:
                 done = subprocess.run([spec["program"], *shlex.split(line)[1:]], capture_output=True, text=True, timeout=60)
                 seen["calls"].append({"code": done.returncode, "out": done.stdout, "err": done.stderr})
+            reader = spec["reader"]  # after calls: some metrics come with the first
+            with urllib.request.urlopen(f"http://127.0.0.1:{reader['port']}{reader['path']}", timeout=10) as page:
+                seen["metrics"] = page.read().decode()
             given = spec["client"]
             [port] = [one["containerPort"] for one in container["ports"] if one["name"] == "grpc"]
             tls = None

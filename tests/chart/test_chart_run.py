@@ -50,7 +50,7 @@ CASES = {
     "default": dict(model={"SmolLM2-135M-Instruct.Q4_1.gguf": harness.MODEL}, stream_tokens=200, notes=True),
     "copy": dict(values=COPY, model={TINY.name: TINY}),
     "copy that goes on": dict(values=COPY, model={TINY.name: TINY}, sources=PART),
-    "secure": dict(of_set="secure", values={**QUICK, "model": {"name": "smollm2"}}, model={"m.gguf": TINY},
+    "secure": dict(of_set="secure", values={**QUICK, "model": {"name": "smollm2", "file": "m.gguf"}}, model={"m.gguf": TINY},
                    sources=SECURE_SOURCES, client=SECURE_CLIENT),
     "every-flag": dict(of_set="every-flag", model={"model.gguf": TINY}, stream_tokens=40),
     "before the hook": dict(values={**chart.MODEL, "termination": {"preStopSeconds": 2}}, version="1.29", model={"m.gguf": TINY}),
