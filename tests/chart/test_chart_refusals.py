@@ -23,14 +23,26 @@ REFUSED = {
     "file that is absolute": ({"model": {"file": "/etc/passwd"}}, "model.file"),
     "hash that is short": ({"model": {"file": "m.gguf", "sha256": HASH[:-1]}}, "model.sha256"),
     "hash of nothing": ({"model": {"sha256": HASH}}, "model.sha256: needs model.file"),
-    "copy without hash": ({"model": {"file": "m.gguf", "copy": {"enabled": True}}}, "model.copy: needs model.file and model.sha256"),
+    "copy without hash": (
+        {"model": {"file": "m.gguf", "copy": {"enabled": True}}},
+        "model.copy: needs model.file and model.sha256"),
     "copy of a directory": ({"model": {"copy": {"enabled": True}}}, "model.copy: needs model.file and model.sha256"),
-    "copy without size": ({"model": {"file": "m", "sha256": HASH, "copy": {"enabled": True, "sizeLimit": ""}}}, "model.copy.sizeLimit"),
-    "copy by latest": ({"model": {"file": "m", "sha256": HASH, "copy": {"enabled": True, "image": "busybox:latest"}}}, "tag other than latest"),
-    "model image without tag": ({"model": {"existingClaim": "", "image": {"reference": "registry.example.com:5000/m"}}}, "tag other than latest"),
-    "model image before its time": ({"model": {"existingClaim": "", "image": {"reference": "m:1"}}}, "came with Kubernetes 1.31", "1.30"),
+    "copy without size": (
+        {"model": {"file": "m", "sha256": HASH, "copy": {"enabled": True, "sizeLimit": ""}}},
+        "model.copy.sizeLimit"),
+    "copy by latest": (
+        {"model": {"file": "m", "sha256": HASH, "copy": {"enabled": True, "image": "busybox:latest"}}},
+        "tag other than latest"),
+    "model image without tag": (
+        {"model": {"existingClaim": "", "image": {"reference": "registry.example.com:5000/m"}}},
+        "tag other than latest"),
+    "model image before its time": (
+        {"model": {"existingClaim": "", "image": {"reference": "m:1"}}},
+        "came with Kubernetes 1.31", "1.30"),
     "csi without driver": ({"model": {"csi": {"volumeAttributes": {"a": "b"}}}}, "needs model.csi.driver"),
-    "csi attribute that is a number": ({"model": {"existingClaim": "", "csi": {"driver": "d", "volumeAttributes": {"a": 1}}}}, "volumeAttributes"),
+    "csi attribute that is a number": (
+        {"model": {"existingClaim": "", "csi": {"driver": "d", "volumeAttributes": {"a": 1}}}},
+        "volumeAttributes"),
     "claim of no name": ({"model": {"existingClaim": "My Claim"}}, "model.existingClaim"),
     # The server.
     "no engines": ({"server": {"engines": 0}}, "server.engines"),
@@ -70,7 +82,9 @@ REFUSED = {
     "negative sleep": ({"termination": {"preStopSeconds": -1}}, "termination.preStopSeconds"),
     "drain in words": ({"termination": {"drainTimeoutSeconds": "2m"}}, "termination.drainTimeoutSeconds"),
     "deadline shorter than the start": ({"strategy": {"progressDeadlineSeconds": 600}}, "at least 670"),
-    "deadline shorter than a slow start": ({"probes": {"worstLoadSeconds": 3600}, "strategy": {"progressDeadlineSeconds": 7200}}, "at least 7270"),
+    "deadline shorter than a slow start": (
+        {"probes": {"worstLoadSeconds": 3600}, "strategy": {"progressDeadlineSeconds": 7200}},
+        "at least 7270"),
     "probe longer than its period": ({"probes": {"readiness": {"timeoutSeconds": 5}}}, "must not exceed periodSeconds"),
     "probe that never fails": ({"probes": {"liveness": {"failureThreshold": 0}}}, "failureThreshold"),
     "update that cannot begin": ({"strategy": {"maxSurge": 0}}, "both 0"),
@@ -82,12 +96,18 @@ REFUSED = {
     "budget that keeps all": ({"replicaCount": 3, "pdb": {"minAvailable": 3}}, "no node could be drained"),
     "budget that keeps all, in shares": ({"replicaCount": 2, "pdb": {"minAvailable": "51%"}}, "no node could be drained"),
     "budget that lets none go": ({"replicaCount": 2, "pdb": {"maxUnavailable": 0}}, "no node could be drained"),
-    "budget above the fewest": ({"autoscaling": {"enabled": True, "minReplicas": 2}, "pdb": {"minAvailable": 2}}, "no node could be drained"),
+    "budget above the fewest": (
+        {"autoscaling": {"enabled": True, "minReplicas": 2}, "pdb": {"minAvailable": 2}},
+        "no node could be drained"),
     "scaling to nothing": ({"autoscaling": {"enabled": True, "minReplicas": 0}}, "autoscaling.minReplicas"),
     "more at least than at most": ({"autoscaling": {"enabled": True, "minReplicas": 5}}, "is below minReplicas"),
     "KEDA without Prometheus": ({"autoscaling": {"enabled": True, "kind": "KEDA"}}, "autoscaling.keda.serverAddress"),
-    "fallback above the most": ({"autoscaling": {"enabled": True, "kind": "KEDA", "keda": {"serverAddress": "http://p:9090", "fallbackReplicas": 5}}}, "at most autoscaling.maxReplicas"),
-    "Prometheus without scheme": ({"autoscaling": {"enabled": True, "kind": "KEDA", "keda": {"serverAddress": "p:9090"}}}, "serverAddress"),
+    "fallback above the most": (
+        {"autoscaling": {"enabled": True, "kind": "KEDA", "keda": {"serverAddress": "http://p:9090", "fallbackReplicas": 5}}},
+        "at most autoscaling.maxReplicas"),
+    "Prometheus without scheme": (
+        {"autoscaling": {"enabled": True, "kind": "KEDA", "keda": {"serverAddress": "p:9090"}}},
+        "serverAddress"),
     "use in percent": ({"autoscaling": {"kvUsage": 80}}, "autoscaling.kvUsage"),
     "scaling by CPU": ({"autoscaling": {"targetCPUUtilizationPercentage": 80}}, "targetCPUUtilizationPercentage"),
     # Who may call.
@@ -104,8 +124,12 @@ REFUSED = {
     "share above all": ({"tenants": {"default": {"kv_share": 1.5}}}, "kv_share"),
     "node port of a cluster's own": ({"service": {"nodePort": 30000}}, "service.nodePort"),
     "traffic policy of a cluster's own": ({"service": {"externalTrafficPolicy": "Local"}}, "service.externalTrafficPolicy"),
-    "source ranges without balancer": ({"service": {"loadBalancerSourceRanges": ["10.0.0.0/8"]}}, "need service.type LoadBalancer"),
-    "range that is none": ({"service": {"type": "LoadBalancer", "loadBalancerSourceRanges": ["10.0.0.0"]}}, "loadBalancerSourceRanges"),
+    "source ranges without balancer": (
+        {"service": {"loadBalancerSourceRanges": ["10.0.0.0/8"]}},
+        "need service.type LoadBalancer"),
+    "range that is none": (
+        {"service": {"type": "LoadBalancer", "loadBalancerSourceRanges": ["10.0.0.0"]}},
+        "loadBalancerSourceRanges"),
     "balancer for nobody": ({"service": {"type": "LoadBalancer"}}, "nobody from outside may call"),
     "unknown type of service": ({"service": {"type": "ExternalName"}}, "service.type"),
     "route without gateway": ({"gateway": {"enabled": True}}, "gateway.parentRefs"),
@@ -133,12 +157,16 @@ REFUSED = {
     "variable of no name": ({"env": [{"name": "1A", "value": ""}]}, "env"),
     "toleration that does not exist": ({"tolerations": [{"key": "a", "operator": "In"}]}, "tolerations"),
     "affinity of another kind": ({"nodeAffinity": {"podAffinity": {}}}, "podAffinity"),
-    "weight above its scale": ({"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 101, "preference": {}}]}}, "weight"),
+    "weight above its scale": (
+        {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 101, "preference": {}}]}},
+        "weight"),
     "spread that does not exist": ({"topologySpread": {"zone": "Always"}}, "topologySpread.zone"),
     "two monitors": ({"monitoring": {"scrape": ["PodMonitor", "ServiceMonitor"]}}, "monitoring.scrape"),
     "scrape longer than its interval": ({"monitoring": {"interval": "5s"}}, "must not exceed monitoring.interval"),
     "interval without unit": ({"monitoring": {"interval": "15"}}, "monitoring.interval"),
-    "annotations of an account that is not made": ({"serviceAccount": {"create": False, "annotations": {"a": "b"}}}, "need serviceAccount.create"),
+    "annotations of an account that is not made": (
+        {"serviceAccount": {"create": False, "annotations": {"a": "b"}}},
+        "need serviceAccount.create"),
     "test of an empty prompt": ({"test": {"prompt": ""}}, "test.prompt"),
     "test without end": ({"test": {"maxTokens": 0}}, "test.maxTokens"),
 }
