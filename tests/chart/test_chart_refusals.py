@@ -43,6 +43,7 @@ REFUSED = {
     "csi attribute that is a number": (
         {"model": {"existingClaim": "", "csi": {"driver": "d", "volumeAttributes": {"a": 1}}}},
         "volumeAttributes"),
+    "name that is not for terminals": ({"model": {"name": "a\u009bb"}}, "specifications of the schema"),
     "claim of no name": ({"model": {"existingClaim": "My Claim"}}, "model.existingClaim"),
     # The server.
     "no engines": ({"server": {"engines": 0}}, "server.engines"),
