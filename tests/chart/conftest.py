@@ -1,4 +1,5 @@
 import collections
+import os
 import pathlib
 import subprocess
 import sys
@@ -12,20 +13,14 @@ import chart  # noqa: E402
 import harness  # noqa: E402,F401 (makes the stubs)
 
 
-def pytest_addoption(parser):
-    try:
-        parser.addoption("--sluice", default=str(chart.ROOT / "build/release/sluice"), help="program under test")
-    except ValueError:
-        pass  # tests/e2e is tested too, and has it
-
-
 def pytest_configure(config):
     config.addinivalue_line("markers", "long: takes minutes; run by scripts/test.sh --full")
 
 
 @pytest.fixture(scope="session")
 def program(request):
-    path = pathlib.Path(request.config.getoption("--sluice"))
+    # The option is that of tests/e2e, where that is tested too.
+    path = pathlib.Path(request.config.getoption("--sluice", os.environ.get("SLUICE_PROGRAM", chart.ROOT / "build/release/sluice")))
     assert path.exists(), f"{path} is not built"
     return path
 
