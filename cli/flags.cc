@@ -257,7 +257,7 @@ CLI::Validator PrintableText() {
 std::shared_ptr<CLI::Formatter> HelpFormatter() { return std::make_shared<GroupedFormatter>(); }
 
 CLI::Option* AddModelFlag(CLI::App& app, std::string* model) {
-  return app.add_option("--model", *model, "GGUF file, or directory of safetensors (Hugging Face)")
+  return app.add_option("--model", *model, "GGUF file, or directory with one or with safetensors")
       ->type_name("PATH");
 }
 

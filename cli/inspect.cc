@@ -60,7 +60,7 @@ Command AddInspect(CLI::App& program) {
   auto flags = std::make_shared<InspectFlags>();
   CLI::App* const app = program.add_subcommand(
       kInspectName, "Show what a model holds: facts, metadata, tensors and their roles");
-  app->add_option("file", flags->file, "GGUF file, or directory of safetensors (Hugging Face)")
+  app->add_option("file", flags->file, "GGUF file, or directory with one or with safetensors")
       ->type_name("PATH")
       ->required();
   app->add_option("other", flags->other, "With --diff: what the first is compared with")

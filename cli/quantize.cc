@@ -63,7 +63,7 @@ Command AddQuantize(CLI::App& program) {
   auto flags = std::make_shared<QuantizeFlags>();
   CLI::App* const app = program.add_subcommand(
       kQuantizeName, "Write a model as a GGUF file with its matrices rounded to fewer bits");
-  app->add_option("in", flags->in, "GGUF file, or directory of safetensors (Hugging Face)")
+  app->add_option("in", flags->in, "GGUF file, or directory with one or with safetensors")
       ->type_name("PATH")
       ->required();
   app->add_option("out", flags->out, "GGUF file to write")->type_name("FILE")->required();

@@ -134,13 +134,14 @@ make_venv() {
   fi
 }
 
-# The same, with what the end-to-end tests need.
+# The same, with what the end-to-end tests and those of the chart need.
 make_test_venv() {
   local stamp="$venv/requirements.sha256" wanted
   make_venv
-  wanted="$(sha256sum tests/e2e/requirements.txt)"
+  wanted="$(sha256sum tests/e2e/requirements.txt tests/chart/requirements.txt)"
   if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
-    "$venv/bin/python3" -m pip install --quiet --disable-pip-version-check -r tests/e2e/requirements.txt
+    "$venv/bin/python3" -m pip install --quiet --disable-pip-version-check \
+      -r tests/e2e/requirements.txt -r tests/chart/requirements.txt
     echo "$wanted" >"$stamp"
   fi
 }

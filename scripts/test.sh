@@ -68,8 +68,9 @@ install_missing
 step "Python environment"
 make_test_venv
 
-step "Model"
+step "Model and helm"
 scripts/fetch_model.sh
+scripts/fetch_helm.sh
 
 step "Build: program and unit tests"
 # Under the sanitizers is where they are worth most.
@@ -104,9 +105,9 @@ if [ "$quick" -eq 0 ]; then
   GTEST_FILTER="$threaded_cases" run_ctest tsan-part tsan -R "$(one_of "${threaded_in_part[@]}")" -LE "$left_out"
 fi
 
-step "End to end"
+step "End to end, and the chart"
 # Two files at a time: much of their time is spent waiting.
-"$venv/bin/python3" -m pytest tests/e2e -n 2 --dist loadfile -q --tb=short -p no:cacheprovider -o junit_family=xunit1 "${pytest_marks[@]}" \
+"$venv/bin/python3" -m pytest tests/e2e tests/chart -n 2 --dist loadfile -q --tb=short -p no:cacheprovider -o junit_family=xunit1 "${pytest_marks[@]}" \
   --junitxml="$results/e2e.xml" || true
 
 step "Compared with the references"

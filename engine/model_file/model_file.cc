@@ -4,6 +4,8 @@
 
 #include <algorithm>
 #include <cstring>
+#include <filesystem>
+#include <system_error>
 #include <type_traits>
 #include <utility>
 
@@ -53,6 +55,24 @@ absl::StatusOr<const std::vector<T>*> GetArray(const ModelFile& file, std::strin
   return elements;
 }
 
+// The path of the one GGUF file in a directory; empty when there is none, or config.json says that
+// the directory is the model.
+absl::StatusOr<std::string> OnlyGgufFile(const std::string& directory) {
+  std::error_code error;
+  std::vector<std::string> paths;
+  std::filesystem::directory_iterator entry(directory, error);
+  for (; !error && entry != std::filesystem::directory_iterator(); entry.increment(error)) {
+    if (entry->path().filename() == "config.json") return std::string();
+    if (entry->path().extension() == ".gguf") paths.push_back(entry->path().string());
+  }
+  if (error || paths.empty()) return std::string();
+  if (paths.size() == 1) return paths.front();
+  std::sort(paths.begin(), paths.end());
+  return InvalidArgument(directory + ": expected one GGUF file, got " +
+                         std::to_string(paths.size()) + ", " + Quoted(paths[0]) + " and " +
+                         Quoted(paths[1]) + " among them: name one");
+}
+
 }  // namespace
 
 std::string TypeName(const MetadataValue& value) {
@@ -89,9 +109,9 @@ std::string FileTensor::At() const {
 
 absl::StatusOr<std::shared_ptr<const ModelFile>> ModelFile::Open(const std::string& path) {
   struct stat facts {};
-  if (stat(path.c_str(), &facts) == 0 && S_ISDIR(facts.st_mode))
-    return SafetensorsModel::Open(path);
-  return GgufParser::Open(path);
+  if (stat(path.c_str(), &facts) != 0 || !S_ISDIR(facts.st_mode)) return GgufParser::Open(path);
+  ASSIGN_OR_RETURN(const std::string gguf, OnlyGgufFile(path));
+  return gguf.empty() ? SafetensorsModel::Open(path) : GgufParser::Open(gguf);
 }
 
 std::vector<std::string> ModelFile::FileNames() const {

@@ -79,7 +79,8 @@ class ModelFile {
     uint32_t largest_alignment = 65'536;
   };
 
-  // A file is taken for GGUF, a directory for safetensors.
+  // A file is taken for GGUF, a directory for safetensors, or, without config.json, for the one
+  // GGUF file in it.
   static absl::StatusOr<std::shared_ptr<const ModelFile>> Open(const std::string& path);
 
   ~ModelFile() = default;

@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <filesystem>
+#include <fstream>
 #include <string>
 #include <thread>
 #include <vector>
@@ -220,6 +221,30 @@ TEST(GgufFileTest, GoldenFilesOpen) {
   EXPECT_EQ(file->tensors()[0].ShapeString(), "[256, 384] Q4_1");
   EXPECT_EQ(file->tensors()[2].offset, file->metadata_bytes() + 62464);
   EXPECT_EQ((*file->GetStrings("tokenizer.ggml.tokens"))->size(), 384u);
+}
+
+TEST(GgufDirectoryTest, StandsForItsOneFile) {
+  const std::filesystem::path directory =
+      std::filesystem::path(::testing::TempDir()) / ("gguf_directory." + std::to_string(getpid()));
+  std::filesystem::create_directories(directory / "lost+found");
+  const TempFile source(EveryType().Bytes());
+  std::filesystem::copy_file(source.path(), directory / "model.gguf");
+  std::ofstream(directory / "README.md") << "a model";
+  const auto file = OpenOrDie(directory.string());
+  ASSERT_NE(file, nullptr);
+  EXPECT_EQ(file->format(), ModelFile::Format::kGguf);
+  EXPECT_EQ(file->path(), (directory / "model.gguf").string());
+
+  std::filesystem::copy_file(source.path(), directory / "another.gguf");
+  const auto two = ModelFile::Open(directory.string());
+  EXPECT_THAT(Message(two.status()), HasSubstr("expected one GGUF file, got 2, "));
+  EXPECT_THAT(Message(two.status()), HasSubstr("another.gguf"));
+
+  // What says that it is the model's own directory counts more than what else lies there.
+  std::ofstream(directory / "config.json") << "{";
+  const auto safetensors = ModelFile::Open(directory.string());
+  EXPECT_THAT(Message(safetensors.status()), HasSubstr("config.json"));
+  std::filesystem::remove_all(directory);
 }
 
 }  // namespace
