@@ -23,5 +23,6 @@ Command AddQuantize(CLI::App& program);
 Command AddTokenize(CLI::App& program);
 Command AddVerify(CLI::App& program);
 Command AddBench(CLI::App& program);
+Command AddCtl(CLI::App& program);
 
 }  // namespace sluice::cli

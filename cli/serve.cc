@@ -14,11 +14,10 @@
 #include "cli/commands.h"
 #include "cli/exit_codes.h"
 #include "cli/flags.h"
+#include "cli/log_scope.h"
 #include "cli/progress_bar.h"
 #include "cli/signals.h"
 #include "cli/version.h"
-#include "spdlog/async.h"
-#include "spdlog/sinks/stdout_color_sinks.h"
 #include "spdlog/spdlog.h"
 
 #include "engine/base/clock.h"
@@ -37,24 +36,6 @@ struct ServeFlags {
   std::string log_level = "info";
   server::ServerOptions server;
   engine::EngineOptions engine;
-};
-
-// Logs to stderr through a bounded queue: a terminal or pipe that does not take its bytes costs log
-// lines, never the time of a thread that serves.
-class LogScope {
- public:
-  explicit LogScope(const std::string& level) {
-    spdlog::init_thread_pool(/*queue_size=*/8192, /*thread_count=*/1);
-    auto logger = std::make_shared<spdlog::async_logger>(
-        "sluice", std::make_shared<spdlog::sinks::stderr_color_sink_mt>(), spdlog::thread_pool(),
-        spdlog::async_overflow_policy::overrun_oldest);
-    logger->set_pattern("%Y-%m-%dT%H:%M:%S.%e%z %^%l%$ %v");
-    logger->set_level(spdlog::level::from_str(level));
-    spdlog::set_default_logger(std::move(logger));
-  }
-  ~LogScope() { spdlog::shutdown(); }
-  LogScope(const LogScope&) = delete;
-  LogScope& operator=(const LogScope&) = delete;
 };
 
 std::string HostOf(const std::string& address) { return address.substr(0, address.rfind(':')); }
@@ -140,7 +121,7 @@ int Run(const ServeFlags& flags) {
   SignalWatcher signals;
   // Nothing was accepted yet: ending while the model loads loses nothing.
   signals.Arm([] { _exit(kExitOk); });
-  LogScope log(flags.log_level);
+  LogScope log(flags.log_level, flags.server.json_logs ? LogFormat::kJson : LogFormat::kText);
 
   absl::StatusOr<std::unique_ptr<server::Server>> server = server::Server::Start(flags.server);
   if (!server.ok()) {
@@ -215,6 +196,14 @@ void AddListenFlags(CLI::App& app, ServeFlags& flags) {
       ->type_name("LEVEL")
       ->check(OneOf({"trace", "debug", "info", "warn", "error", "off"}))
       ->capture_default_str()
+      ->group(group);
+  app.add_option_function<std::string>(
+         "--log-format",
+         [&server](const std::string& format) { server.json_logs = format == "json"; },
+         "text, or json: one JSON object a line")
+      ->type_name("FORMAT")
+      ->check(OneOf({"text", "json"}))
+      ->default_str("text")
       ->group(group);
 }
 

@@ -82,6 +82,7 @@ struct ModelFacts {
 struct SelfCheck {
   bool passed = false;
   double max_relative_error = 0;  // of the canary's logits against the strict path
+  double tolerance = 0;           // the most that it may be
   bool top1_equal = false;
   double seconds = 0;
   std::string message;  // one line

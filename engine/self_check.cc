@@ -97,6 +97,7 @@ absl::StatusOr<SelfCheck> RunSelfCheck(
   const double tolerance =
       options.exec.backend == kernels::Backend::kCuda ? kCudaCanaryTolerance : kCanaryTolerance;
   SelfCheck check;
+  check.tolerance = tolerance;
   std::vector<float> whole_model, actual;
   {
     ASSIGN_OR_RETURN(std::unique_ptr<DeviceRunner> whole, MakeProbe(options, *config, weights));

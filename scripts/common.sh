@@ -56,6 +56,7 @@ need_for_tests() {
   need libbenchmark-dev has_module benchmark
   need clang has_command clang++
   need libclang-rt-14-dev has_libfuzzer
+  need prometheus has_command promtool
 }
 
 # Installs what `missing` names, or says how and exits 3.

@@ -105,9 +105,9 @@ if [ "$quick" -eq 0 ]; then
   GTEST_FILTER="$threaded_cases" run_ctest tsan-part tsan -R "$(one_of "${threaded_in_part[@]}")" -LE "$left_out"
 fi
 
-step "End to end, and the chart"
+step "End to end, rules and dashboard, the chart"
 # Two files at a time: much of their time is spent waiting.
-"$venv/bin/python3" -m pytest tests/e2e tests/chart -n 2 --dist loadfile -q --tb=short -p no:cacheprovider -o junit_family=xunit1 "${pytest_marks[@]}" \
+"$venv/bin/python3" -m pytest tests/e2e tests/deploy tests/chart -n 2 --dist loadfile -q --tb=short -p no:cacheprovider -o junit_family=xunit1 "${pytest_marks[@]}" \
   --junitxml="$results/e2e.xml" || true
 
 step "Compared with the references"

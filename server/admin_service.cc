@@ -6,6 +6,7 @@
 #include "server/byte_buffers.h"
 #include "server/gate.h"
 #include "server/messages.h"
+#include "server/process_stats.h"
 
 namespace sluice::server {
 namespace {
@@ -53,6 +54,29 @@ grpc::ServerUnaryReactor* AdminService::Reload(grpc::CallbackServerContext* cont
     file->set_in_force(status.ok());
     file->set_error(engine::Message(status));
   }
+  *response = Serialize(answer);
+  reactor->Finish(grpc::Status::OK);
+  return reactor;
+}
+
+grpc::ServerUnaryReactor* AdminService::GetStatus(grpc::CallbackServerContext* context,
+                                                  const grpc::ByteBuffer* body,
+                                                  grpc::ByteBuffer* response) {
+  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+  if (!Open<v1::GetStatusRequest>(frontend_, *body, *context, reactor)) return reactor;
+  v1::Status answer;
+  answer.set_build(frontend_.options.build);
+  const bool draining = frontend_.draining.load();
+  if (const ServedModel* model = frontend_.model.load()) {
+    answer.set_model(model->name);
+    *answer.mutable_load() = DescribeLoad(*model, draining, frontend_.calls.size());
+  } else {
+    answer.mutable_load()->set_draining(draining);
+  }
+  answer.set_uptime(engine::Seconds(std::chrono::steady_clock::now() - frontend_.started));
+  answer.set_connections(frontend_.connections->size());
+  answer.set_short_of_memory(frontend_.admission.short_of_memory());
+  answer.set_resident_bytes(ResidentBytes());
   *response = Serialize(answer);
   reactor->Finish(grpc::Status::OK);
   return reactor;

@@ -29,6 +29,13 @@ Counters::Counters() : generate_duration_(engine::LatencyBounds()) {
     requests_[{"Generate", "OK", reason}] = 0;
   }
   requests_[{"Generate", "CANCELLED", "cancelled"}] = 0;
+  // As they end that were refused, and those that an engine had begun.
+  for (const char* code : {"DEADLINE_EXCEEDED", "INTERNAL", "RESOURCE_EXHAUSTED", "UNAVAILABLE"}) {
+    requests_[{"Generate", code, ""}] = 0;
+    requests_[{"Generate", code, "error"}] = 0;
+  }
+  requests_[{"Generate", "ABORTED", "error"}] = 0;
+  requests_[{"Generate", "INVALID_ARGUMENT", ""}] = 0;
   for (const char* method : {"Tokenize", "Detokenize", "GetModel", "ListModels", "GetLoad"}) {
     requests_[{method, "OK", ""}] = 0;
   }

@@ -44,6 +44,7 @@ struct Frontend {
   Frontend(const ServerOptions& server_options, int num_text_threads)
       : options(server_options),
         calls(server_options.max_open_streams, kMaxCallsOfPeer),
+        access_log(server_options.json_logs),
         text_pool(num_text_threads),
         admission({server_options.max_queue_tokens,
                    static_cast<int64_t>(server_options.max_queue_bytes)}) {}
@@ -62,6 +63,7 @@ struct Frontend {
   }
 
   const ServerOptions options;
+  const engine::Time started = std::chrono::steady_clock::now();
   CallRegistry calls;
   Counters counters;
   AccessLog access_log;

@@ -15,14 +15,6 @@ namespace {
 constexpr size_t kMaxWaitingBytes = 64 * 1024;
 constexpr size_t kResumeBelowBytes = kMaxWaitingBytes / 4;
 
-RpcError MakeError(absl::StatusCode code, std::string message, std::string reason) {
-  RpcError error;
-  error.code = code;
-  error.message = std::move(message);
-  error.reason = std::move(reason);
-  return error;
-}
-
 int64_t WaitingIn(const ServedModel& model) {
   int64_t waiting = 0;
   for (const auto& engine : model.dispatcher().engines()) {
@@ -53,7 +45,8 @@ GenerateReactor::GenerateReactor(Frontend& frontend, grpc::CallbackServerContext
       context_(context),
       arrival_(std::chrono::steady_clock::now()),
       deadline_(DeadlineOf(*context)),
-      peer_(context->peer()) {}
+      peer_(context->peer()),
+      trace_(TraceContextOf(*context)) {}
 
 std::optional<RpcError> GenerateReactor::Refusal() const {
   if (deadline_ && *deadline_ <= arrival_) {
@@ -477,6 +470,8 @@ void GenerateReactor::Report() {
   {
     engine::MutexLock lock(mutex_);
     record.request_id = request_id_;
+    record.tenant = tenant_;
+    record.trace = trace_;
     record.peer = peer_;
     record.code = code_;
     record.reason = reason_;

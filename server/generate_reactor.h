@@ -13,6 +13,7 @@
 #include "server/event_queue.h"
 #include "server/frontend.h"
 #include "server/generate_validator.h"
+#include "server/trace_context.h"
 
 namespace sluice::server {
 
@@ -85,6 +86,7 @@ class GenerateReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
   const engine::Time arrival_;
   const std::optional<engine::Time> deadline_;
   const std::string peer_;
+  const std::optional<TraceContext> trace_;
   std::string tenant_;                          // set by Begin
   std::shared_ptr<const TenantPolicy> policy_;  // of the time at which it came; set by Begin
 

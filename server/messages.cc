@@ -26,9 +26,7 @@ v1::Provenance ProvenanceOf(const ServedModel& model) {
 }
 
 std::optional<RpcError> CheckProvenance(const v1::Provenance& asked, const v1::Provenance& served) {
-  RpcError error;
-  error.code = absl::StatusCode::kFailedPrecondition;
-  error.reason = "PROVENANCE_MISMATCH";
+  RpcError error = MakeError(absl::StatusCode::kFailedPrecondition, "", "PROVENANCE_MISMATCH");
   const auto compare = [&](const char* name, const std::string& was, const std::string& is) {
     if (was == is) return;
     const std::string quoted = Quote(was);

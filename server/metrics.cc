@@ -15,6 +15,7 @@
 
 #include "engine/base/status.h"
 #include "server/metric_families.h"
+#include "server/process_stats.h"
 #include "server/tcp_address.h"
 
 namespace sluice::server {
@@ -177,9 +178,36 @@ void AddModel(const ServedModel& model, MetricFamilies* out) {
                 {"cache_dtype", model.loaded.facts.kv_dtype}},
                1);
   }
+  const engine::SelfCheck& check = model.loaded.self_check;
   out->Gauge("sluice_selfcheck_error",
              "Largest relative error of the canary against the strict path.",
-             {{"model", model.name}}, model.loaded.self_check.max_relative_error);
+             {{"model", model.name}}, check.max_relative_error);
+  out->Gauge("sluice_selfcheck_tolerance", "The most that it may be.", {{"model", model.name}},
+             check.tolerance);
+  out->Gauge("sluice_selfcheck_passed",
+             "0 when the model's own weights give logits that are not finite; other failures end "
+             "the start.",
+             {{"model", model.name}}, check.passed ? 1 : 0);
+  out->Gauge("sluice_build_info", "What serves, always 1.",
+             {{"model", model.name},
+              {"build", model.build},
+              {"backend", model.loaded.facts.backend},
+              {"quantization", model.loaded.facts.quantization}},
+             1);
+}
+
+// By the names that every client library of Prometheus gives them.
+void AddProcess(double start_time_seconds, MetricFamilies* out) {
+  out->Counter("process_cpu_seconds_total", "Processor time, user and system.", {}, CpuSeconds());
+  out->Gauge("process_resident_memory_bytes", "Resident memory.", {},
+             static_cast<double>(ResidentBytes()));
+  out->Gauge("process_virtual_memory_bytes", "Virtual memory.", {},
+             static_cast<double>(VirtualBytes()));
+  out->Gauge("process_open_fds", "Open file descriptors.", {}, static_cast<double>(OpenFiles()));
+  out->Gauge("process_max_fds", "The most that may be open.", {},
+             static_cast<double>(MaxOpenFiles()));
+  out->Gauge("process_start_time_seconds", "When the process started, in seconds since 1970.", {},
+             start_time_seconds);
 }
 
 // What keeps strangers out, and whether the files that say who is one are in force.
@@ -257,6 +285,10 @@ class Metrics::Source final : public prometheus::Collectable {
     AddServer(frontend_->counters.Read(), model == nullptr ? "" : model->name, &out);
     AddSecurity(frontend_, &out);
     AddAdmission(frontend_->admission, &out);
+    AddProcess(start_time_seconds_, &out);
+    out.Counter("sluice_log_lines_dropped_total",
+                "Lines lost because nobody took what was written.", {},
+                static_cast<double>(frontend_->access_log.DroppedLines()));
     out.Gauge("sluice_draining", "1 from the beginning of a drain.", {},
               frontend_->draining.load() ? 1 : 0);
     out.Gauge("sluice_open_streams", "Generate calls that are open.", {},
@@ -276,6 +308,7 @@ class Metrics::Source final : public prometheus::Collectable {
  private:
   Frontend* const frontend_;
   const Startup* const startup_;
+  const double start_time_seconds_ = StartTimeSeconds();  // one, whatever the clock is set to later
 };
 
 class Metrics::Listener {

@@ -14,11 +14,18 @@ constexpr size_t kMaxViolations = 8;
 
 }  // namespace
 
-RpcError BadFields(std::vector<FieldViolation> violations) {
+RpcError MakeError(absl::StatusCode code, std::string message, std::string reason) {
   RpcError error;
-  error.code = absl::StatusCode::kInvalidArgument;
-  error.message = violations.front().field + ": " + violations.front().description;
-  error.reason = "BAD_FIELD";
+  error.code = code;
+  error.message = std::move(message);
+  error.reason = std::move(reason);
+  return error;
+}
+
+RpcError BadFields(std::vector<FieldViolation> violations) {
+  RpcError error =
+      MakeError(absl::StatusCode::kInvalidArgument,
+                violations.front().field + ": " + violations.front().description, "BAD_FIELD");
   if (violations.size() > kMaxViolations) violations.resize(kMaxViolations);
   error.violations = std::move(violations);
   return error;
@@ -31,36 +38,24 @@ RpcError BadField(std::string field, std::string description) {
 }
 
 RpcError ModelNotFound(std::string_view name, std::string_view served) {
-  RpcError error;
-  error.code = absl::StatusCode::kNotFound;
-  error.message = "model " + Quote(name) + " is not served here; " + Quote(served) + " is";
-  error.reason = "MODEL_NOT_FOUND";
-  return error;
+  return MakeError(absl::StatusCode::kNotFound,
+                   "model " + Quote(name) + " is not served here; " + Quote(served) + " is",
+                   "MODEL_NOT_FOUND");
 }
 
 RpcError StillLoading() {
-  RpcError error;
-  error.code = absl::StatusCode::kUnavailable;
-  error.message = "the model is still loading";
-  error.reason = "LOADING";
+  RpcError error =
+      MakeError(absl::StatusCode::kUnavailable, "the model is still loading", "LOADING");
   error.retry_after = std::chrono::seconds(1);
   return error;
 }
 
 RpcError Draining() {
-  RpcError error;
-  error.code = absl::StatusCode::kUnavailable;
-  error.message = "the server is draining";
-  error.reason = "DRAINING";
-  return error;
+  return MakeError(absl::StatusCode::kUnavailable, "the server is draining", "DRAINING");
 }
 
 RpcError PermissionDenied(std::string message, std::string reason) {
-  RpcError error;
-  error.code = absl::StatusCode::kPermissionDenied;
-  error.message = std::move(message);
-  error.reason = std::move(reason);
-  return error;
+  return MakeError(absl::StatusCode::kPermissionDenied, std::move(message), std::move(reason));
 }
 
 RpcError ModelNotAllowed(std::string_view name) {
@@ -68,10 +63,8 @@ RpcError ModelNotAllowed(std::string_view name) {
 }
 
 RpcError QueueFull(std::string message, std::chrono::milliseconds retry_after) {
-  RpcError error;
-  error.code = absl::StatusCode::kResourceExhausted;
-  error.message = std::move(message);
-  error.reason = "QUEUE_FULL";
+  RpcError error =
+      MakeError(absl::StatusCode::kResourceExhausted, std::move(message), "QUEUE_FULL");
   error.retry_after = retry_after;
   error.pushback = true;
   return error;

@@ -36,6 +36,8 @@ struct RpcError {
   bool pushback = false;  // and the trailer grpc-retry-pushback-ms
 };
 
+// An error without details but `reason`, which may be empty.
+RpcError MakeError(absl::StatusCode code, std::string message, std::string reason);
 // INVALID_ARGUMENT for one field.
 RpcError BadField(std::string field, std::string description);
 // INVALID_ARGUMENT for some; `violations` is not empty.

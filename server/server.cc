@@ -1,14 +1,11 @@
 #include "server/server.h"
 
-#include <fcntl.h>
 #include <grpcpp/server.h>
 #include <malloc.h>
 #include <spdlog/spdlog.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
-#include <cstdio>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -25,6 +22,7 @@
 #include "server/listener.h"
 #include "server/listener_probe.h"
 #include "server/metrics.h"
+#include "server/process_stats.h"
 
 namespace sluice::server {
 namespace {
@@ -42,18 +40,6 @@ constexpr int kMaxOpsConnections = 256;
 Time Now() { return std::chrono::steady_clock::now(); }
 
 int NumCores() { return std::max(1, static_cast<int>(std::thread::hardware_concurrency())); }
-
-// Of this process; 0 when the kernel does not say.
-uint64_t ResidentBytes() {
-  char text[128] = "";
-  const int fd = open("/proc/self/statm", O_RDONLY | O_CLOEXEC);
-  if (fd < 0) return 0;
-  const ssize_t got = read(fd, text, sizeof text - 1);
-  close(fd);
-  unsigned long long size = 0, resident = 0;
-  if (got <= 0 || std::sscanf(text, "%llu %llu", &size, &resident) != 2) return 0;
-  return resident * static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
-}
 
 }  // namespace
 
@@ -116,7 +102,6 @@ class Server::Impl {
   Listener ops_;  // empty without an address for it
   std::unique_ptr<Metrics> metrics_;
   int port_ = 0;
-  const Time started_ = Now();
 
   std::atomic<bool> engines_down_{false};
   std::vector<bool> fault_logged_;  // watcher only; by engine
@@ -184,13 +169,13 @@ absl::Status Server::Impl::StartOps() {
 
 void Server::Impl::Serve(engine::LoadedModel model) {
   SLUICE_CHECK(model_ == nullptr, "a server serves one model, once");
-  const double seconds = Seconds(Now() - started_);
+  const double seconds = Seconds(Now() - frontend_.started);
   startup_.self_check_seconds = model.self_check.seconds;
   startup_.load_seconds = std::max(0.0, seconds - model.self_check.seconds);
   model_ = std::make_unique<ServedModel>(std::move(model), frontend_.options.model_name,
                                          frontend_.options.build, frontend_.options.max_tokens_cap);
   delivery_ = std::make_unique<Delivery>(&model_->dispatcher().chunks(), &frontend_.calls);
-  startup_.ready_seconds = Seconds(Now() - started_);
+  startup_.ready_seconds = Seconds(Now() - frontend_.started);
   for (HealthService* health : {&health_, &ops_health_}) {
     health->SetModel(model_->name);
     health->SetStarted();

@@ -12,6 +12,9 @@
 
 namespace sluice::server {
 
+// The logger that writes a line of every Generate call.
+inline constexpr char kAccessLogger[] = "access";
+
 struct ServerOptions {
   std::string listen = "127.0.0.1:50051";  // address:port of the service; port 0 takes a free one
   std::string ops_listen;                  // address:port for operators, without TLS; empty: none
@@ -39,6 +42,10 @@ struct ServerOptions {
   std::chrono::milliseconds stall_timeout{30'000};
   // An engine that has work and made no step for so long is not live.
   std::chrono::milliseconds engine_patience{60'000};
+  // The messages of kAccessLogger are members of a JSON object, `"message":"generate","tenant":...`
+  // without braces, for a formatter of the default logger's sinks to put among its own; else they
+  // are text, as those of other loggers always are.
+  bool json_logs = false;
   std::string build;  // provenance: version and commit
 };
 

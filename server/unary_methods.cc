@@ -119,10 +119,7 @@ void DetokenizeNow(const Answer& answer, const ServedModel& model,
 }
 
 RpcError Cancelled() {
-  RpcError error;
-  error.code = absl::StatusCode::kCancelled;
-  error.message = "the client cancelled the call";
-  return error;
+  return MakeError(absl::StatusCode::kCancelled, "the client cancelled the call", "");
 }
 
 RpcError NoVocabulary(const char* field) {

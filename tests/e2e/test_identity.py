@@ -1,7 +1,6 @@
 """Who may call: TLS, certificates of clients, tokens, the operators' port, and files that change."""
 
 import contextlib
-import hashlib
 import json
 import socket
 import subprocess
@@ -12,23 +11,14 @@ import grpc
 import harness
 import pytest
 from certificates import Issuer
+from credentials import ADMIN, TENANT, entry, write_tokens
 from harness import Client, admin_pb2, admin_pb2_grpc, greedy, health_pb2, health_pb2_grpc, pb, wait_until
 
 TINY = harness.TINY / "tiny-odd.f16.gguf"
 CODE = grpc.StatusCode
-TENANT, ADMIN = "tenant-token-4b1d", "admin-token-77aa"
 METHODS = {f"/{service.full_name}/{method.name}"
            for module in (pb, admin_pb2, health_pb2) for service in module.DESCRIPTOR.services_by_name.values()
            for method in service.methods}
-
-
-def entry(token, tenant="acme", *scopes):
-    return {"sha256": hashlib.sha256(token.encode()).hexdigest(), "tenant": tenant, "scopes": list(scopes or ["inference"])}
-
-
-def write_tokens(path, *entries, certificates=()):
-    path.write_text(json.dumps({"tokens": list(entries), "certificates": list(certificates)}))
-    return path
 
 
 def prompt(tokens=4):
@@ -46,29 +36,9 @@ def unary(channel, path, metadata=None):
 
 
 @pytest.fixture
-def files(tmp_path):
-    return write_tokens(tmp_path / "auth.json", entry(TENANT), entry(ADMIN, "ops", "admin"),
-                        certificates=[{"san": "spiffe://tests/acme", "tenant": "acme", "scopes": ["inference"]}])
-
-
-@pytest.fixture
 def guarded(serve, files):
     """A server with tokens, an operators' port, reflection and channelz."""
     return serve("--auth-file", files, "--ops-listen", "127.0.0.1:0", "--reflection", "--channelz", model=TINY)
-
-
-@pytest.fixture
-def issuer():
-    return Issuer()
-
-
-@pytest.fixture
-def pair(tmp_path, issuer):
-    """Paths of a certificate for localhost and its key."""
-    paths = tmp_path / "server.pem", tmp_path / "server.key"
-    for path, content in zip(paths, issuer.issue("localhost")):
-        path.write_bytes(content)
-    return paths
 
 
 def secure(issuer, certificate=None):

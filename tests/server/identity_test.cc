@@ -1,12 +1,10 @@
 #include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <openssl/sha.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <cstdio>
 #include <filesystem>
 #include <fstream>
 #include <string>
@@ -17,24 +15,13 @@
 #include "server/connection_table.h"
 #include "server/reloader.h"
 #include "server/tcp_address.h"
+#include "tests/server/test_server.h"
 
 namespace sluice::server {
 namespace {
 
 using Verdict = Authenticator::Verdict;
 using Purpose = Authenticator::Purpose;
-
-std::string Sha256(const std::string& text) {
-  uint8_t hash[32];
-  SHA256(reinterpret_cast<const uint8_t*>(text.data()), text.size(), hash);
-  std::string hex;
-  for (const uint8_t byte : hash) {
-    char digits[3];
-    std::snprintf(digits, sizeof digits, "%02x", byte);
-    hex += digits;
-  }
-  return hex;
-}
 
 class AuthenticatorTest : public testing::Test {
  protected:

@@ -6,6 +6,7 @@
 
 #include <cctype>
 #include <chrono>
+#include <ctime>
 #include <map>
 #include <memory>
 #include <set>
@@ -82,6 +83,16 @@ const std::set<std::string>& ExpectedNames() {
                                                "sluice_open_streams",
                                                "sluice_startup_seconds",
                                                "sluice_selfcheck_error",
+                                               "sluice_selfcheck_tolerance",
+                                               "sluice_selfcheck_passed",
+                                               "sluice_build_info",
+                                               "sluice_log_lines_dropped_total",
+                                               "process_cpu_seconds_total",
+                                               "process_resident_memory_bytes",
+                                               "process_virtual_memory_bytes",
+                                               "process_open_fds",
+                                               "process_max_fds",
+                                               "process_start_time_seconds",
                                                "sluice_leaked_pages",
                                                "sluice_requests_total",
                                                "sluice_rejected_total",
@@ -179,9 +190,51 @@ TEST(MetricsTest, SeriesBeginAtZero) {
   for (const char* finish : {"eos", "stop", "length", "context"})
     requests("Generate", "OK", finish);
   requests("Generate", "CANCELLED", "cancelled");
+  for (const char* finish : {"", "error"}) {
+    for (const char* code :
+         {"DEADLINE_EXCEEDED", "INTERNAL", "RESOURCE_EXHAUSTED", "UNAVAILABLE"}) {
+      requests("Generate", code, finish);
+    }
+  }
+  requests("Generate", "ABORTED", "error");
+  requests("Generate", "INVALID_ARGUMENT", "");
   for (const char* method : {"Tokenize", "Detokenize", "GetModel", "ListModels", "GetLoad"}) {
     requests(method, "OK", "");
   }
+}
+
+TEST(MetricsTest, SaysWhatTheSelfCheckGave) {
+  TestServer server(WithMetrics());
+  const Scrape scrape = Parse(Get(server.server().metrics_port(), "/metrics"));
+  EXPECT_EQ(scrape.values.at("sluice_selfcheck_error{model=\"fake\"}"), 1e-6);
+  EXPECT_EQ(scrape.values.at("sluice_selfcheck_tolerance{model=\"fake\"}"), 0.002);
+  EXPECT_EQ(scrape.values.at("sluice_selfcheck_passed{model=\"fake\"}"), 1);
+  EXPECT_EQ(
+      scrape.values.at("sluice_build_info{model=\"fake\",build=\"test build\",backend=\"fake\","
+                       "quantization=\"\"}"),
+      1);
+}
+
+TEST(MetricsTest, SaysWhatTheProcessTakes) {
+  TestServer server(WithMetrics());
+  const auto scrape = [&] { return Parse(Get(server.server().metrics_port(), "/metrics")).values; };
+  const auto before = scrape();
+  const double now = static_cast<double>(std::time(nullptr));
+  EXPECT_LE(before.at("process_start_time_seconds"), now + 1);
+  EXPECT_GT(before.at("process_start_time_seconds"), now - 3600);
+  EXPECT_GT(before.at("process_resident_memory_bytes"), 1 << 20);
+  EXPECT_GT(before.at("process_virtual_memory_bytes"), before.at("process_resident_memory_bytes"));
+  EXPECT_GT(before.at("process_max_fds"), before.at("process_open_fds"));
+  std::vector<int> files;
+  for (int i = 0; i < 50; ++i) files.push_back(dup(STDERR_FILENO));
+  // Two milliseconds of work at least.
+  const auto begin = std::clock();
+  while (std::clock() - begin < CLOCKS_PER_SEC / 500) continue;
+  const auto after = scrape();
+  for (const int fd : files) close(fd);
+  EXPECT_GE(after.at("process_open_fds"), before.at("process_open_fds") + 40);
+  EXPECT_GE(after.at("process_cpu_seconds_total"), before.at("process_cpu_seconds_total") + 0.002);
+  EXPECT_EQ(after.at("process_start_time_seconds"), before.at("process_start_time_seconds"));
 }
 
 TEST(MetricsTest, HistogramsAreCumulative) {

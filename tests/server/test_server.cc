@@ -3,9 +3,11 @@
 #include <grpcpp/create_channel.h>
 #include <grpcpp/generic/generic_stub.h>
 #include <gtest/gtest.h>
+#include <openssl/sha.h>
 #include <spdlog/spdlog.h>
 
 #include <chrono>
+#include <cstdio>
 #include <thread>
 #include <utility>
 
@@ -159,7 +161,12 @@ void TestServer::Serve() {
   model.facts.kv_pages = options_.limits.num_pages - 1;
   model.facts.backend = "fake";
   model.facts.kv_dtype = "f16";
-  model.self_check = {true, 1e-6, true, 0.01, "fine"};
+  model.self_check = {.passed = true,
+                      .max_relative_error = 1e-6,
+                      .tolerance = 0.002,
+                      .top1_equal = true,
+                      .seconds = 0.01,
+                      .message = "fine"};
   if (options_.piece_bytes > 0) {
     model.tokenizer = MakeByteTokenizer(options_.piece_bytes, options_.on_encode);
     model.chat_error = options_.chat_error;
@@ -261,6 +268,18 @@ bool TestServer::WaitUntilQuiet() {
     }
     return true;
   });
+}
+
+std::string Sha256(const std::string& text) {
+  uint8_t hash[32];
+  SHA256(reinterpret_cast<const uint8_t*>(text.data()), text.size(), hash);
+  std::string hex;
+  for (const uint8_t byte : hash) {
+    char digits[3];
+    std::snprintf(digits, sizeof digits, "%02x", byte);
+    hex += digits;
+  }
+  return hex;
 }
 
 v1::GenerateRequest GreedyRequest(int num_prompt, int max_tokens) {

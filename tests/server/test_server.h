@@ -92,6 +92,9 @@ class TestServer {
   std::vector<int32_t> canary_tokens_;
 };
 
+// In hex, as a file of credentials has it.
+std::string Sha256(const std::string& text);
+
 // A request for `max_tokens` greedy tokens with their ids, from a prompt of token ids.
 v1::GenerateRequest GreedyRequest(int num_prompt, int max_tokens);
 
