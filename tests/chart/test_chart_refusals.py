@@ -57,6 +57,7 @@ REFUSED = {
     "step smaller than the batch": ({"server": {"maxBatch": 128, "maxStepTokens": 64}}, "must not be fewer than server.maxBatch"),
     "batch larger than the usual step": ({"server": {"maxBatch": 1024}}, "must not be fewer than server.maxBatch"),
     "unknown log level": ({"server": {"logLevel": "verbose"}}, "server.logLevel"),
+    "unknown log format": ({"server": {"logFormat": "xml"}}, "server.logFormat"),
     "prefix cache in words": ({"server": {"prefixCache": "on"}}, "server.prefixCache"),
     "address of one interface": ({"server": {"listenAddress": "127.0.0.1"}}, "server.listenAddress"),
     "flag that does not exist": ({"server": {"tensorParallel": 2}}, "tensorParallel"),

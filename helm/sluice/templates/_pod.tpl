@@ -89,6 +89,7 @@ csi:
 - --lame-duck={{ include "sluice.lameDuckSeconds" . }}s
 - --drain-timeout={{ int .Values.termination.drainTimeoutSeconds }}s
 - --log-level={{ $server.logLevel }}
+- --log-format={{ $server.logFormat }}
 - --threads={{ include "sluice.threads" . }}
 - --memory-watermark={{ include "sluice.memoryWatermark" . }}
 - --prefix-cache={{ ternary "on" "off" $server.prefixCache }}
