@@ -8,8 +8,9 @@
 namespace sluice::server {
 
 // sluice.v1.Admin. Thread-safe.
-class AdminService final : public v1::Admin::WithRawCallbackMethod_Drain<
-                               v1::Admin::WithRawCallbackMethod_Reload<v1::Admin::Service>> {
+class AdminService final
+    : public v1::Admin::WithRawCallbackMethod_Drain<v1::Admin::WithRawCallbackMethod_Reload<
+          v1::Admin::WithRawCallbackMethod_SetFailpoint<v1::Admin::Service>>> {
  public:
   // `frontend` outlives the service. `begin_drain` returns at once.
   AdminService(std::function<void()> begin_drain, Frontend* frontend)
@@ -21,6 +22,9 @@ class AdminService final : public v1::Admin::WithRawCallbackMethod_Drain<
   grpc::ServerUnaryReactor* Reload(grpc::CallbackServerContext* context,
                                    const grpc::ByteBuffer* body,
                                    grpc::ByteBuffer* response) override;
+  grpc::ServerUnaryReactor* SetFailpoint(grpc::CallbackServerContext* context,
+                                         const grpc::ByteBuffer* body,
+                                         grpc::ByteBuffer* response) override;
 
  private:
   const std::function<void()> begin_drain_;

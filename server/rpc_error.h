@@ -36,6 +36,7 @@ struct RpcError {
   bool pushback = false;  // and the trailer grpc-retry-pushback-ms
 };
 
+RpcError MakeError(absl::StatusCode code, std::string message, std::string reason);
 // INVALID_ARGUMENT for one field.
 RpcError BadField(std::string field, std::string description);
 // INVALID_ARGUMENT for some; `violations` is not empty.

@@ -37,8 +37,9 @@ struct ServerOptions {
   std::chrono::milliseconds drain_timeout{30'000};
   // A stream whose reader takes nothing for so long ends ABORTED (SLOW_READER).
   std::chrono::milliseconds stall_timeout{30'000};
-  // An engine that has work and made no step for so long is not live.
-  std::chrono::milliseconds engine_patience{60'000};
+  // An engine that has work and ends no step for so long is out of service for good; longer where
+  // the model's steps are (Server::Serve).
+  std::chrono::milliseconds hang_timeout{10'000};
   std::string build;  // provenance: version and commit
 };
 

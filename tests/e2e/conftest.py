@@ -10,7 +10,7 @@ import harness  # noqa: E402
 def pytest_addoption(parser):
     parser.addoption("--sluice", default=str(harness.ROOT / "build/release/sluice"), help="program under test")
     parser.addoption("--sluice-planted", default=str(harness.ROOT / "build/release/sluice_planted"),
-                     help="the same program, in which --plant-bug works")
+                     help="the same program, in which --plant-bug and --failpoint work")
     parser.addoption("--chat-render", default=str(harness.ROOT / "build/release/chat_render"),
                      help="program that renders chat templates")
 

@@ -159,7 +159,7 @@ void TestServer::Serve() {
   model.facts.kv_pages = options_.limits.num_pages - 1;
   model.facts.backend = "fake";
   model.facts.kv_dtype = "f16";
-  model.self_check = {true, 1e-6, true, 0.01, "fine"};
+  model.self_check = {true, 1e-6, true, 0.01, 1e-6, "fine"};
   if (options_.piece_bytes > 0) {
     model.tokenizer = MakeByteTokenizer(options_.piece_bytes, options_.on_encode);
     model.chat_error = options_.chat_error;
