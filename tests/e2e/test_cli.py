@@ -315,7 +315,7 @@ def test_release_holds_no_planted_bugs(sluice):
 def test_release_holds_no_failpoints(sluice, sluice_planted):
     result = run(sluice, "serve", "--model", harness.MODEL, "--failpoint", "runner=error")
     assert result.returncode == 2 and "without failpoints" in one_line(result.stderr)
-    words = b"expected NAME=ACTION with a name of"
+    words = b"expected error, sleep:"
     assert words not in sluice.read_bytes() and words in sluice_planted.read_bytes()
 
 
