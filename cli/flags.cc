@@ -13,6 +13,7 @@
 
 #include "cli/exit_codes.h"
 
+#include "engine/base/failpoint.h"
 #include "engine/base/status.h"
 #include "engine/tokenizer/utf8.h"
 
@@ -445,6 +446,16 @@ void AddPlantBugFlag(CLI::App& app, engine::EngineOptions* options) {
             return bug.ok() ? "" : engine::Message(bug.status());
           },
           ""))
+      ->group("");
+}
+
+void AddFailpointFlag(CLI::App& app) {
+  app.add_option_function<std::vector<std::string>>(
+         "--failpoint", [](const std::vector<std::string>&) {},
+         "Make something go wrong on purpose (test builds)")
+      ->type_name("NAME=ACTION")
+      ->check(CLI::Validator(
+          [](std::string& setting) { return engine::Message(engine::SetFailpoint(setting)); }, ""))
       ->group("");
 }
 

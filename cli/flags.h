@@ -52,6 +52,9 @@ CLI::Option* AddSamplingFlags(CLI::App& app, engine::SamplingParams* sampling, u
 void AddChatTemplateFlag(CLI::App& app, engine::EngineOptions* options, const std::string& group);
 // The hidden --plant-bug.
 void AddPlantBugFlag(CLI::App& app, engine::EngineOptions* options);
+// --failpoint: what goes wrong on purpose, in programs that were built for it
+// (engine/base/failpoint.h). Not shown in help.
+void AddFailpointFlag(CLI::App& app);
 CLI::Option* AddByteSizeFlag(CLI::App& app, const std::string& name, uint64_t* bytes,
                              const std::string& description);
 CLI::Option* AddDurationFlag(CLI::App& app, const std::string& name,

@@ -282,6 +282,15 @@ void AddLimitFlags(CLI::App& app, ServeFlags& flags) {
       ->check(IntegerBetween(0, 256))
       ->capture_default_str()
       ->group(group);
+  AddDurationFlag(app, "--stall-timeout", &server.stall_timeout,
+                  "A call whose reader takes nothing for so long is aborted")
+      ->default_str("30s")
+      ->group(group);
+  AddDurationFlag(app, "--hang-timeout", &server.hang_timeout,
+                  "An engine with work that ends no step for so long is given up; never below four "
+                  "times the longest step, by the self-check")
+      ->default_str("10s")
+      ->group(group);
   AddDurationFlag(app, "--lame-duck", &server.lame_duck,
                   "After SIGTERM new calls are taken for so long still")
       ->default_str("0s")
@@ -310,6 +319,7 @@ Command AddServe(CLI::App& program) {
   AddConnectionFlags(*app, *flags);
   AddLimitFlags(*app, *flags);
   AddPlantBugFlag(*app, &flags->engine);
+  AddFailpointFlag(*app);
   app->footer(
       "Sizes take K, M, G, T (powers of 1024); times take ms, s, m, h.\n"
       "SIGTERM or Ctrl-C drains; a second one exits at once.\n"

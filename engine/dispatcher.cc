@@ -14,7 +14,13 @@ Dispatcher::Dispatcher(std::vector<std::unique_ptr<Engine>> engines,
   SLUICE_CHECK(!engines_.empty(), "a model has one engine at least");
 }
 
-Dispatcher::~Dispatcher() { Shutdown(); }
+Dispatcher::~Dispatcher() {
+  Shutdown();
+  const bool lost =
+      std::any_of(engines_.begin(), engines_.end(),
+                  [](const std::unique_ptr<Engine>& engine) { return engine->lost(); });
+  if (lost) static_cast<void>(outbound_.release());  // its thread may post there yet
+}
 
 absl::Status Dispatcher::Dispatch(Request&& request) {
   std::vector<std::pair<int64_t, int>> by_load;  // (tokens, engine)
@@ -68,6 +74,24 @@ void Dispatcher::Drain() {
 void Dispatcher::Shutdown() {
   for (const std::unique_ptr<Engine>& engine : engines_) engine->Shutdown();
   outbound_->Close();
+}
+
+void Dispatcher::Abandon(int engine, const std::string& why) {
+  // First: what a Dispatch that is under way gives it is routed once the lock is free.
+  engines_[static_cast<size_t>(engine)]->Abandon();
+  std::vector<TokenChunk> ends;
+  {
+    MutexLock lock(mutex_);
+    for (const auto& [request, index] : routes_) {
+      if (index != engine) continue;
+      TokenChunk& chunk = ends.emplace_back();
+      chunk.request = RequestHandle{request};
+      chunk.request_end.emplace();
+      chunk.request_end->status = Internal(why);
+      chunk.request_end->error_reason = "ENGINE_FAULT";
+    }
+  }
+  outbound_->Post(std::move(ends));
 }
 
 void Dispatcher::Forget(RequestHandle request) {

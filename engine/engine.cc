@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <exception>
 #include <string>
 #include <thread>
 #include <utility>
@@ -22,7 +23,7 @@ class Engine::Impl {
         loop_(limits, std::move(runner), std::move(tokenizer), &commands_, outbound, &stats_,
               &load_, &clock_) {
     stats_.up.store(true, std::memory_order_release);
-    thread_ = std::thread([this] { loop_.Run(); });
+    thread_ = std::thread([this] { Run(); });
   }
 
   absl::Status Submit(Request&& request);
@@ -38,13 +39,37 @@ class Engine::Impl {
     MutexLock lock(shutdown_mutex_);
     draining_.store(true, std::memory_order_release);
     commands_.Close();
-    if (thread_.joinable()) thread_.join();
+    if (!thread_.joinable()) return;
+    if (lost()) {
+      thread_.detach();
+    } else {
+      thread_.join();
+    }
   }
+  void Abandon() {
+    abandoned_.store(true);
+    stats_.up.store(false, std::memory_order_release);
+    commands_.Close();
+  }
+  bool abandoned() const { return abandoned_.load(); }
+  bool crashed() const { return crashed_.load(); }
+  bool lost() const { return abandoned() && !ended_.load(); }
 
   const EngineStats& stats() const { return stats_; }
   const EngineLoad& load() const { return load_; }
 
  private:
+  // Our code throws nothing; what it calls may, for want of memory above all: streams get a status
+  // then, not a broken connection.
+  void Run() {
+    try {
+      loop_.Run();
+    } catch (const std::exception&) {
+      crashed_.store(true);
+    }
+    ended_.store(true);
+  }
+
   const std::string name_;
   const int64_t max_queue_;
   const SteadyClock clock_;
@@ -52,6 +77,9 @@ class Engine::Impl {
   EngineStats stats_;
   EngineLoad load_;
   std::atomic<bool> draining_{false};
+  std::atomic<bool> abandoned_{false};
+  std::atomic<bool> crashed_{false};
+  std::atomic<bool> ended_{false};  // the thread uses nothing of this any more
   EngineLoop loop_;
   Mutex shutdown_mutex_;
   std::thread thread_ ABSL_GUARDED_BY(shutdown_mutex_);
@@ -90,7 +118,11 @@ Engine::Engine(int index, const SchedulerLimits& limits, std::unique_ptr<StepRun
       impl_(std::make_unique<Impl>(index, limits, std::move(runner), std::move(tokenizer),
                                    outbound)) {}
 
-Engine::~Engine() { Shutdown(); }
+Engine::~Engine() {
+  Shutdown();
+  // A thread that comes back one day finds everything in its place.
+  if (impl_->lost()) static_cast<void>(impl_.release());
+}
 
 absl::Status Engine::Submit(Request&& request) { return impl_->Submit(std::move(request)); }
 
@@ -102,6 +134,10 @@ void Engine::Pause(RequestHandle request) { impl_->Post(PauseCommand{request}); 
 void Engine::Resume(RequestHandle request) { impl_->Post(ResumeCommand{request}); }
 void Engine::Drain() { impl_->Drain(); }
 void Engine::Shutdown() { impl_->Shutdown(); }
+void Engine::Abandon() { impl_->Abandon(); }
+bool Engine::abandoned() const { return impl_->abandoned(); }
+bool Engine::crashed() const { return impl_->crashed(); }
+bool Engine::lost() const { return impl_->lost(); }
 
 const EngineStats& Engine::stats() const { return impl_->stats(); }
 

@@ -85,7 +85,8 @@ struct SelfCheck {
   double tolerance = 0;           // the most that it may be
   bool top1_equal = false;
   double seconds = 0;
-  std::string message;  // one line
+  double seconds_per_token = 0;  // of the canary through the whole model
+  std::string message;           // one line
 };
 
 // One engine: a thread that owns a scheduler and a runner, and two mailboxes. Thread-safe handle.
@@ -108,9 +109,18 @@ class Engine {
   void Drain();
   // Ends what still runs with UNAVAILABLE, stops and joins the thread. Idempotent.
   void Shutdown();
+  // Takes the engine out of service for good, whatever its thread is doing: not up, no command is
+  // taken. Shutdown does not wait for a thread that does not come back, and leaves it what it uses;
+  // one that does posts chunks of requests that have been ended in its place.
+  void Abandon();
 
   const EngineStats& stats() const;
   bool up() const { return stats().up.load(std::memory_order_acquire); }
+  bool abandoned() const;
+  // An exception ended the thread: nothing moves here any more.
+  bool crashed() const;
+  // Abandoned, and the thread has not come back: never to be freed.
+  bool lost() const;
   // Nothing waiting, running or in the mailbox.
   bool idle() const;
   // Known tokens of all sequences that are in the mailbox, waiting or running.
@@ -140,6 +150,8 @@ class Dispatcher {
   void Drain();
   // Shuts every engine down and closes the mailbox of chunks, which can still be emptied.
   void Shutdown();
+  // Abandons an engine, and ends in its place what it was given: INTERNAL ENGINE_FAULT.
+  void Abandon(int engine, const std::string& why);
 
   // A request's route is forgotten when its RequestEnd has been delivered.
   void Forget(RequestHandle request);

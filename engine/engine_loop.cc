@@ -7,6 +7,7 @@
 #include <variant>
 
 #include "engine/base/check.h"
+#include "engine/base/failpoint.h"
 #include "engine/base/status.h"
 
 namespace sluice::engine {
@@ -141,6 +142,10 @@ void EngineLoop::Launch(const StepPlan& plan) {
 
 void EngineLoop::Finish(const StepPlan& plan) {
   StepResult result = runner_->Wait(plan);
+  if (Fails(Failpoint::kRunner)) result.status = Internal("a failpoint says so");
+  if (Fails(Failpoint::kLogits)) {
+    for (RowResult& row : result.rows) row.finite = false;
+  }
   const Time now = clock_->Now();
   const Launched& launched = launched_[static_cast<size_t>(&plan - plans_.data())];
   if (launched.follows && result.idle_before) {

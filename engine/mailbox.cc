@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "engine/base/check.h"
+#include "engine/base/failpoint.h"
 
 namespace sluice::engine {
 namespace {
@@ -19,11 +20,12 @@ uint64_t Key(const TokenChunk& chunk) {
 }  // namespace
 
 absl::Status CommandMailbox::Post(Command&& command) {
+  const bool fails = Fails(Failpoint::kMailbox);
   {
     MutexLock lock(mutex_);
     if (closed_) return Unavailable("the engine has stopped");
     if (std::holds_alternative<SubmitCommand>(command)) {
-      if (submissions_ >= capacity_) {
+      if (submissions_ >= capacity_ || fails) {
         return ResourceExhausted("the engine's queue is full: " + std::to_string(submissions_) +
                                  " of " + std::to_string(capacity_) + " requests wait");
       }
@@ -77,6 +79,7 @@ void ChunkMailbox::Lane::Add(TokenChunk&& chunk) {
     return;
   }
   const size_t at = place->second;
+  if (chunks[at].request_end) return;  // of an engine that was given up and came back
   const bool ends_request = chunk.request_end.has_value();
   chunks[at].Merge(std::move(chunk));
   if (!ends_request || at + 1 == chunks.size()) return;

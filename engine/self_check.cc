@@ -101,7 +101,10 @@ absl::StatusOr<SelfCheck> RunSelfCheck(
   std::vector<float> whole_model, actual;
   {
     ASSIGN_OR_RETURN(std::unique_ptr<DeviceRunner> whole, MakeProbe(options, *config, weights));
+    const auto forward = std::chrono::steady_clock::now();
     ASSIGN_OR_RETURN(whole_model, LastLogits(*whole, tokens));
+    check.seconds_per_token =
+        Seconds(std::chrono::steady_clock::now() - forward) / static_cast<double>(tokens.size());
   }
   {
     ASSIGN_OR_RETURN(std::unique_ptr<DeviceRunner> first,

@@ -15,6 +15,7 @@
 #include <iterator>
 #include <utility>
 
+#include "engine/base/failpoint.h"
 #include "engine/base/status.h"
 
 namespace sluice::server {
@@ -120,6 +121,10 @@ Acceptor::~Acceptor() {
 }
 
 int Acceptor::AcceptFromKernel(int listener) {
+  if (engine::Fails(engine::Failpoint::kAccept)) {
+    errno = EMFILE;
+    return -1;
+  }
   return accept4(listener, nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC);
 }
 

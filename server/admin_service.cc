@@ -2,6 +2,7 @@
 
 #include <spdlog/spdlog.h>
 
+#include "engine/base/failpoint.h"
 #include "engine/base/status.h"
 #include "server/byte_buffers.h"
 #include "server/gate.h"
@@ -14,14 +15,13 @@ namespace {
 // False, and the call is over, when it may not be made or its body is not a `Request`.
 template <typename Request>
 bool Open(Frontend& frontend, const grpc::ByteBuffer& body, grpc::CallbackServerContext& context,
-          grpc::ServerUnaryReactor* reactor) {
+          grpc::ServerUnaryReactor* reactor, Request* request) {
   if (const auto refusal =
           Refuse(frontend.authenticator, Authenticator::Purpose::kAdmin, context)) {
     reactor->Finish(*refusal);
     return false;
   }
-  Request request;
-  const auto error = ParseBody(Flatten(body), &request);
+  const auto error = ParseBody(Flatten(body), request);
   if (error) reactor->Finish(ToGrpcStatus(*error, context));
   return !error;
 }
@@ -32,7 +32,8 @@ grpc::ServerUnaryReactor* AdminService::Drain(grpc::CallbackServerContext* conte
                                               const grpc::ByteBuffer* body,
                                               grpc::ByteBuffer* response) {
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-  if (!Open<v1::DrainRequest>(frontend_, *body, *context, reactor)) return reactor;
+  v1::DrainRequest request;
+  if (!Open(frontend_, *body, *context, reactor, &request)) return reactor;
   spdlog::info("draining: an administrator asked for it");
   begin_drain_();
   v1::DrainResponse answer;
@@ -46,7 +47,8 @@ grpc::ServerUnaryReactor* AdminService::Reload(grpc::CallbackServerContext* cont
                                                const grpc::ByteBuffer* body,
                                                grpc::ByteBuffer* response) {
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-  if (!Open<v1::ReloadRequest>(frontend_, *body, *context, reactor)) return reactor;
+  v1::ReloadRequest request;
+  if (!Open(frontend_, *body, *context, reactor, &request)) return reactor;
   v1::ReloadResponse answer;
   for (const auto& [name, status] : frontend_.reloader.Check()) {
     auto* file = answer.add_files();
@@ -63,7 +65,8 @@ grpc::ServerUnaryReactor* AdminService::GetStatus(grpc::CallbackServerContext* c
                                                   const grpc::ByteBuffer* body,
                                                   grpc::ByteBuffer* response) {
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-  if (!Open<v1::GetStatusRequest>(frontend_, *body, *context, reactor)) return reactor;
+  v1::GetStatusRequest request;
+  if (!Open(frontend_, *body, *context, reactor, &request)) return reactor;
   v1::Status answer;
   answer.set_build(frontend_.options.build);
   const bool draining = frontend_.draining.load();
@@ -79,6 +82,24 @@ grpc::ServerUnaryReactor* AdminService::GetStatus(grpc::CallbackServerContext* c
   answer.set_resident_bytes(ResidentBytes());
   *response = Serialize(answer);
   reactor->Finish(grpc::Status::OK);
+  return reactor;
+}
+
+grpc::ServerUnaryReactor* AdminService::SetFailpoint(grpc::CallbackServerContext* context,
+                                                     const grpc::ByteBuffer* body,
+                                                     grpc::ByteBuffer* response) {
+  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+  v1::SetFailpointRequest request;
+  if (!Open(frontend_, *body, *context, reactor, &request)) return reactor;
+  const absl::Status set = engine::SetFailpoint(request.setting());
+  if (set.ok()) {
+    *response = Serialize(v1::SetFailpointResponse());
+    reactor->Finish(grpc::Status::OK);
+  } else if (absl::IsUnimplemented(set)) {
+    reactor->Finish(ToGrpcStatus(MakeError(set.code(), engine::Message(set), "FEATURE"), *context));
+  } else {
+    reactor->Finish(ToGrpcStatus(BadField("setting", engine::Message(set)), *context));
+  }
   return reactor;
 }
 

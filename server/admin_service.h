@@ -10,7 +10,8 @@ namespace sluice::server {
 // sluice.v1.Admin. Thread-safe.
 class AdminService final
     : public v1::Admin::WithRawCallbackMethod_Drain<v1::Admin::WithRawCallbackMethod_Reload<
-          v1::Admin::WithRawCallbackMethod_GetStatus<v1::Admin::Service>>> {
+          v1::Admin::WithRawCallbackMethod_GetStatus<
+              v1::Admin::WithRawCallbackMethod_SetFailpoint<v1::Admin::Service>>>> {
  public:
   // `frontend` outlives the service. `begin_drain` returns at once.
   AdminService(std::function<void()> begin_drain, Frontend* frontend)
@@ -25,6 +26,9 @@ class AdminService final
   grpc::ServerUnaryReactor* GetStatus(grpc::CallbackServerContext* context,
                                       const grpc::ByteBuffer* body,
                                       grpc::ByteBuffer* response) override;
+  grpc::ServerUnaryReactor* SetFailpoint(grpc::CallbackServerContext* context,
+                                         const grpc::ByteBuffer* body,
+                                         grpc::ByteBuffer* response) override;
 
  private:
   const std::function<void()> begin_drain_;

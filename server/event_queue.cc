@@ -13,6 +13,10 @@ namespace {
 // Prompt logprobs of one message.
 constexpr size_t kSlabTokens = 256;
 
+constexpr size_t kMuchBytes = 64 * 1024;
+constexpr int64_t kMuchTokens = 64;
+constexpr double kLittle = 0.25;
+
 size_t BytesOf(const std::vector<engine::TokenLogprobs>& tokens) {
   size_t bytes = 0;
   for (const engine::TokenLogprobs& token : tokens) {
@@ -34,6 +38,8 @@ EventQueue::EventQueue(v1::Accepted accepted, engine::OutputParams output, int n
       sequences_(static_cast<size_t>(num_sequences)) {}
 
 void EventQueue::Add(engine::TokenChunk&& chunk) {
+  // Of an engine that was given up and came back, or given up when the request had ended already.
+  if (end_ && (chunk.request_end || !end_->status.ok())) return;
   if (chunk.request_end) {
     end_ = std::move(chunk.request_end);
     chunk.request_end.reset();
@@ -146,6 +152,22 @@ void EventQueue::NextOf(Sequence& sequence, v1::GenerateResponse* out) {
   *out->mutable_sequence_finished() = ToProto(chunk.index, *chunk.sequence_end);
   sequence.waiting.reset();
 }
+
+bool EventQueue::MoreWaitsThan(double share) const {
+  int64_t tokens = 0;
+  for (const Sequence& sequence : sequences_) {
+    // Those whose text is held back wait for the model, not for the reader.
+    if (HasEvent(sequence)) tokens += sequence.waiting_tokens;
+  }
+  // A delta of many tokens is none that waited.
+  const int64_t of_sequence = std::max<int64_t>(kMuchTokens, 2 * output_.stream_interval);
+  const auto num_sequences = static_cast<int64_t>(sequences_.size());
+  return static_cast<double>(waiting_bytes_) > share * kMuchBytes ||
+         static_cast<double>(tokens) > share * static_cast<double>(of_sequence * num_sequences);
+}
+
+bool EventQueue::much_waits() const { return MoreWaitsThan(1); }
+bool EventQueue::little_waits() const { return !MoreWaitsThan(kLittle); }
 
 void EventQueue::Abandon() {
   abandoned_ = true;

@@ -30,6 +30,12 @@ class EventQueue {
 
   // Bytes of text, ids and logprobs that wait; only of what the client asked for.
   size_t waiting_bytes() const { return waiting_bytes_; }
+  // So much waits that no more should be computed: 64 KiB, or 64 tokens of each sequence. The
+  // library holds a message besides, and the connection a window: a reader that is so far behind
+  // has stopped.
+  bool much_waits() const;
+  // At most a quarter of that.
+  bool little_waits() const;
   // Tokens in the messages that Next() gave.
   int64_t tokens_sent() const { return tokens_sent_; }
   // How the request ended, once that is known. An end with a status other than OK has no message.
@@ -53,6 +59,7 @@ class EventQueue {
   bool HasEvent(const Sequence& sequence) const;
   bool HasEvent() const;
   void NextOf(Sequence& sequence, v1::GenerateResponse* out);
+  bool MoreWaitsThan(double share) const;
 
   v1::Accepted accepted_;
   const engine::OutputParams output_;

@@ -76,6 +76,7 @@ struct Frontend {
   std::atomic<const ServedModel*> model{nullptr};  // null while loading
   std::atomic<bool> draining{false};               // health is NOT_SERVING
   std::atomic<bool> refusing{false};               // new Generate calls get UNAVAILABLE
+  std::atomic<int64_t> paused_calls{0};            // their readers have stopped
   Reloader reloader;                               // ends first: it sets what is above
 };
 

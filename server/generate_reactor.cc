@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "engine/base/failpoint.h"
 #include "engine/base/status.h"
 #include "server/byte_buffers.h"
 #include "server/gate.h"
@@ -11,16 +12,13 @@
 namespace sluice::server {
 namespace {
 
-// Above this the sequence is paused; it goes on when a quarter is left.
-constexpr size_t kMaxWaitingBytes = 64 * 1024;
-constexpr size_t kResumeBelowBytes = kMaxWaitingBytes / 4;
-
-int64_t WaitingIn(const ServedModel& model) {
-  int64_t waiting = 0;
+// Those that a place is for: where others want one, those whose readers stopped do not have it.
+int64_t WaitingIn(const ServedModel& model, const Frontend& frontend) {
+  int64_t waiting = -frontend.paused_calls.load();
   for (const auto& engine : model.dispatcher().engines()) {
     waiting += engine->stats().requests_waiting.load(std::memory_order_relaxed);
   }
-  return waiting;
+  return std::max<int64_t>(0, waiting);
 }
 
 RpcError DeadlineError(std::string message) {
@@ -195,7 +193,7 @@ std::optional<RpcError> GenerateReactor::Reserve(const ServedModel& model,
   demand.positions =
       request.sampling.n * (demand.prompt_tokens + int64_t{request.stopping.max_tokens});
   demand.pool_positions = PoolPositionsOf(model);
-  demand.backlog = WaitingIn(model);
+  demand.backlog = WaitingIn(model, frontend_);
   demand.deadline = deadline_;
   engine::MutexLock lock(mutex_);
   if (finishing_) return std::nullopt;  // its ticket may be gone
@@ -263,11 +261,13 @@ void GenerateReactor::Add(engine::TokenChunk&& chunk) {
 void GenerateReactor::UpdatePause() {
   if (finishing_ || events_->end()) return;
   // Only a write brings the sequence back, so there must be something to write.
-  if (!paused_since_ && events_->waiting_bytes() > kMaxWaitingBytes && events_->ready()) {
+  if (!paused_since_ && events_->much_waits() && events_->ready()) {
     paused_since_ = std::chrono::steady_clock::now();
+    ++frontend_.paused_calls;
     model_->dispatcher().Pause(handle_);
-  } else if (paused_since_ && events_->waiting_bytes() <= kResumeBelowBytes) {
+  } else if (paused_since_ && events_->little_waits()) {
     paused_since_.reset();
+    --frontend_.paused_calls;
     model_->dispatcher().Resume(handle_);
   }
 }
@@ -307,6 +307,8 @@ GenerateReactor::Action GenerateReactor::NextAction() {
 
 void GenerateReactor::Perform(Action action) {
   const auto self = shared_from_this();  // the write may end the call before it returns
+  const bool sends = action.message || action.finish;
+  if (sends && engine::Fails(engine::Failpoint::kWrite)) context_->TryCancel();
   if (action.message) {
     outgoing_ = Serialize(*action.message);
     grpc::WriteOptions options;
@@ -324,6 +326,9 @@ void GenerateReactor::Perform(Action action) {
 
 RpcError GenerateReactor::ErrorOf(const engine::RequestEnd& end) const {
   RpcError error = MakeError(end.status.code(), engine::Message(end.status), end.error_reason);
+  if (error.reason == "ENGINE_FAULT" && events_->tokens_sent() == 0) {
+    return MakeError(absl::StatusCode::kUnavailable, std::move(error.message), "ENGINE_DOWN");
+  }
   if (error.code == absl::StatusCode::kResourceExhausted) {
     return QueueFull(std::move(error.message), frontend_.admission.RetryDelay());
   }
@@ -340,11 +345,14 @@ bool GenerateReactor::ClaimFinish(absl::StatusCode code, const std::string& reas
   if (finishing_) return false;
   finishing_ = true;
   finished_at_ = std::chrono::steady_clock::now();
+  if (paused_since_) --frontend_.paused_calls;
   code_ = code;
   reason_ = reason;
   // Before the client can know that the call is over, so that it can use the id and the place
   // again.
-  if (ticket_ && dispatched_) ticket_->Ended(WaitingIn(*model_), finished_at_);
+  if (ticket_ && dispatched_) {
+    ticket_->Ended(WaitingIn(*model_, frontend_), finished_at_);
+  }
   ticket_.reset();
   if (!name_.empty()) frontend_.calls.ReleaseName(tenant_, name_);
   name_.clear();

@@ -33,7 +33,6 @@ class HealthService final : public grpc::health::v1::Health::WithRawCallbackMeth
   void SetReady(bool ready);
   void SetStarted();
   void SetLive(bool live);
-  bool live() const { return live_.load(); }
   // Ends every Watch, and those that come later.
   void EndWatches();
 

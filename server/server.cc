@@ -36,8 +36,17 @@ constexpr milliseconds kCutGrace{2000};
 constexpr milliseconds kTrimInterval{1000};
 constexpr size_t kMostFreeBytes = 32 << 20;
 constexpr int kMaxOpsConnections = 256;
+constexpr milliseconds kLeastPatience{100};  // two looks of the watcher
+// Of the watcher's time between two looks, what counts as an engine's.
+constexpr milliseconds kMostOfALook{4 * kWatchInterval};
+// A step may take so many times as long as its tokens took when they were few.
+constexpr double kStepPatience = 4;
 
 Time Now() { return std::chrono::steady_clock::now(); }
+
+engine::Duration Nanoseconds(double seconds) {
+  return std::chrono::nanoseconds(static_cast<int64_t>(seconds * 1e9));
+}
 
 int NumCores() { return std::max(1, static_cast<int>(std::thread::hardware_concurrency())); }
 
@@ -80,14 +89,22 @@ class Server::Impl {
     ops_health_.SetLive(live);
   }
   void Watch();
+  // What the watcher has seen of an engine.
+  struct Watched {
+    int64_t last_step_nanos = 0;
+    engine::Duration without_progress{};
+    bool fault_logged = false;
+  };
   void CheckEngines();
-  void LogFaults(const engine::Dispatcher& dispatcher);
-  void CheckProgress();
+  // Looks at what an engine has done in the last `passed`.
+  void CheckProgress(int index, engine::Duration passed);
+  void LogFault(int index);
   void CheckMemory();
   // Gives memory that is free back to the kernel when it is much.
   void TrimMemory();
   // Something broke for good: not live, and WaitForDrainOrFault returns.
   void Fault(const char* what);
+  // False when some are still open kCutGrace after the first cut.
   bool CutOpenCalls(const std::string& message);
 
   Frontend frontend_;
@@ -104,10 +121,13 @@ class Server::Impl {
   int port_ = 0;
 
   std::atomic<bool> engines_down_{false};
-  std::vector<bool> fault_logged_;  // watcher only; by engine
+  engine::Duration hang_timeout_{};  // set by Serve
+  std::vector<Watched> watched_;     // watcher only; by engine
+  Time last_look_ = Now();           // watcher only
   engine::Mutex mutex_;
   engine::CondVar changed_;
   std::optional<Time> drain_began_ ABSL_GUARDED_BY(mutex_);
+  std::optional<Time> cut_until_ ABSL_GUARDED_BY(mutex_);
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
   bool shut_down_ ABSL_GUARDED_BY(mutex_) = false;
   std::thread watcher_;
@@ -121,6 +141,13 @@ absl::Status Server::Impl::Start() {
   if (options.channelz && options.ops_listen.empty()) {
     return engine::InvalidArgument(
         "--channelz is answered on the operators' port: give --ops-listen");
+  }
+  for (const auto& [flag, patience] : {std::pair("--hang-timeout", options.hang_timeout),
+                                       std::pair("--stall-timeout", options.stall_timeout)}) {
+    if (patience < kLeastPatience) {
+      return engine::InvalidArgument(std::string(flag) + ": expected " +
+                                     std::to_string(kLeastPatience.count()) + " ms at least");
+    }
   }
   RETURN_IF_ERROR(LoadConfiguration(&frontend_));
   RETURN_IF_ERROR(StartService());
@@ -174,6 +201,13 @@ void Server::Impl::Serve(engine::LoadedModel model) {
   startup_.load_seconds = std::max(0.0, seconds - model.self_check.seconds);
   model_ = std::make_unique<ServedModel>(std::move(model), frontend_.options.model_name,
                                          frontend_.options.build, frontend_.options.max_tokens_cap);
+  // A step of many tokens costs each of them less than the few of the self-check did.
+  hang_timeout_ = frontend_.options.hang_timeout;
+  for (const auto& engine : model_->dispatcher().engines()) {
+    const double step =
+        model_->loaded.self_check.seconds_per_token * engine->limits().max_step_tokens;
+    hang_timeout_ = std::max(hang_timeout_, Nanoseconds(kStepPatience * step));
+  }
   delivery_ = std::make_unique<Delivery>(&model_->dispatcher().chunks(), &frontend_.calls);
   startup_.ready_seconds = Seconds(Now() - frontend_.started);
   for (HealthService* health : {&health_, &ops_health_}) {
@@ -217,8 +251,14 @@ bool Server::Impl::WaitForDrain() {
 }
 
 bool Server::Impl::CutOpenCalls(const std::string& message) {
+  Time until;
+  {
+    engine::MutexLock lock(mutex_);
+    if (!cut_until_) cut_until_ = Now() + kCutGrace;
+    until = *cut_until_;
+  }
   for (const auto& call : frontend_.calls.All()) call->Cut("DRAINING", message);
-  return frontend_.calls.WaitUntilEmpty(Now() + kCutGrace);
+  return frontend_.calls.WaitUntilEmpty(until);
 }
 
 void Server::Impl::Watch() {
@@ -238,7 +278,6 @@ void Server::Impl::Watch() {
       if (stopping_) return;
     }
     CheckEngines();
-    CheckProgress();
     CheckMemory();
     // Without descriptors, or with every place taken, nobody is greeted; that passes.
     const bool crowded = service_.acceptor->starved() || service_.connections->full();
@@ -254,9 +293,16 @@ void Server::Impl::Watch() {
 
 void Server::Impl::CheckEngines() {
   const ServedModel* model = frontend_.model.load();
+  // Time that this thread did not get, the engines may not have got either: a process that was
+  // stopped, or starved, is not one that hangs.
+  const engine::Duration passed = std::min<engine::Duration>(Now() - last_look_, kMostOfALook);
+  last_look_ = Now();
   if (model == nullptr || engines_down_.load()) return;
+  const int num_engines = static_cast<int>(model->dispatcher().engines().size());
+  watched_.resize(static_cast<size_t>(num_engines));
+  for (int i = 0; i < num_engines; ++i) CheckProgress(i, passed);
   // They are up from the start: one that is not has failed, however soon after that.
-  LogFaults(model->dispatcher());
+  for (int i = 0; i < num_engines; ++i) LogFault(i);
   if (!model->dispatcher().any_up()) Fault("all engines are down");
 }
 
@@ -279,27 +325,35 @@ void Server::Impl::TrimMemory() {
   if (mallinfo2().fordblks > kMostFreeBytes) malloc_trim(kMostFreeBytes / 2);
 }
 
-// Of engines that went down since the last look.
-void Server::Impl::LogFaults(const engine::Dispatcher& dispatcher) {
-  fault_logged_.resize(dispatcher.engines().size());
-  for (size_t i = 0; i < fault_logged_.size(); ++i) {
-    const engine::Engine& engine = *dispatcher.engines()[i];
-    if (fault_logged_[i] || engine.up()) continue;
-    fault_logged_[i] = true;
-    spdlog::error("engine {} failed and is out of service: {}", i, engine.stats().fault);
+void Server::Impl::CheckProgress(int index, engine::Duration passed) {
+  engine::Dispatcher& dispatcher = frontend_.model.load()->dispatcher();
+  const engine::Engine& engine = *dispatcher.engines()[static_cast<size_t>(index)];
+  Watched& watched = watched_[static_cast<size_t>(index)];
+  if (!engine.up()) return;
+  if (engine.crashed()) return dispatcher.Abandon(index, "the engine broke off");
+  const int64_t last_step_nanos = engine.stats().last_step_nanos.load();
+  const bool moves = engine.idle() || watched.last_step_nanos != last_step_nanos;
+  watched.last_step_nanos = last_step_nanos;
+  watched.without_progress = moves ? engine::Duration{} : watched.without_progress + passed;
+  if (watched.without_progress > hang_timeout_) {
+    dispatcher.Abandon(index, "the engine makes no progress");
   }
 }
 
-void Server::Impl::CheckProgress() {
-  const ServedModel* model = frontend_.model.load();
-  if (model == nullptr || engines_down_.load()) return;
-  const double patience = Seconds(frontend_.options.engine_patience);
-  bool live = true;
-  for (const auto& engine : model->dispatcher().engines()) {
-    live = live && (!engine->up() || StepAge(engine->stats()) <= patience);
+void Server::Impl::LogFault(int index) {
+  const auto& dispatcher = frontend_.model.load()->dispatcher();
+  const engine::Engine& engine = *dispatcher.engines()[static_cast<size_t>(index)];
+  if (engine.up() || std::exchange(watched_[static_cast<size_t>(index)].fault_logged, true)) return;
+  std::string what;
+  if (engine.crashed()) {
+    what = "an exception ended its thread";
+  } else if (engine.abandoned()) {
+    what = "it has work and has ended no step for " +
+           std::to_string(engine::Seconds(hang_timeout_)) + " s";
+  } else {
+    what = engine.stats().fault;
   }
-  if (health_.live() && !live) spdlog::error("an engine has work and makes no progress");
-  SetLive(live);
+  spdlog::error("engine {} failed and is out of service: {}", index, what);
 }
 
 void Server::Impl::Fault(const char* what) {
@@ -326,10 +380,12 @@ void Server::Impl::Shutdown() {
   ops_health_.EndWatches();
   CutOpenCalls("the server is stopping");
   frontend_.text_pool.Stop();  // the library waits for the calls whose texts wait here
+  // The library waits for clients to hang up, and some look only when they have a call.
+  const auto until = std::chrono::system_clock::now() + kCutGrace;
   for (const Listener* listener : {&service_, &ops_}) {
     if (listener->acceptor) listener->acceptor->Stop();
     if (!listener->server) continue;
-    listener->server->Shutdown(std::chrono::system_clock::now() + kCutGrace);
+    listener->server->Shutdown(until);
     listener->server->Wait();
   }
   {

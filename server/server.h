@@ -40,12 +40,13 @@ struct ServerOptions {
   std::chrono::milliseconds drain_timeout{30'000};
   // A stream whose reader takes nothing for so long ends ABORTED (SLOW_READER).
   std::chrono::milliseconds stall_timeout{30'000};
-  // An engine that has work and made no step for so long is not live.
-  std::chrono::milliseconds engine_patience{60'000};
   // The messages of kAccessLogger are members of a JSON object, `"message":"generate","tenant":...`
   // without braces, for a formatter of the default logger's sinks to put among its own; else they
   // are text, as those of other loggers always are.
   bool json_logs = false;
+  // An engine that has work and ends no step for so long is out of service for good; longer where
+  // the model's steps are (Server::Serve).
+  std::chrono::milliseconds hang_timeout{10'000};
   std::string build;  // provenance: version and commit
 };
 

@@ -9,6 +9,7 @@
 #include <cstring>
 #include <utility>
 
+#include "engine/base/failpoint.h"
 #include "engine/base/status.h"
 
 namespace sluice::engine {
@@ -85,7 +86,11 @@ absl::Status OpenFile::Read(uint64_t offset, std::span<std::byte> out) const {
   while (done < out.size()) {
     // Linux moves at most 2 GiB a call; a smaller step keeps the count within ssize_t anywhere.
     const size_t part = std::min(out.size() - done, size_t{1} << 30);
-    const ssize_t n = pread(fd_, out.data() + done, part, static_cast<off_t>(offset + done));
+    ssize_t n = pread(fd_, out.data() + done, part, static_cast<off_t>(offset + done));
+    if (Fails(Failpoint::kRead)) {
+      n = -1;
+      errno = EIO;
+    }
     if (n < 0 && errno == EINTR) continue;
     if (n <= 0) {
       const std::string why =

@@ -860,7 +860,8 @@ def wrong_scope(w):
 @case("R89")
 def admin_with_a_tenants_token(w):
     address = w.tenants.server.ops_address
-    for method in ("/sluice.v1.Admin/Drain", "/sluice.v1.Admin/Reload", "/grpc.channelz.v1.Channelz/GetServers"):
+    for method in ("/sluice.v1.Admin/Drain", "/sluice.v1.Admin/Reload", "/sluice.v1.Admin/SetFailpoint",
+                   "/grpc.channelz.v1.Channelz/GetServers"):
         assert identity_code(w, "Bearer " + TENANT, method=method, address=address)[0] == "PERMISSION_DENIED", method
 
 

@@ -10,7 +10,7 @@ from credentials import ADMIN, TENANT, entry, write_tokens
 
 
 PROGRAMS = {"--sluice": ("sluice", "program under test"),
-            "--sluice-planted": ("sluice_planted", "the same program, in which --plant-bug works"),
+            "--sluice-planted": ("sluice_planted", "the same program, in which --plant-bug and --failpoint work"),
             "--chat-render": ("chat_render", "program that renders chat templates")}
 
 

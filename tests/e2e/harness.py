@@ -162,10 +162,10 @@ def greedy(text=None, ids=None, **fields):
 class Server:
     """`sluice serve` on free ports."""
 
-    def __init__(self, binary, *flags, model=MODEL, wait=True):
+    def __init__(self, binary, *flags, model=MODEL, wait=True, listen="127.0.0.1:0"):
         self.log = tempfile.NamedTemporaryFile("w+", suffix=".log")
         self.process = subprocess.Popen(
-            [str(binary), "serve", "--model", str(model), "--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0",
+            [str(binary), "serve", "--model", str(model), "--listen", listen, "--metrics-listen", "127.0.0.1:0",
              *map(str, flags)], stdout=subprocess.PIPE, stderr=self.log, text=True)
         self.ready = None
         self.client_ = None

@@ -312,6 +312,31 @@ def test_release_holds_no_planted_bugs(sluice):
     assert result.returncode == 2 and "planted" in one_line(result.stderr)
 
 
+def test_release_holds_no_failpoints(sluice, sluice_planted):
+    result = run(sluice, "serve", "--model", harness.MODEL, "--failpoint", "runner=error")
+    assert result.returncode == 2 and "without failpoints" in one_line(result.stderr)
+    words = b"expected error, sleep:"
+    assert words not in sluice.read_bytes() and words in sluice_planted.read_bytes()
+
+
+@pytest.mark.parametrize("flag", ["--hang-timeout", "--stall-timeout"])
+def test_serve_refuses_patience_that_it_cannot_measure(sluice, flag):
+    result = run(sluice, "serve", "--model", harness.MODEL, "--listen", "127.0.0.1:0", flag, "99ms")
+    assert result.returncode == 2 and flag in one_line(result.stderr)
+
+
+def test_release_is_hardened(sluice):
+    def readelf(*flags):
+        return subprocess.run(["readelf", "-W", *flags, sluice], capture_output=True, text=True, check=True).stdout
+    segments = re.findall(r"^  (\w+) +(?:0x\w+ ){5}([RWE ]{3})", readelf("-l"), re.M)
+    assert segments and not [flags for _, flags in segments if "W" in flags and "E" in flags], segments
+    assert dict(segments)["GNU_STACK"].strip() == "RW" and "GNU_RELRO" in dict(segments)
+    assert re.search(r"Type: +DYN", readelf("-h")) and re.search(r"FLAGS_1.* NOW.* PIE", readelf("-d"))
+    symbols = set(re.findall(r" UND (\w+)", readelf("--dyn-syms")))
+    assert "__stack_chk_fail" in symbols
+    assert not symbols & {"system", "popen", "dlopen", "gets", "strcpy", "sprintf", "regcomp"}, symbols
+
+
 @pytest.mark.long
 def test_verify_kl(sluice):
     text = harness.GOLDEN / "kl_text.txt"

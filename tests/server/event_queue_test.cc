@@ -173,6 +173,50 @@ TEST(EventQueueTest, CountsTheTokensOfTextWithoutTheirIds) {
   EXPECT_EQ(queue.tokens_sent(), 3);
 }
 
+TEST(EventQueueTest, SaysWhenSoMuchWaitsThatTheReaderHasStopped) {
+  EventQueue queue(Acceptance(), TextAndIds(), 2);
+  queue.Add(Chunk(0, 0, {1}, "a"));
+  EXPECT_TRUE(queue.little_waits());
+  for (int i = 1; i < 128; ++i) queue.Add(Chunk(0, i, {1}, "a"));
+  EXPECT_FALSE(queue.much_waits());  // of two sequences
+  EXPECT_FALSE(queue.little_waits());
+  queue.Add(Chunk(1, 0, {1}, "a"));
+  EXPECT_TRUE(queue.much_waits());
+  Drain(queue);
+  EXPECT_TRUE(queue.little_waits());
+
+  engine::OutputParams interval = TextAndIds();
+  interval.stream_interval = 100;
+  EventQueue seldom(Acceptance(), interval, 1);
+  seldom.Add(Chunk(0, 0, std::vector<engine::TokenId>(100, 1), "a"));
+  EXPECT_FALSE(seldom.much_waits());  // one delta, as asked for
+}
+
+// What is held back leaves no way out by itself: it must never count as waiting for the reader.
+TEST(EventQueueTest, TokensWithoutVisibleTextDoNotWaitForTheReader) {
+  EventQueue queue(Acceptance(), {}, 2);
+  queue.Add(Chunk(1, 0, std::vector<engine::TokenId>(500, 1), ""));
+  queue.Add(Chunk(0, 0, {1}, "a"));
+  EXPECT_FALSE(queue.much_waits());
+  EXPECT_TRUE(queue.little_waits());
+}
+
+TEST(EventQueueTest, TakesNothingAfterAnEngineWasGivenUp) {
+  EventQueue queue(Acceptance(), TextAndIds(), 1);
+  queue.Add(Chunk(0, 0, {1}, "a"));
+  TokenChunk end = Chunk(0, 1, {}, "");
+  end.request_end.emplace();
+  end.request_end->status = absl::InternalError("it hangs");
+  end.request_end->error_reason = "ENGINE_FAULT";
+  queue.Add(std::move(end));
+  TokenChunk late = Chunk(0, 1, {2}, "b");
+  late.request_end.emplace();
+  queue.Add(std::move(late));
+  EXPECT_EQ(queue.end()->error_reason, "ENGINE_FAULT");
+  Drain(queue);
+  EXPECT_EQ(queue.tokens_sent(), 1);
+}
+
 TEST(EventQueueTest, SaysNothingOfARequestThatFailedBeforeItsFirstToken) {
   EventQueue queue(Acceptance(), TextAndIds(), 1);
   TokenChunk failed = EndOf(Chunk(0, 0, {}, ""), engine::FinishReason::kError);

@@ -58,24 +58,85 @@ TEST(HealthTest, SaysServingOnlyFromServeToDrain) {
   EXPECT_EQ(HealthOf(server, "liveness"), HealthCheckResponse::SERVING);
 }
 
-TEST(HealthTest, IsNotLiveWhileAnEngineHangs) {
-  std::atomic<bool> hang{true};
+TEST(HealthTest, GivesUpAnEngineThatHangs) {
+  std::atomic<bool> hangs{true};
+  std::atomic<int> steps{0};
   TestServer::Options options;
-  options.server.engine_patience = milliseconds(200);
-  options.runner.on_wait = [&hang] {
-    while (hang.load()) std::this_thread::sleep_for(milliseconds(1));
+  options.server.hang_timeout = milliseconds(300);
+  options.runner.on_wait = [&] {
+    if (steps.fetch_add(1) < 20) return;
+    while (hangs.load()) std::this_thread::sleep_for(milliseconds(1));
   };
   TestServer server(options);
+  std::this_thread::sleep_for(milliseconds(500));
   EXPECT_EQ(HealthOf(server, "liveness"), HealthCheckResponse::SERVING);  // idle is not hanging
-  Reply reply;
-  std::thread client([&] { reply = server.Generate(GreedyRequest(4, 2)); });
-  EXPECT_TRUE(
-      Eventually([&] { return HealthOf(server, "liveness") == HealthCheckResponse::NOT_SERVING; }));
-  hang.store(false);
+  Reply waiting;
+  std::thread client([&] {
+    Eventually([&] { return steps.load() > 20; });
+    waiting = server.Generate(GreedyRequest(4, 2));
+  });
+  const Reply reply = server.Generate(GreedyRequest(4, 200));
+  EXPECT_EQ(reply.status.error_code(), grpc::StatusCode::INTERNAL);
+  EXPECT_EQ(ReasonOf(reply.status), "ENGINE_FAULT");
+  EXPECT_GT(reply.Tokens().size(), 0u);
+  EXPECT_EQ(MetadataOf(reply.status, "tokens_sent"), std::to_string(reply.Tokens().size()));
   client.join();
-  EXPECT_TRUE(reply.status.ok()) << reply.status.error_message();
-  EXPECT_TRUE(
-      Eventually([&] { return HealthOf(server, "liveness") == HealthCheckResponse::SERVING; }));
+  EXPECT_EQ(waiting.status.error_code(), grpc::StatusCode::UNAVAILABLE);
+  EXPECT_EQ(ReasonOf(waiting.status), "ENGINE_DOWN");
+  server.server().WaitForDrainOrFault();
+  EXPECT_TRUE(server.server().engines_down());
+  EXPECT_EQ(HealthOf(server, ""), HealthCheckResponse::NOT_SERVING);
+  EXPECT_EQ(HealthOf(server, "model/fake"), HealthCheckResponse::NOT_SERVING);
+  EXPECT_EQ(HealthOf(server, "liveness"), HealthCheckResponse::NOT_SERVING);
+  hangs.store(false);  // it comes back: nobody hears of it, and it is not taken back
+  std::this_thread::sleep_for(milliseconds(200));
+  EXPECT_EQ(HealthOf(server, "liveness"), HealthCheckResponse::NOT_SERVING);
+  EXPECT_EQ(ReasonOf(server.Generate(GreedyRequest(4, 1)).status), "ENGINE_DOWN");
+}
+
+TEST(HealthTest, ServesOnWhenOneEngineOfTwoHangs) {
+  std::atomic<bool> hangs{true};
+  std::atomic<int> steps{0};
+  TestServer::Options options = SlowSteps();
+  options.num_engines = 2;
+  options.server.hang_timeout = milliseconds(300);
+  options.runner.on_wait = [&] {
+    std::this_thread::sleep_for(milliseconds(2));
+    if (steps.fetch_add(1) != 40) return;
+    while (hangs.load()) std::this_thread::sleep_for(milliseconds(1));
+  };
+  TestServer server(options);
+  Reply replies[2];
+  std::thread clients[2];
+  for (int i = 0; i < 2; ++i) {
+    clients[i] = std::thread([&, i] { replies[i] = server.Generate(GreedyRequest(4, 300)); });
+  }
+  for (std::thread& client : clients) client.join();
+  EXPECT_NE(replies[0].status.ok(), replies[1].status.ok());
+  EXPECT_EQ(ReasonOf(replies[replies[0].status.ok() ? 1 : 0].status), "ENGINE_FAULT");
+  EXPECT_EQ(HealthOf(server, ""), HealthCheckResponse::SERVING);
+  EXPECT_EQ(HealthOf(server, "liveness"), HealthCheckResponse::SERVING);
+  EXPECT_FALSE(server.server().engines_down());
+  EXPECT_TRUE(server.Generate(GreedyRequest(4, 20)).status.ok());
+  hangs.store(false);
+}
+
+// A reader that stalls leaves the engine with work that nobody may do.
+TEST(HealthTest, PausedWorkIsNoHang) {
+  TestServer::Options options;
+  options.piece_bytes = 1024;
+  options.max_context = 8192;
+  options.limits.num_pages = 1025;
+  options.server.hang_timeout = milliseconds(1500);
+  TestServer server(options);
+  grpc::ClientContext context;
+  auto reader = server.stub().Generate(&context, GreedyRequest(5, 4000));
+  std::this_thread::sleep_for(milliseconds(3500));
+  EXPECT_EQ(HealthOf(server, "liveness"), HealthCheckResponse::SERVING);
+  v1::GenerateResponse event;
+  while (reader->Read(&event)) {
+  }
+  EXPECT_TRUE(reader->Finish().ok());
 }
 
 TEST(HealthTest, WatchFollows) {

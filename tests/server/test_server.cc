@@ -166,6 +166,7 @@ void TestServer::Serve() {
                       .tolerance = 0.002,
                       .top1_equal = true,
                       .seconds = 0.01,
+                      .seconds_per_token = 1e-6,
                       .message = "fine"};
   if (options_.piece_bytes > 0) {
     model.tokenizer = MakeByteTokenizer(options_.piece_bytes, options_.on_encode);

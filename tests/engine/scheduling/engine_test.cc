@@ -4,7 +4,9 @@
 
 #include <atomic>
 #include <chrono>
+#include <functional>
 #include <memory>
+#include <new>
 #include <random>
 #include <thread>
 #include <vector>
@@ -30,11 +32,13 @@ constexpr SchedulerLimits kLimits = {.depth = 0,
                                      .max_context = 256};
 
 std::unique_ptr<StepRunner> MakeRunner(int depth, Duration step_time,
-                                       std::optional<uint64_t> fail_at = {}) {
+                                       std::optional<uint64_t> fail_at = {},
+                                       std::function<void()> on_wait = {}) {
   FakeRunner::Options options;
   options.depth = depth;
   options.num_pages = kLimits.num_pages;
   options.fail_at = fail_at;
+  options.on_wait = std::move(on_wait);
   if (step_time > Duration::zero())
     options.on_wait = [step_time] { std::this_thread::sleep_for(step_time); };
   return std::make_unique<FakeRunner>(std::move(options));
@@ -52,6 +56,7 @@ struct EngineConfig {
   Duration step_time{};
   std::optional<uint64_t> fail_at{};
   int max_queue = kLimits.max_queue;
+  std::function<void()> on_wait{};  // without step_time
 };
 
 std::unique_ptr<Dispatcher> MakeDispatcher(const std::vector<EngineConfig>& configs,
@@ -61,8 +66,8 @@ std::unique_ptr<Dispatcher> MakeDispatcher(const std::vector<EngineConfig>& conf
   for (const EngineConfig& config : configs) {
     engines.push_back(std::make_unique<Engine>(
         static_cast<int>(engines.size()), Limits(config.depth, config.max_queue),
-        MakeRunner(config.depth, config.step_time, config.fail_at), FakeTokenizer::Make(),
-        chunks.get()));
+        MakeRunner(config.depth, config.step_time, config.fail_at, config.on_wait),
+        FakeTokenizer::Make(), chunks.get()));
   }
   return std::make_unique<Dispatcher>(std::move(engines), std::move(chunks));
 }
@@ -208,6 +213,67 @@ TEST(EngineTest, WithTheLastEngineDownNothingIsTaken) {
   EXPECT_EQ(collector.Outcome(1).end->error_reason, "ENGINE_DOWN");
   EXPECT_FALSE(dispatcher->any_up());
   EXPECT_TRUE(absl::IsUnavailable(dispatcher->Dispatch(Timed(MakeRequest(2, 20, 100)))));
+}
+
+TEST(EngineTest, WhatAnAbandonedEngineHadEndsAndItsThreadMayComeBack) {
+  std::atomic<bool> hangs{true};
+  std::atomic<int> steps{0};
+  const auto hang = [&] {
+    if (steps.fetch_add(1) < 5) return;
+    while (hangs.load()) std::this_thread::sleep_for(milliseconds(1));
+  };
+  const auto dispatcher = MakeDispatcher({{.on_wait = hang}, {}});
+  const Engine& hung = *dispatcher->engines()[0];
+  ChunkCollector collector;
+  ASSERT_TRUE(dispatcher->Dispatch(Timed(MakeRequest(1, 20, 100))).ok());
+  while (steps.load() < 6) std::this_thread::yield();
+  dispatcher->Abandon(0, "the engine makes no progress");
+  EXPECT_TRUE(hung.lost());
+  EXPECT_FALSE(hung.up());
+  Collect(*dispatcher, collector, 1);
+  EXPECT_EQ(collector.Outcome(1).end->error_reason, "ENGINE_FAULT");
+  EXPECT_TRUE(absl::IsInternal(collector.Outcome(1).end->status));
+  ASSERT_TRUE(dispatcher->Dispatch(Timed(MakeRequest(2, 20, 30))).ok());
+  Collect(*dispatcher, collector, 2);
+  EXPECT_TRUE(collector.Outcome(2).end->status.ok());
+  hangs.store(false);
+  const Time give_up = SteadyClock().Now() + std::chrono::seconds(10);
+  while (hung.lost() && SteadyClock().Now() < give_up) std::this_thread::yield();
+  EXPECT_FALSE(hung.lost());
+}
+
+TEST(EngineTest, ShutdownDoesNotWaitForAnAbandonedThread) {
+  std::atomic<bool> hangs{true};
+  std::atomic<bool> reached{false};
+  const auto hang = [&] {
+    reached.store(true);
+    while (hangs.load()) std::this_thread::sleep_for(milliseconds(1));
+  };
+  auto dispatcher = MakeDispatcher({{.on_wait = hang}});
+  ASSERT_TRUE(dispatcher->Dispatch(Timed(MakeRequest(1, 20, 100))).ok());
+  while (!reached.load()) std::this_thread::yield();
+  dispatcher->Abandon(0, "the engine makes no progress");
+  dispatcher.reset();
+  hangs.store(false);  // what the thread uses is still there
+  std::this_thread::sleep_for(milliseconds(50));
+}
+
+TEST(EngineTest, AnExceptionEndsTheEngineAndNotTheProcess) {
+  std::atomic<int> steps{0};
+  const auto fail = [&] {
+    if (steps.fetch_add(1) == 5) throw std::bad_alloc();
+  };
+  const auto dispatcher = MakeDispatcher({{.on_wait = fail}});
+  const Engine& engine = *dispatcher->engines()[0];
+  ChunkCollector collector;
+  ASSERT_TRUE(dispatcher->Dispatch(Timed(MakeRequest(1, 20, 100))).ok());
+  const Time give_up = SteadyClock().Now() + std::chrono::seconds(10);
+  while (!engine.crashed() && SteadyClock().Now() < give_up) std::this_thread::yield();
+  ASSERT_TRUE(engine.crashed());
+  dispatcher->Abandon(0, "the engine broke off");
+  Collect(*dispatcher, collector, 1);
+  EXPECT_EQ(collector.Outcome(1).end->error_reason, "ENGINE_FAULT");
+  EXPECT_FALSE(dispatcher->any_up());
 }
 
 // Many threads submit, cancel, pause and resume; each request ends once, and all pages come back.

@@ -165,6 +165,21 @@ TEST(ChunkMailboxTest, ARequestEndsAfterAllItsSequences) {
   EXPECT_TRUE(collector.Outcome(1).end);
 }
 
+TEST(ChunkMailboxTest, NothingFollowsTheEndOfARequest) {
+  ChunkMailbox mailbox(1);
+  TokenChunk end = Chunk(1, 0, 0, {5});
+  end.request_end.emplace();
+  end.request_end->error_reason = "ENGINE_FAULT";
+  mailbox.Post(One(std::move(end)));
+  TokenChunk late = Chunk(1, 0, 1, {6});
+  late.request_end.emplace();
+  mailbox.Post(One(std::move(late)));
+  const std::vector<TokenChunk> taken = mailbox.Take(0);
+  ASSERT_EQ(taken.size(), 1u);
+  EXPECT_THAT(taken[0].token_ids, ElementsAre(5));
+  EXPECT_EQ(taken[0].request_end->error_reason, "ENGINE_FAULT");
+}
+
 TEST(ChunkMailboxTest, ARequestGoesThroughOneLane) {
   ChunkMailbox mailbox(3);
   for (uint64_t handle = 0; handle < 9; ++handle) mailbox.Post(One(Chunk(handle, 0, 0, {1})));

@@ -1,0 +1,894 @@
+"""Faults of processes, networks, clients and engines under load, each with what must hold.
+
+    build/venv/bin/python3 tests/e2e/chaos.py [--sluice PROGRAM] [--sluice-planted PROGRAM] [--long] [CASE...]
+
+prints a line a case and, last, "N cases, N as expected, N not as expected" (a case that needs root is "left out" without it).
+Every case ends with a canary whose tokens are known, no open stream and no used page, or with the exit code that is due.
+Faults inside the server are failpoints (docs/reliability.md) of the program that is built for tests; what can be done to the
+released program is done to that. Cases with counts take the second of them with --long; those that last long run only then."""
+
+import argparse
+import collections
+import contextlib
+import hashlib
+import json
+import os
+import pathlib
+import random
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import traceback
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent))
+import grpc  # noqa: E402
+import harness  # noqa: E402
+from catalogue import TINY, Guarded, details_of, prompt  # noqa: E402
+from harness import Client, Server, admin_pb2, admin_pb2_grpc, greedy, health_pb2, pb, wait_until  # noqa: E402
+from raw_http2 import RST_STREAM, WINDOW_UPDATE, Raw  # noqa: E402
+
+SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
+ADMIN = "chaos-token"
+CASES = {}
+ELSEWHERE = {
+    "C13": "needs a GPU (scripts/gpu_check.sh)",
+    "C14": "needs a GPU; what follows a device's fault: tests/engine/device_fault_test.cc, tests/e2e/test_device.py",
+    "C17": "not tested: what is thrown for want of memory in a step is (C10)",
+    "C18": "every deadline and rate is of the steady clock; tests/sim jumps it",
+    "C19": "tests/e2e/test_service.py (descriptors)",
+    "C21": "tests/e2e/test_service.py (a log that nobody reads)",
+    "C23": "tests/e2e/test_identity.py (certificates)",
+    "C24": "tests/e2e/test_identity.py, tests/server/identity_test.cc",
+    "C25": "tests/e2e/test_service.py, tests/server/acceptor_test.cc",
+    "C26": "the server opens no connection but to its own port (server/listener_probe.h)",
+}
+
+
+class LeftOut(Exception):
+    """What a case needs is not here."""
+
+
+def case(name, counts=None, long=False):
+    """Registers a case; it takes the World, and its count when `counts` has that of the short run and of the long one."""
+    def register(function):
+        assert name not in CASES
+        CASES[name] = (function, counts, long)
+        return function
+    return register
+
+
+class World:
+    """Programs, and the servers that a case has started."""
+
+    def __init__(self, program, planted, long=False):
+        self.program, self.planted, self.long = program, planted, long
+        self.folder = tempfile.TemporaryDirectory()
+        self.servers, self.undo = [], []
+        self.golden = {}
+
+    def serve(self, *flags, failing=False, **options):
+        """The released program; with `failing` the one with failpoints."""
+        options.setdefault("model", TINY)
+        server = Server(self.planted if failing else self.program, *flags, **options)
+        self.servers.append(server)
+        return server
+
+    def failing(self, *points, flags=(), **options):
+        settings = [part for point in points for part in ("--failpoint", point)]
+        return self.serve(*settings, *flags, failing=True, **options)
+
+    def administered(self, *flags):
+        """A program with failpoints that are set while it runs, and what sets them."""
+        auth = pathlib.Path(self.folder.name) / "auth.json"
+        auth.write_text(json.dumps({"tokens": [{"sha256": hashlib.sha256(ADMIN.encode()).hexdigest(), "tenant": "chaos",
+                                                "scopes": ["inference", "admin"]}]}))
+        server = self.serve("--auth-file", auth, "--ops-listen", "127.0.0.1:0", *flags, failing=True)
+        server.client_ = Client(server.address, ADMIN)
+        channel = grpc.insecure_channel(server.ops_address)
+        self.undo.append(channel.close)
+        stub = admin_pb2_grpc.AdminStub(channel)
+
+        def set_point(setting):
+            stub.SetFailpoint(admin_pb2.SetFailpointRequest(setting=setting), metadata=server.client.metadata, timeout=10)
+        return server, set_point
+
+    def guarded(self, server):
+        server.client.load()  # its connection is there before descriptors are counted
+        guarded = Guarded(server, token=ADMIN if server.client_ and server.client_.metadata else None)
+        self.undo.append(guarded.client.close)
+        return guarded
+
+    def expect_canary(self, server, model=TINY):
+        """The fixed request's tokens are those that the first server of the model gave."""
+        ids = list(server.client.generate(prompt(max_tokens=8), 60).ids)
+        assert len(ids) == 8 and ids == self.golden.setdefault(str(model), ids), "the canary's tokens changed"
+
+    def end_case(self):
+        for action in reversed(self.undo):
+            action()
+        self.undo.clear()
+        for server in self.servers:
+            server.stop()
+        self.servers.clear()
+
+    def stop(self):
+        self.end_case()
+        self.folder.cleanup()
+
+
+class Call:
+    """A stream that is read on a thread of its own."""
+
+    def __init__(self, client, message, timeout=120):
+        self.message, self.ids, self.code, self.reason, self.sent = message, [], None, None, None
+        self.first = threading.Event()
+        self.begin, self.end = time.monotonic(), None
+        self.call = client.stream(message, timeout)
+        self.thread = threading.Thread(target=self.read, daemon=True)
+        self.thread.start()
+
+    def read(self):
+        try:
+            for event in self.call:
+                self.ids += event.delta.token_ids
+                if self.ids:
+                    self.first.set()
+            self.code = "OK"
+        except grpc.RpcError as error:
+            self.code, self.details = error.code().name, error.details()
+            trailers = dict(error.trailing_metadata() or ())
+            if "grpc-status-details-bin" in trailers:
+                found = details_of(type("Trailers", (), {"details": trailers["grpc-status-details-bin"]}))
+                if "ErrorInfo" in found:
+                    self.reason = found["ErrorInfo"].reason
+                    self.sent = found["ErrorInfo"].metadata.get("tokens_sent")
+        self.end = time.monotonic()
+        self.first.set()
+
+    def wait(self, seconds=60):
+        self.thread.join(seconds)
+        assert not self.thread.is_alive(), "a stream has no end"
+        return self.code
+
+    def complete(self):
+        return self.code == "OK" and len(self.ids) == self.message.stopping.max_tokens
+
+
+def begin(client, count, tokens, wait=True):
+    calls = [Call(client, greedy(ids=[5, 6, 7 + index], max_tokens=tokens, ignore_eos=True)) for index in range(count)]
+    if wait:
+        for call in calls:
+            assert call.first.wait(60) and call.code is None, f"a stream ended early: {call.code}"
+    return calls
+
+
+def health_of(client, service=""):
+    try:
+        return client.health.Check(health_pb2.HealthCheckRequest(service=service), timeout=5).status
+    except grpc.RpcError:
+        return None
+
+
+def expect_exit(server, code, seconds=30):
+    got = server.wait(seconds)
+    assert got == code, f"exit code {got}, {code} was due: {server.stderr()[-1000:]}"
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+# ------------------------------------------------------------------------------------------------ the process
+
+@case("C01")
+def killed_under_load(w):
+    place, model = f"127.0.0.1:{free_port()}", harness.MODEL
+    server = w.serve(model=model, listen=place)
+    w.expect_canary(server, model)
+    calls = begin(server.client, 4, 1000)
+    server.process.kill()
+    assert {call.wait() for call in calls} == {"UNAVAILABLE"}
+    start = time.monotonic()
+    again = w.serve(model=model, listen=place, wait=False)
+    wait_until(lambda: health_of(server.client) == SERVING, 30, "serving again")
+    seconds = time.monotonic() - start
+    again.wait_ready()
+    w.expect_canary(again, model)
+    return f"serving again after {seconds:.2f} s"
+
+
+def drain_once(w, source):
+    """A drain with calls that run, wait, and have just been sent; what became of them."""
+    server = w.serve("--max-batch", 4, "--drain-timeout", "60s", model=harness.MODEL)
+    calls = begin(server.client, 4, 40) + begin(server.client, 8, source.randint(1, 20), wait=False)
+    time.sleep(source.random() * 0.3)
+    watch = server.client.health.Watch(health_pb2.HealthCheckRequest())
+    assert next(watch).status == SERVING
+    server.signal()
+    start = time.monotonic()
+    assert next(watch).status == NOT_SERVING
+    flipped = time.monotonic() - start
+    watch.cancel()
+    while (late := Call(server.client, prompt())).wait() == "OK":  # it came before the refusals did
+        assert time.monotonic() - start < 1, "new calls are still taken"
+    assert late.code == "UNAVAILABLE" and late.reason in ("DRAINING", None), (late.code, late.reason)
+    lost = [call for call in calls if call.wait() != "UNAVAILABLE" and not call.complete()]
+    assert not lost, [(call.code, call.reason, len(call.ids)) for call in lost]
+    # Those that were not yet accepted may be refused; what has begun may not.
+    refused = [call for call in calls if call.code == "UNAVAILABLE"]
+    assert all(call.reason in ("DRAINING", None) and not call.ids for call in refused)
+    last = max(call.end for call in calls)
+    expect_exit(server, 0)
+    after = time.monotonic() - last
+    assert flipped < 0.5 and after < 5, (flipped, after)
+    w.end_case()
+    return len(calls) - len(refused), flipped, after
+
+
+@case("C02", counts=(2, 100))
+def drained_under_load(w, count):
+    source = random.Random(2)
+    outcomes = [drain_once(w, source) for _ in range(count)]
+    return (f"{count} drains, {sum(accepted for accepted, _, _ in outcomes)} accepted calls, 0 lost; health turned within "
+            f"{1000 * max(flipped for _, flipped, _ in outcomes):.0f} ms, exit within "
+            f"{max(after for _, _, after in outcomes):.2f} s of the last call's end")
+
+
+@case("C02 never read", counts=(1, 20))
+def drained_beside_a_reader_that_never_reads(w, count):
+    longest = 0
+    for _ in range(count):
+        server = w.serve("--drain-timeout", "1s")
+        with Raw(server.address, window=0) as raw:
+            raw.start("Generate", prompt(max_tokens=1500).SerializeToString())
+            wait_until(lambda: "sluice_open_streams 1" in server.metrics(), 10)
+            server.signal()
+            start = time.monotonic()
+            expect_exit(server, 75)
+            longest = max(longest, time.monotonic() - start)
+        w.end_case()
+    assert longest < 1 + 5, longest
+    return f"{count} drains of 1 s at most, the longest took {longest:.2f} s"
+
+
+@case("C03")
+def second_signal(w):
+    for first, second, code in ((signal.SIGTERM, signal.SIGTERM, 143), (signal.SIGINT, signal.SIGINT, 130),
+                                (signal.SIGTERM, signal.SIGINT, 130)):
+        server = w.failing("runner=sleep:20")
+        [call] = begin(server.client, 1, 1500)
+        server.signal(first)
+        server.await_log("draining: new calls are refused", 10)
+        assert server.process.poll() is None
+        start = time.monotonic()
+        server.signal(second)
+        expect_exit(server, code, 5)
+        assert time.monotonic() - start < 1
+        assert call.wait() == "UNAVAILABLE"
+
+
+@case("C04")
+def stopped_for_five_seconds(w):
+    # Longer than the limit of progress: a process that was stopped has not hung.
+    server = w.failing("runner=sleep:10", flags=("--hang-timeout", "2s"))
+    calls = begin(server.client, 4, 600)
+    os.kill(server.process.pid, signal.SIGSTOP)
+    time.sleep(5)
+    os.kill(server.process.pid, signal.SIGCONT)
+    assert all(call.wait() == "OK" and call.complete() for call in calls), [call.code for call in calls]
+    w.guarded(server).check()
+
+
+@case("C04 for a minute", long=True)
+def stopped_for_a_minute(w):
+    server = w.failing("runner=sleep:10")
+    guarded = w.guarded(server)
+    options = [("grpc.keepalive_time_ms", 10_000), ("grpc.keepalive_timeout_ms", 5_000), ("grpc.use_local_subchannel_pool", 1)]
+    client = Client(server.address)
+    client.channel.close()
+    client.channel = grpc.insecure_channel(server.address, options=options)
+    client.stub = harness.inference_pb2_grpc.InferenceStub(client.channel)
+    calls = begin(client, 4, 1900)
+    os.kill(server.process.pid, signal.SIGSTOP)
+    try:
+        assert {call.wait(40) for call in calls} == {"UNAVAILABLE"}
+        time.sleep(max(0, 60 - (time.monotonic() - calls[0].begin)))
+    finally:
+        os.kill(server.process.pid, signal.SIGCONT)
+    start = time.monotonic()
+    guarded.check()
+    client.close()
+    return f"pages back {time.monotonic() - start:.2f} s after it went on"
+
+
+# ------------------------------------------------------------------------------------------------ clients
+
+def cancel_many(address, count, seed):
+    """Resets streams of one connection after a random number of microseconds each."""
+    source = random.Random(seed)
+    message = prompt(max_tokens=200).SerializeToString()
+    with Raw(address) as raw:
+        for _ in range(count):
+            stream = raw.start("Generate", message)
+            end = time.perf_counter() + source.randrange(20_000) * source.random() ** 2 * 1e-6
+            while time.perf_counter() < end:
+                pass
+            assert raw.frame(RST_STREAM, 0, stream, struct.pack(">I", 8)), "the server hung up"
+            while raw.read_frame(0):
+                pass
+            assert not raw.closed
+            del raw.streams[stream]
+
+
+@case("C05", counts=(400, 10_000))
+def cancels_at_random_microseconds(w, count):
+    server = w.serve()
+    guarded = w.guarded(server)
+    errors = []
+
+    def one(count, seed):
+        try:
+            cancel_many(server.address, count, seed)
+        except Exception as error:
+            errors.append(error)
+
+    def storm(count):
+        threads = [threading.Thread(target=one, args=(count // 4, seed)) for seed in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert not errors, errors
+        guarded.check()
+        return len(os.listdir(f"/proc/{server.process.pid}/task"))
+    threads_before = storm(100)  # the library starts threads when it first needs them
+    assert storm(count) <= threads_before + 1
+    assert guarded.value("sluice_leaked_pages") == 0
+    cancelled = guarded.value("sluice_cancelled_total")
+    assert cancelled > count / 10, cancelled
+    return f"{count} cancels, {cancelled:.0f} of them seen by the engine; 0 pages leaked, 0 streams, descriptors and threads left"
+
+
+@case("C06", counts=(20, 500))
+def vanished_clients(w, count):
+    server = w.failing("runner=sleep:2")
+    guarded = w.guarded(server)
+    source = random.Random(6)
+    for _ in range(count):
+        raw = Raw(server.address)
+        raw.start("Generate", prompt(max_tokens=1500).SerializeToString())
+        raw.read_until(lambda: False, source.random() * 0.05)
+        raw.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # RST, no FIN
+        raw.socket.close()
+    processes = [subprocess.Popen([w.program, "generate", "--server", server.address, "--token-ids", "5,6,7", "--max-tokens", "1500",
+                                   "--ignore-eos"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) for _ in range(4)]
+    wait_until(lambda: guarded.value("sluice_requests_running") == 4, 20, "four processes' calls")
+    for process in processes:
+        process.kill()
+        process.wait(10)
+    start = time.monotonic()
+    wait_until(lambda: guarded.value("sluice_requests_running") == 0, 5, "the pages")
+    seconds = time.monotonic() - start
+    guarded.check()
+    return f"{count} resets, 4 killed processes; pages back within {seconds:.2f} s"
+
+
+@case("C07", counts=(6, 200))
+def cancelled_around_the_end(w, count):
+    """The server sleeps before a write, its last or another; the client cancels meanwhile."""
+    server, set_point = w.administered()
+    set_point("write=off")  # what it takes to say so is there before descriptors are counted
+    guarded = w.guarded(server)
+    source = random.Random(7)
+    codes, before = collections.Counter(), guarded.value("sluice_requests_total")
+    for index in range(count):
+        # A whole call of two tokens is a handful of writes, the last of which carries the status.
+        set_point(f"write=sleep:60@{1 + index % 6}*1")
+        call = Call(server.client, greedy(ids=[5, 6, 7], max_tokens=2, ignore_eos=True))
+        time.sleep(source.random() * 0.08)
+        call.call.cancel()
+        codes[call.wait()] += 1
+        assert server.process.poll() is None, server.stderr()[-1000:]
+    set_point("write=error@2*5")  # the stream breaks where it is written to
+    for _ in range(5):
+        codes[Call(server.client, greedy(ids=[5, 6, 7], max_tokens=20, ignore_eos=True)).wait()] += 1
+    set_point("write=off")
+    assert set(codes) <= {"OK", "CANCELLED"}, codes
+    guarded.check()
+    # And the canary.
+    assert guarded.value("sluice_requests_total") - before == count + 5 + 1, "not every call ended once"
+    return f"{count} cancels around writes: {dict(codes)}"
+
+
+@case("C08")
+def readers_that_stall(w):
+    server = w.serve("--stall-timeout", "2s", "--max-batch", 8)
+    guarded = w.guarded(server)
+    before = guarded.resident()
+    message = prompt(max_tokens=2000).SerializeToString()
+    with Raw(server.address, window=0) as never, Raw(server.address, window=0) as slow, Raw(server.address) as brisk:
+        never.start("Generate", message)
+        stream = slow.start("Generate", message)
+        start = time.monotonic()
+        while time.monotonic() - start < 2.5:  # ten bytes a second
+            slow.frame(WINDOW_UPDATE, payload=struct.pack(">I", 1))
+            slow.frame(WINDOW_UPDATE, 0, stream, struct.pack(">I", 1))
+            assert brisk.call("Generate", prompt().SerializeToString()).code == "OK"
+            time.sleep(0.1)
+        wait_until(lambda: guarded.value("sluice_requests_running") == 0, 10, "the pages")
+        aborted = 'code="ABORTED"'
+        wait_until(lambda: sum(aborted in line and not line.endswith(" 0") for line in server.metrics().splitlines()) > 0, 10,
+                   "ABORTED")
+        grown = guarded.resident() - before
+        assert grown < 32 << 20, grown
+    guarded.check()
+    return f"resident memory grew by {grown / (1 << 20):.1f} MiB"
+
+
+def gaps_of(client, streams, seconds):
+    """Times between tokens of so many streams that are read as they come, in seconds."""
+    gaps, errors, end = [], [], time.monotonic() + seconds
+
+    def read(index):
+        mine = []
+        try:
+            while time.monotonic() < end:
+                last = None
+                for event in client.stream(greedy(ids=[5, 6, 7 + index], max_tokens=48, ignore_eos=True)):
+                    now, count = time.perf_counter(), len(event.delta.token_ids)
+                    if count and last is not None:
+                        mine.extend([(now - last) / count] * count)
+                    last = now if count else last
+        except grpc.RpcError as error:
+            errors.append(f"{error.code().name}: {error.details()}")
+        gaps.extend(mine)
+    threads = [threading.Thread(target=read, args=(index,)) for index in range(streams)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not errors, errors
+    return gaps
+
+
+@case("C08 beside others", long=True)
+def stalled_readers_beside_others(w):
+    """64 that never read beside 16 that do: B06. Turn about, because the machine may be busy with other things."""
+    server = w.serve("--max-batch", 32, "--kv-memory", "400M", "--max-context", 2048, model=harness.MODEL)
+    guarded = w.guarded(server)
+    message = greedy(ids=[5, 6, 7], max_tokens=1500, ignore_eos=True).SerializeToString()
+    gaps_of(server.client, 16, 3)
+    without, beside, aborts, before = [], [], [], guarded.resident()
+    for _ in range(2):
+        without += gaps_of(server.client, 16, 12)
+        start = time.monotonic()
+        with Raw(server.address, window=0) as raw:
+            for _ in range(64):
+                raw.start("Generate", message)
+            # Pings are answered, or the connection would count as dead.
+            threading.Thread(target=raw.read_until, args=(lambda: False, 120), daemon=True).start()
+            # Each is given what its mailbox takes; then none is computed any more.
+            wait_until(lambda: guarded.value("sluice_requests_waiting") + guarded.value("sluice_requests_running") == 64, 20)
+            steps, last = -1, -2
+            while steps != last:
+                time.sleep(0.5)
+                last, steps = steps, guarded.value("sluice_generation_tokens_total")
+            stalled = time.monotonic()
+            beside += gaps_of(server.client, 16, 12)
+            grown = guarded.resident() - before
+            wait_until(lambda: guarded.value("sluice_open_streams") == 0, 90, "the end of the stalled calls")
+            aborts.append((stalled - start, time.monotonic() - start))
+    guarded.check()
+    assert 'code="ABORTED"' in server.metrics()
+    without.sort()
+    beside.sort()
+    p50, p99 = ([values[int(share * len(values))] * 1000 for values in (without, beside)] for share in (0.5, 0.99))
+    told = (f"16 streams: inter-token p50 {p50[0]:.1f} ms alone, {p50[1]:.1f} ms beside 64 stalled; p99 {p99[0]:.1f} and {p99[1]:.1f} ms "
+            f"({100 * (p99[1] / p99[0] - 1):+.0f} %); resident +{grown / (1 << 20):.1f} MiB; stalled after "
+            f"{max(first for first, _ in aborts):.1f} s, gone after {max(last for _, last in aborts):.1f} s")
+    assert grown < 32 << 20 and p99[1] < 1.1 * p99[0], told
+    return told
+
+
+# ------------------------------------------------------------------------------------------------ the network
+
+@contextlib.contextmanager
+def namespaces(w):
+    """Two network namespaces with a cable between them: 10.213.0.1 in the first, 10.213.0.2 in the second."""
+    names = [f"sluice-chaos-{os.getpid()}-{end}" for end in "ab"]
+
+    def ip(*arguments):
+        result = subprocess.run(["ip", *arguments], capture_output=True, text=True)
+        if result.returncode != 0:
+            raise LeftOut(f"ip {' '.join(arguments)}: {result.stderr.strip()}")
+    if os.geteuid() != 0:
+        raise LeftOut("network namespaces need root")
+    try:
+        for name in names:
+            ip("netns", "add", name)
+        ip("link", "add", "cable", "netns", names[0], "type", "veth", "peer", "name", "cable", "netns", names[1])
+        for number, name in enumerate(names, 1):
+            ip("-n", name, "address", "add", f"10.213.0.{number}/24", "dev", "cable")
+            ip("-n", name, "link", "set", "cable", "up")
+            ip("-n", name, "link", "set", "lo", "up")
+        yield names
+    finally:
+        for name in names:
+            subprocess.run(["ip", "netns", "delete", name], capture_output=True)
+
+
+class InNamespace(Server):
+    """A server in a network namespace."""
+
+    def __init__(self, namespace, wrapper, *flags, **options):
+        self.namespace = namespace
+        super().__init__(wrapper, *flags, **options)
+
+    def metrics(self):
+        address = self.await_log(r"metrics on (\S+:\d+)")[1]
+        script = f"import urllib.request as u; print(u.urlopen('http://{address}/metrics', timeout=10).read().decode())"
+        run = subprocess.run(["ip", "netns", "exec", self.namespace, sys.executable, "-c", script], capture_output=True, text=True)
+        assert run.returncode == 0, run.stderr
+        return run.stdout
+
+
+@case("C09", long=True)
+def network_black_hole(w):
+    with namespaces(w) as (here, there):
+        wrapper = pathlib.Path(w.folder.name) / "serve-in-namespace"
+        wrapper.write_text(f"#!/bin/sh\nexec ip netns exec {here} {w.planted} \"$@\"\n")
+        wrapper.chmod(0o755)
+        server = InNamespace(here, wrapper, "--failpoint", "runner=sleep:20", model=TINY, listen="10.213.0.1:0")
+        w.servers.append(server)
+
+        def running():
+            return "sluice_requests_running" in (text := server.metrics()) and max(
+                float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if line.startswith("sluice_requests_running{"))
+        client = subprocess.Popen(["ip", "netns", "exec", there, w.program, "generate", "--server", server.address, "--token-ids",
+                                   "5,6,7", "--max-tokens", "2000", "--ignore-eos"], stdout=subprocess.DEVNULL,
+                                  stderr=subprocess.DEVNULL)
+        try:
+            wait_until(lambda: running() == 1, 20, "the call")
+            # No packet comes through any more, and nobody is told.
+            subprocess.run(["ip", "-n", there, "link", "set", "cable", "down"], check=True)
+            start = time.monotonic()
+            wait_until(lambda: running() == 0, 60, "the pages")
+            seconds = time.monotonic() - start
+        finally:
+            client.kill()
+            client.wait(10)
+        assert seconds < 45, seconds
+        server.signal()
+        expect_exit(server, 0)
+        w.end_case()
+    return f"pages back after {seconds:.1f} s"
+
+
+# ------------------------------------------------------------------------------------------------ the engine
+
+def engine_fault(w, action, seconds=5):
+    """Three calls run when the only engine's step fails: each ends once, within a second, and the process with 70."""
+    server, set_point = w.administered("--failpoint", "runner=sleep:5")
+    calls = begin(server.client, 3, 1900)
+    waiting = Call(server.client, greedy(ids=[9] * 8, max_tokens=1900, ignore_eos=True))
+    watch = server.client.health.Watch(health_pb2.HealthCheckRequest(), metadata=server.client.metadata)
+    assert next(watch).status == SERVING
+    set_point(f"runner={action}")
+    start = time.monotonic()
+    try:
+        assert next(watch).status == NOT_SERVING
+        unready = time.monotonic() - start
+    except grpc.RpcError:  # the process was quicker
+        unready = time.monotonic() - start
+    for call in (*calls, waiting):
+        call.wait(seconds)
+        assert (call.code, call.reason) in (("INTERNAL", "ENGINE_FAULT"), ("UNAVAILABLE", "ENGINE_DOWN")), (call.code, call.reason)
+        assert call.code != "INTERNAL" or int(call.sent) == len(call.ids), (call.sent, len(call.ids))
+    ended = max(call.end for call in calls) - start
+    expect_exit(server, 70, 10)
+    assert unready < 1 and ended < 1, (unready, ended)
+    exited = time.monotonic() - start
+    start = time.monotonic()
+    again = w.serve()
+    restarted = time.monotonic() - start
+    w.expect_canary(again)
+    w.end_case()
+    return unready, ended, exited, restarted
+
+
+@case("C10", counts=(1, 100))
+def failing_steps(w, count):
+    worst = [max(values) for values in zip(*(engine_fault(w, action) for _ in range(count) for action in ("error", "throw")))]
+    return (f"{2 * count} faults: not ready within {worst[0]:.2f} s, streams ended within {worst[1]:.2f} s, exit 70 within "
+            f"{worst[2]:.2f} s, serving again {worst[3]:.2f} s after the start")
+
+
+@case("C10 two engines", counts=(2, 20))
+def one_of_two_engines_fails(w, count):
+    """The streams of the other one are what they would have been, and it serves on."""
+    for index in range(count):
+        action = ("error", "throw")[index % 2]
+        server, set_point = w.administered("--engines", 2, "--threads", 1, "--failpoint", "runner=sleep:3")
+        messages = [greedy(ids=[5, 6, 7 + number], max_tokens=150, ignore_eos=True) for number in range(4)]
+        alone = [list(server.client.generate(message).ids) for message in messages]
+        calls = [Call(server.client, message) for message in messages]
+        for call in calls:
+            assert call.first.wait(30)
+        set_point(f"runner={action}@{3 + 7 * index}*1")
+        ends = collections.Counter()
+        for call, expected in zip(calls, alone, strict=True):
+            ends[call.wait()] += 1
+            assert call.code != "OK" or call.ids == expected, "another engine's fault changed a stream"
+            assert call.code == "OK" or (call.reason == "ENGINE_FAULT" and call.ids == expected[:len(call.ids)])
+        # Each engine had some of them.
+        assert ends["INTERNAL"] in (1, 2, 3) and ends["OK"] == 4 - ends["INTERNAL"], ends
+        assert list(server.client.generate(messages[0]).ids) == alone[0]
+        text = server.metrics()
+        assert sorted(line[-1] for line in text.splitlines() if line.startswith("sluice_engine_up{")) == ["0", "1"], text
+        server.signal()
+        expect_exit(server, 0)
+        w.end_case()
+
+
+@case("C10 logits")
+def logits_that_are_not_finite(w):
+    server = w.failing("logits=error@20*1")
+    guarded_ids = list(server.client.generate(prompt(max_tokens=8), 60).ids)
+    call = Call(server.client, greedy(ids=[5, 6, 7], max_tokens=400, ignore_eos=True))
+    assert (call.wait(), call.reason) == ("INTERNAL", "NON_FINITE_LOGITS"), (call.code, call.reason)
+    assert int(call.sent) == len(call.ids) > 0
+    assert list(server.client.generate(prompt(max_tokens=8), 60).ids) == guarded_ids
+    w.guarded(server).check()
+
+
+@case("C11")
+def a_step_that_hangs_for_a_second(w):
+    server, set_point = w.administered("--failpoint", "runner=sleep:5", "--hang-timeout", "3s")
+    calls = begin(server.client, 3, 300)
+    set_point("runner=sleep:1000*1")
+    statuses = set()
+    while any(call.code is None for call in calls):
+        statuses.add(server.client.health.Check(health_pb2.HealthCheckRequest(), metadata=server.client.metadata, timeout=5).status)
+        time.sleep(0.05)
+    assert statuses == {SERVING} and all(call.complete() for call in calls), ([call.code for call in calls], statuses)
+    w.guarded(server).check()
+
+
+def hang(w, action, limit):
+    server, set_point = w.administered("--hang-timeout", f"{limit}s", "--failpoint", "runner=sleep:5")
+    calls = begin(server.client, 3, 1900)
+    set_point(f"runner={action}")
+    start = time.monotonic()
+    watch = server.client.health.Watch(health_pb2.HealthCheckRequest(service="liveness"), metadata=server.client.metadata)
+    with contextlib.suppress(grpc.RpcError):
+        while next(watch).status == SERVING:
+            pass
+    dead = time.monotonic() - start
+    for call in calls:
+        call.wait(limit + 5)
+        assert (call.code, call.reason) == ("INTERNAL", "ENGINE_FAULT"), (call.code, call.reason)
+        assert int(call.sent) == len(call.ids)
+    ended = max(call.end for call in calls) - start
+    expect_exit(server, 70, 10)
+    exited = time.monotonic() - start
+    # The watcher counts what it sees: on a machine that is busy its seconds are longer.
+    assert limit - 0.1 < dead < limit + 1.5 and ended < limit + 2, (dead, ended)
+    again = w.serve()
+    w.expect_canary(again)
+    w.end_case()
+    return f"limit {limit} s: not live after {dead:.2f} s, streams ended after {ended:.2f} s, exit 70 after {exited:.2f} s"
+
+
+@case("C11 for ever")
+def a_step_that_hangs_for_ever(w):
+    return hang(w, "hang", 2)
+
+
+@case("C11 for 15 s", long=True)
+def a_step_that_comes_back_too_late(w):
+    return hang(w, "sleep:15000*1", 10)
+
+
+@case("C11 one of two")
+def one_of_two_engines_hangs(w):
+    server, set_point = w.administered("--engines", 2, "--threads", 1, "--hang-timeout", "3s", "--failpoint", "runner=sleep:3")
+    golden = list(server.client.generate(prompt(max_tokens=8), 60).ids)
+    calls = begin(server.client, 4, 1500)
+    set_point("runner=hang*1")
+    codes = collections.Counter(call.wait() for call in calls)
+    assert codes["INTERNAL"] in (1, 2, 3) and codes["OK"] == 4 - codes["INTERNAL"], codes
+    check = health_pb2.HealthCheckRequest()
+    assert server.client.health.Check(check, metadata=server.client.metadata, timeout=5).status == SERVING
+    assert list(server.client.generate(prompt(max_tokens=8), 60).ids) == golden
+    set_point("runner=off")  # it comes back, and nobody hears of it
+    assert list(server.client.generate(prompt(max_tokens=8), 60).ids) == golden
+    server.signal()
+    expect_exit(server, 0)
+
+
+@case("C12")
+def aborts_inside_the_engine(w):
+    """A supervisor starts the process anew; a second server beside it does not notice."""
+    place = f"127.0.0.1:{free_port()}"
+    other = w.serve()
+    w.expect_canary(other)
+    beside = [Call(other.client, greedy(ids=[5, 6, 7], max_tokens=1900, ignore_eos=True)) for _ in range(2)]
+    for index in range(3):
+        server = w.failing("runner=sleep:5", f"logits=abort@{40 + index}", listen=place)
+        calls = begin(server.client, 2, 1900)
+        assert {call.wait() for call in calls} == {"UNAVAILABLE"}
+        expect_exit(server, -signal.SIGABRT)
+    assert all(call.wait() == "OK" and call.complete() for call in beside)
+    w.expect_canary(other)
+
+
+# ------------------------------------------------------------------------------------------------ memory, files, processors
+
+@case("C15", counts=(60, 10_000))
+def tiny_pools(w, count):
+    """Pools of a few pages: everything ends, with the tokens that it has alone."""
+    source = random.Random(15)
+    messages = [greedy(ids=[5 + number] * source.randint(1, 24), max_tokens=source.randint(1, 100), ignore_eos=True)
+                for number in range(12)]
+    ample = w.serve()
+    alone = [list(ample.client.generate(message).ids) for message in messages]
+    preempted, sizes = 0, []
+    for kibibytes in (25, 35, 60, 120):
+        server = w.serve("--kv-memory", f"{kibibytes}K", "--max-queue", 256)
+        sizes.append(int(server.ready.split(" KV pages")[0].rsplit(" ", 1)[1]))
+        fitting = [index for index, message in enumerate(messages)
+                   if len(message.token_ids.ids) + message.stopping.max_tokens <= sizes[-1] * 16]
+        chosen = [source.choice(fitting) for _ in range(count // 4)]
+        for first in range(0, len(chosen), 30):
+            part = chosen[first:first + 30]
+            for index, reply in zip(part, server.client.generate_all([messages[index] for index in part]), strict=True):
+                assert list(reply.ids) == alone[index], "the pool's size changed a call's tokens"
+        preempted += int(w.guarded(server).value("sluice_preemptions_total"))
+    return f"{count} calls in pools of {sizes} pages, {preempted} preemptions"
+
+
+@case("C16", counts=(6, 200))
+def files_that_cannot_be_read(w, count):
+    """EIO at the n-th read, for as many n as there are; the next start is good."""
+    longest, failed = 0, 0
+    for number in range(1, count + 1):
+        start = time.monotonic()
+        server = w.failing(f"read=error@{number}*1", wait=False)
+        if server.process.stdout.readline().startswith("ready on"):  # it reads less often
+            break
+        expect_exit(server, 78)
+        longest, failed = max(longest, time.monotonic() - start), failed + 1
+        assert "cannot read" in server.stderr() and "Input/output error" in server.stderr(), server.stderr()
+        w.end_case()
+    assert failed >= 2, failed
+    w.expect_canary(w.serve())
+    return f"{failed} places, exit code 78 within {longest:.2f} s"
+
+
+@case("C20", counts=(6, 300), long=True)
+def starved_of_processors(w, seconds):
+    """Busy loops on every core: nobody is taken for one that hangs."""
+    server = w.serve("--hang-timeout", "3s", model=harness.MODEL)
+    hogs = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(8)]
+    slowest, statuses, end = 0, set(), time.monotonic() + seconds
+    try:
+        while time.monotonic() < end:
+            calls = begin(server.client, 2, 30, wait=False)
+            while any(call.code is None for call in calls):
+                start = time.monotonic()
+                statuses |= {health_of(server.client), health_of(server.client, "liveness")}
+                slowest = max(slowest, (time.monotonic() - start) / 2)
+                time.sleep(0.1)
+            assert all(call.complete() for call in calls), [call.code for call in calls]
+    finally:
+        for hog in hogs:
+            hog.kill()
+            hog.wait()
+    assert statuses == {SERVING}, statuses
+    return f"{seconds} s with 8 busy loops: 0 false alarms, the slowest health check took {1000 * slowest:.0f} ms"
+
+
+@case("C22")
+def scrapers_that_hang(w):
+    server = w.serve("--ops-listen", "127.0.0.1:0")
+    guarded = w.guarded(server)
+    host, port = server.await_log(r"metrics on (\S+):(\d+)").groups()
+    held = []
+    for index in range(8):
+        held.append(socket.create_connection((host, int(port)), timeout=5))
+        held[-1].sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n" + (b"" if index % 2 else b"\r\n"))  # half a request, or no reading
+    host, port = server.ops_address.rsplit(":", 1)
+    held += [socket.create_connection((host, int(port)), timeout=5) for _ in range(64)]
+    start = time.monotonic()
+    for _ in range(20):
+        assert "sluice_open_streams" in server.metrics()
+    seconds = (time.monotonic() - start) / 20
+    for connection in held:
+        connection.close()
+    wait_until(lambda: guarded.num_descriptors() <= guarded.descriptors, 10, "descriptors")
+    guarded.check()
+    return f"a scrape beside them took {1000 * seconds:.1f} ms"
+
+
+@case("accept", counts=(1, 5))
+def no_descriptors_for_a_while(w, count):
+    server, set_point = w.administered()
+    set_point("accept=off")  # as in C07
+    guarded = w.guarded(server)
+    for _ in range(count):
+        set_point("accept=error")
+        server.await_log("connections wait", 10)
+        connections = [socket.create_connection(tuple(server.address.rsplit(":", 1)), timeout=5) for _ in range(8)]
+        time.sleep(0.3)
+        assert list(guarded.client.generate(guarded.request).ids) == guarded.golden
+        set_point("accept=off")
+        start = time.monotonic()
+        connections[0].settimeout(5)
+        assert connections[0].recv(1)
+        seconds = time.monotonic() - start
+        for connection in connections:
+            connection.close()
+    guarded.check()
+    return f"greeted {seconds:.2f} s after descriptors were back"
+
+
+@case("mailbox")
+def a_mailbox_that_is_full(w):
+    server = w.failing("mailbox=error@2*1")
+    first = list(server.client.generate(prompt(max_tokens=8), 60).ids)
+    call = Call(server.client, prompt(max_tokens=8))
+    assert (call.wait(), call.reason) == ("RESOURCE_EXHAUSTED", "QUEUE_FULL"), (call.code, call.reason)
+    assert list(server.client.generate(prompt(max_tokens=8), 60).ids) == first
+    w.guarded(server).check()
+
+
+# ------------------------------------------------------------------------------------------------
+
+def run(world, name):
+    """Runs a case and stops what it started; what it has to tell."""
+    function, counts, _ = CASES[name]
+    try:
+        if counts is None:
+            return function(world)
+        return function(world, counts[1] if world.long else counts[0])
+    finally:
+        world.end_case()
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sluice", default=str(harness.ROOT / "build/release/sluice"))
+    parser.add_argument("--sluice-planted", default=str(harness.ROOT / "build/release/sluice_planted"))
+    parser.add_argument("--long", action="store_true")
+    parser.add_argument("cases", nargs="*", metavar="CASE")
+    arguments = parser.parse_args()
+    world = World(arguments.sluice, arguments.sluice_planted, arguments.long)
+    counts = collections.Counter()
+    chosen = [name for name, (_, _, long) in CASES.items()
+              if name in arguments.cases or (not arguments.cases and (world.long or not long))]
+    for name in chosen:
+        start = time.monotonic()
+        try:
+            told = run(world, name)
+            outcome = "as expected"
+        except LeftOut as reason:
+            told, outcome = str(reason), "left out"
+        except Exception:
+            told, outcome = traceback.format_exc(), "not as expected"
+        counts[outcome] += 1
+        print(f"{name:16} {outcome:15} {time.monotonic() - start:6.1f} s  {told or ''}", flush=True)
+    world.stop()
+    left_out = f", {counts['left out']} left out" if counts["left out"] else ""
+    print(f"{len(chosen)} cases, {counts['as expected']} as expected, {counts['not as expected']} not as expected{left_out}")
+    return 1 if counts["not as expected"] or not chosen else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
