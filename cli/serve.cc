@@ -287,8 +287,7 @@ void AddLimitFlags(CLI::App& app, ServeFlags& flags) {
       ->default_str("30s")
       ->group(group);
   AddDurationFlag(app, "--hang-timeout", &server.hang_timeout,
-                  "An engine with work that ends no step for so long is given up; never below four "
-                  "times the longest step, by the self-check")
+                  "An engine without a step for so long is given up (docs/reliability.md)")
       ->default_str("10s")
       ->group(group);
   AddDurationFlag(app, "--lame-duck", &server.lame_duck,
