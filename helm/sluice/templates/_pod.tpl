@@ -88,6 +88,12 @@ csi:
 - --metrics-listen=0.0.0.0:{{ int .Values.ports.metrics }}
 - --lame-duck={{ include "sluice.lameDuckSeconds" . }}s
 - --drain-timeout={{ int .Values.termination.drainTimeoutSeconds }}s
+{{- with .Values.server.stallTimeoutSeconds }}
+- --stall-timeout={{ int . }}s
+{{- end }}
+{{- with .Values.server.hangTimeoutSeconds }}
+- --hang-timeout={{ int . }}s
+{{- end }}
 - --log-level={{ $server.logLevel }}
 - --log-format={{ $server.logFormat }}
 - --threads={{ include "sluice.threads" . }}
