@@ -43,8 +43,8 @@ class DecodeRecorder {
   DecodeArgs args_;
   std::vector<DecodeStage> stages_;
   std::vector<DecodeTask> tasks_;
-  // Values of quantised weights, of which so many pay: this kernel makes operands of them at 0.66
-  // ps each, the kernels of several tokens at 0.42 and some 5 us a layer more (H200, Q4_K).
+  // Values of quantised weights, of which so many pay: a step of 7B Q4_K_M takes this kernel
+  // 5.0 ms, the kernels of several tokens 4.5 (H200); where the two meet was estimated.
   static constexpr int64_t kMostQuantized = 2'500'000'000;
   int64_t quantized_ = 0;
   int32_t blocks_ = 0;
