@@ -61,8 +61,34 @@ __device__ __forceinline__ uint32_t and_or(uint32_t a, uint32_t mask, uint32_t c
 }
 // 1024 + q in both halves: an f16 whose last bits are the integer q.
 constexpr uint32_t kHalf1024 = 0x64006400u;
-__device__ __forceinline__ half2 half_of_int(int value) {
-  return __half2half2(__int2half_rn(value));
+// The f16 of an integer from 1 to 2047, in both halves.
+__host__ __device__ constexpr uint32_t halves_of(uint32_t value) {
+  uint32_t exponent = 0;
+  while (value >> (exponent + 1) != 0) ++exponent;
+  return ((exponent + 15) << 10 | (value << (10 - exponent) & 1023)) * 0x00010001u;
+}
+// q - kOffset, exact, of bits that are 1024 + (q << kPlace) in both halves.
+template <int kPlace, int kOffset>
+__device__ __forceinline__ half2 integers_at(uint32_t bits) {
+  constexpr uint32_t kBase = (1024u >> kPlace) + kOffset;
+  if constexpr (kPlace == 0) {
+    return __hsub2(as_half2(bits), as_half2(halves_of(kBase)));
+  } else {
+    constexpr uint32_t kPower = (15u - kPlace) * 0x04000400u;  // 2^-kPlace
+    return __hfma2(as_half2(bits), as_half2(kPower), as_half2(halves_of(kBase) ^ 0x80008000u));
+  }
+}
+// Bits `at` and 16 + `at` of a plane are the first of a pair's quants. One operation takes out what
+// is shifted to bit `at` % 8, so that most pairs need no shift.
+__host__ __device__ constexpr int place_of(int at) { return at % 8; }
+// `bits` with the kCount bits of `plane` at kAt and 16 + kAt, put at kTo and 16 + kTo.
+template <int kCount, int kAt, int kTo>
+__device__ __forceinline__ uint32_t with_bits(uint32_t plane, uint32_t bits) {
+  constexpr uint32_t kMask = ((1u << kCount) - 1u) * 0x00010001u << kTo;
+  if constexpr (kAt >= kTo)
+    return and_or(plane >> (kAt - kTo), kMask, bits);
+  else
+    return and_or(plane << (kTo - kAt), kMask, bits);
 }
 
 // Words of an array of four or fewer registers by a constant index.
@@ -142,18 +168,19 @@ struct UnitLegacy {
     if constexpr (kType == DType::kQ8_0) {
       const uint32_t word = word_of(j < 2 ? low : high, j % 2 * 2 + p / 2);
       const uint32_t bytes = __byte_perm(word, 0x64646464u, p % 2 == 0 ? 0x4140 : 0x4342);
-      return __hsub2(as_half2(bytes), half_of_int(1024 + 128));
+      return integers_at<0, 128>(bytes);
     } else if constexpr (kType == DType::kIQ4_NL) {
       // The format's sixteen levels plus 128, looked up by eights.
       const uint32_t indices = word_of(low, j) >> (p < 2 ? 0 : 8);
       const uint32_t first = level(indices >> (4 * (p % 2)) & 15);
       const uint32_t second = level(indices >> (16 + 4 * (p % 2)) & 15);
-      return __hsub2(as_half2(kHalf1024 | first | second << 16), half_of_int(1024 + 128));
+      return integers_at<0, 128>(kHalf1024 | first | second << 16);
     } else {
-      uint32_t bits = and_or(word_of(low, j) >> (4 * p), 0x000f000fu, kHalf1024);
-      if constexpr (kFifthBit) bits |= (fifth >> (4 * j + p) & 0x00010001u) << 4;
-      constexpr int offset = kType == DType::kQ4_0 ? 8 : kType == DType::kQ5_0 ? 16 : 0;
-      return __hsub2(as_half2(bits), half_of_int(1024 + offset));
+      constexpr int kPlace = place_of(4 * p);
+      constexpr int kOffset = kType == DType::kQ4_0 ? 8 : kType == DType::kQ5_0 ? 16 : 0;
+      uint32_t bits = with_bits<4, 4 * p, kPlace>(word_of(low, j), kHalf1024);
+      if constexpr (kFifthBit) bits = with_bits<1, 4 * j + p, kPlace + 4>(fifth, bits);
+      return integers_at<kPlace, kOffset>(bits);
     }
   }
 
@@ -239,15 +266,16 @@ struct UnitSuper {
  private:
   template <int j, int p>
   __device__ half2 integers() const {
+    constexpr int kTwoAt = 2 * (4 * (j % 2) + p);
+    constexpr int kPlace = place_of(kNibbles ? 4 * p : kTwoAt);
+    constexpr int kOffset = kType == DType::kQ6_K ? 32 : kType == DType::kQ3_K ? 4 : 0;
     uint32_t bits = kHalf1024;
-    if constexpr (kNibbles) bits = and_or(word_of(nibbles, j) >> (4 * p), 0x000f000fu, bits);
+    if constexpr (kNibbles) bits = with_bits<4, 4 * p, kPlace>(word_of(nibbles, j), bits);
     if constexpr (kTwoBits) {
-      const uint32_t two = (j < 2 ? twos.x : twos.y) >> (2 * (4 * (j % 2) + p)) & 0x00030003u;
-      bits |= kNibbles ? two << 4 : two;
+      bits = with_bits<2, kTwoAt, kPlace + (kNibbles ? 4 : 0)>(j < 2 ? twos.x : twos.y, bits);
     }
-    if constexpr (kOneBit) bits |= (ones >> (4 * j + p) & 0x00010001u) << (kNibbles ? 4 : 2);
-    constexpr int offset = kType == DType::kQ6_K ? 32 : kType == DType::kQ3_K ? 4 : 0;
-    return __hsub2(as_half2(bits), half_of_int(1024 + offset));
+    if constexpr (kOneBit) bits = with_bits<1, 4 * j + p, kPlace + (kNibbles ? 4 : 2)>(ones, bits);
+    return integers_at<kPlace, kOffset>(bits);
   }
 
   // Scale and minimum of step j in row g + 8 r, where the type has minima.
@@ -259,8 +287,7 @@ struct UnitSuper {
       bytes = (bytes >> (8 * j) & 0x0fu) | (bytes >> (8 * j) & 0xf0u) << 4;
       selector = 0x4140;
     }
-    const half2 whole =
-        __hsub2(as_half2(__byte_perm(bytes, 0x64646464u, selector)), half_of_int(1024));
+    const half2 whole = integers_at<0, 0>(__byte_perm(bytes, 0x64646464u, selector));
     return __hmul2(whole, as_half2(super[r]));
   }
   // Scales of steps j & ~1 and j | 1 in row g + 8 r, where the type has none.
@@ -268,8 +295,7 @@ struct UnitSuper {
   __device__ half2 two_scales() const {
     const uint32_t bytes =
         __byte_perm(scale[r] ^ 0x80808080u, 0x64646464u, j < 2 ? 0x4140 : 0x4342);
-    return __hmul2(__hsub2(as_half2(bytes), half_of_int(1024 + 128)),
-                   __low2half2(as_half2(super[r])));
+    return __hmul2(integers_at<0, 128>(bytes), __low2half2(as_half2(super[r])));
   }
 
   template <int j, int p>

@@ -88,7 +88,8 @@ bool Apply(const Spread& spread, const LinearArgs& args, LinearConfig& config) {
 // A step of a warpgroup, when the other warpgroups keep the multiprocessor busy: of making its
 // weights and of the tensor cores. Fitted to measurements on an H200.
 double StepNanos(DType type, int32_t tokens) {
-  const double cycles = IsHalf(type) ? 25.0 + 0.6 * tokens : 90.0 + 1.1 * tokens;
+  const double weights = tokens <= kTokensAlone ? 40.0 : 90.0;
+  const double cycles = IsHalf(type) ? 25.0 + 0.6 * tokens : weights + 1.1 * tokens;
   return cycles / 1.7;
 }
 

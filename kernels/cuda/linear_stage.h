@@ -70,6 +70,9 @@ inline bool AllHalf(const LinearArgs& args) {
   }
   return true;
 }
+// Up to so many tokens of a block its warps multiply quantised weights each for itself, with
+// mma.sync; more of them, and half-precision weights, as warpgroups.
+inline constexpr int kTokensAlone = 16;
 __host__ __device__ constexpr int StreamUnits(int tokens) { return tokens < 64 ? 64 / tokens : 1; }
 // Floats of a token in what warps leave for the sum over the slices: 16 rows, and a gap that
 // spreads tokens over the banks.

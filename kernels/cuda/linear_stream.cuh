@@ -12,6 +12,7 @@
 // TB/s of the 4.3 that a copy reaches), 71.7 us for 64 (3.8 TB/s).
 
 #include "kernels/cuda/linear_wgmma.cuh"
+#include "kernels/cuda/mma.cuh"
 
 namespace sluice::kernels::cuda {
 namespace stream {
@@ -110,6 +111,53 @@ __device__ inline WeightRing ring_of(const PackedView& weight, const LinearConfi
                                              : ring.begin;
   ring.active = inside < plan.tiles_a_block && ring.tile < weight.tiles && ring.begin < ring.end;
   return ring;
+}
+
+// acc += the warp's 16 rows times kTokens tokens, with the instruction of one warp: making the
+// weights is most of the work, and warps that wait for nobody do it twice as fast.
+template <typename Unit, int kTokens>
+__device__ __forceinline__ void multiply_alone(const PackedView& w, WeightRing& weights,
+                                               OperandRing& x, int lane,
+                                               float (&acc)[kTokens / 2]) {
+  constexpr int kStageUnits = WeightRing::shape_of<Unit>().units;
+  constexpr int kOperandUnits = StreamUnits(kTokens);
+  static_assert(kOperandUnits % kStageUnits == 0);
+  constexpr int kGroups = kTokens / 8;
+  constexpr int kStepWords = kTokens * 8;
+  float sums[kGroups][4] = {};
+  for (int first = weights.begin; first < weights.end; first += kStageUnits) {
+    const uint32_t inside = static_cast<uint32_t>(first - weights.begin) % kOperandUnits;
+    if (inside == 0) wait_for_phase(x.full + x.slot, x.parity);
+    weights.wait();
+    const uint32_t* operands = reinterpret_cast<const uint32_t*>(x.memory) +
+                               (x.slot * kOperandUnits + inside) * 4 * kStepWords + lane;
+#pragma unroll
+    for (int i = 0; i < kStageUnits; ++i) {
+      if (first + i >= weights.end) break;
+      Unit unit;
+      weights.take_of_stage(first, i, lane, unit);
+      const auto step = [&]<int j>() {
+        uint32_t a[4];
+        unit.template fragment<j>(lane, a);
+#pragma unroll
+        for (int g = 0; g < kGroups; ++g) {
+          const uint32_t* b = operands + (4 * i + j) * kStepWords + g * 64;
+          mma_step(sums[g], a, b[0], b[32]);
+        }
+      };
+      step.template operator()<0>();
+      step.template operator()<1>();
+      step.template operator()<2>();
+      step.template operator()<3>();
+    }
+    weights.next<Unit>(w, first + kStageUnits, lane);
+    if (inside + kStageUnits == kOperandUnits) {
+      arrive_if(lane == 0, x.empty + x.slot);
+      x.next(1);
+    }
+  }
+#pragma unroll
+  for (int i = 0; i < kTokens / 2; ++i) acc[i] = sums[i / 4][i % 4];
 }
 
 // A warp leaves its 16 rows of a slice: [token][kPartRow].
@@ -249,8 +297,12 @@ __global__ void __launch_bounds__(128 * kWarpgroups + 32, StreamBlocks(kWarpgrou
     x.stages = config.x_stages;
     float acc[kTokens / 2] = {};
     const auto multiply = [&]<typename Unit>() {
-      multiply_units<Unit, kTokens, 2, 4 * kUnits, false>(weight, weights, x, weights.begin,
-                                                          weights.end, lane, acc);
+      if constexpr (!kHalf && kTokens <= kTokensAlone) {
+        multiply_alone<Unit, kTokens>(weight, weights, x, lane, acc);
+      } else {
+        multiply_units<Unit, kTokens, 2, 4 * kUnits, false>(weight, weights, x, weights.begin,
+                                                            weights.end, lane, acc);
+      }
     };
     if constexpr (kHalf) {
       multiply.template operator()<UnitHalf>();

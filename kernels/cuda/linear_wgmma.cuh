@@ -84,31 +84,48 @@ struct WeightRing {
     __syncwarp();
   }
 
-  // The warp's part of unit u; units come ascending.
+  // Waits for the stage that is next.
+  __device__ __forceinline__ void wait() const {
+    if (active) wait_for_phase(full + slot, parity);
+  }
+  // The warp's part of unit first + inside; `first` is the first one of the stage that is next.
   template <typename Unit>
-  __device__ __forceinline__ void take(int u, int lane, Unit& unit) const {
+  __device__ __forceinline__ void take_of_stage(uint32_t first, uint32_t inside, int lane,
+                                                Unit& unit) const {
     constexpr StageShape kShape = shape_of<Unit>();
-    // Unsigned: the remainder of a signed number is four instructions.
-    const uint32_t inside = static_cast<uint32_t>(u - begin) % kShape.units;
-    if (active && inside == 0) wait_for_phase(full + slot, parity);
     const std::byte* stage = memory + slot * kShape.bytes();
     const auto* scales =
         reinterpret_cast<const uint32_t*>(stage + kShape.scales_at() + inside * kShape.scale_bytes);
-    const uint32_t super = static_cast<uint32_t>(u) / 4 - (static_cast<uint32_t>(u) - inside) / 4;
+    const uint32_t super = (first + inside) / 4 - first / 4;
     const auto* supers = reinterpret_cast<const uint32_t*>(stage + kShape.supers_at() + super * 64);
     unit.template take<SharedWords>(stage + inside * kShape.quant_bytes, scales, supers, lane);
   }
-  // When products have used what take() brought, which proves it to be in registers: asks for more
-  // in the room of the stage that unit u was the last of.
+  // The warp's part of unit u; units come ascending.
   template <typename Unit>
-  __device__ __forceinline__ void refill(const PackedView& w, int u, int lane) {
+  __device__ __forceinline__ void take(int u, int lane, Unit& unit) const {
+    // Unsigned: the remainder of a signed number is four instructions.
+    const uint32_t inside = static_cast<uint32_t>(u - begin) % shape_of<Unit>().units;
+    if (inside == 0) wait();
+    take_of_stage(static_cast<uint32_t>(u) - inside, inside, lane, unit);
+  }
+  // When products have used what the stage brought, which proves it to be in registers: asks for
+  // more in its room. `after`: the first unit after it.
+  template <typename Unit>
+  __device__ __forceinline__ void next(const PackedView& w, int after, int lane) {
     constexpr StageShape kShape = shape_of<Unit>();
-    if (static_cast<uint32_t>(u - begin) % kShape.units + 1 < kShape.units) return;
     __syncwarp();
-    if (lane == 0 && active) request(w, kShape, u + 1 + (stages - 1) * kShape.units, slot);
+    if (lane == 0 && active) request(w, kShape, after + (stages - 1) * kShape.units, slot);
     if (++slot == stages) {
       slot = 0;
       parity ^= 1;
+    }
+  }
+  // next(), when unit u was its stage's last.
+  template <typename Unit>
+  __device__ __forceinline__ void refill(const PackedView& w, int u, int lane) {
+    constexpr StageShape kShape = shape_of<Unit>();
+    if (static_cast<uint32_t>(u - begin) % kShape.units + 1 == kShape.units) {
+      next<Unit>(w, u + 1, lane);
     }
   }
 
