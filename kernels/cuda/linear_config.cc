@@ -102,7 +102,7 @@ int32_t Reachable(const Spread& spread, int32_t multiprocessors) {
 
 // Blocks that a multiprocessor has at a time.
 int32_t Together(const LinearArgs& args, const Spread& spread, int32_t tokens) {
-  return tokens > 64 ? 1 : StreamBlocks(spread.warpgroups, AllHalf(args));
+  return tokens > 64 ? 1 : StreamBlocks(spread.warpgroups, AllHalf(args), tokens);
 }
 
 // Shares shared memory out between weights and operand rows.

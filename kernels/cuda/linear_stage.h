@@ -59,8 +59,13 @@ inline constexpr int kMaxStages = 8;
 // kStream: warps of a block beside the one that brings operand rows; units of a stage of them.
 inline constexpr int kMaxStreamWarpgroups = 4;
 constexpr int StreamWarpgroups(int tokens) { return tokens <= 64 ? kMaxStreamWarpgroups : 3; }
+// Up to so many tokens of a block its warps multiply quantised weights each for itself, with
+// mma.sync; more of them, and half-precision weights, as warpgroups.
+inline constexpr int kTokensAlone = 16;
 // Blocks of so many warpgroups that the registers of a multiprocessor are shared out to.
-constexpr int StreamBlocks(int warpgroups, bool half) { return warpgroups > 2 ? 1 : half ? 3 : 2; }
+constexpr int StreamBlocks(int warpgroups, bool half, int tokens) {
+  return warpgroups > 2 ? 1 : half || tokens <= 8 ? 3 : 2;
+}
 inline bool IsHalf(DType type) {
   return type == DType::kF32 || type == DType::kF16 || type == DType::kBF16;
 }
@@ -70,9 +75,6 @@ inline bool AllHalf(const LinearArgs& args) {
   }
   return true;
 }
-// Up to so many tokens of a block its warps multiply quantised weights each for itself, with
-// mma.sync; more of them, and half-precision weights, as warpgroups.
-inline constexpr int kTokensAlone = 16;
 __host__ __device__ constexpr int StreamUnits(int tokens) { return tokens < 64 ? 64 / tokens : 1; }
 // Floats of a token in what warps leave for the sum over the slices: 16 rows, and a gap that
 // spreads tokens over the banks.

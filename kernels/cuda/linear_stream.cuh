@@ -131,9 +131,7 @@ __device__ __forceinline__ void multiply_alone(const PackedView& w, WeightRing& 
     weights.wait();
     const uint32_t* operands = reinterpret_cast<const uint32_t*>(x.memory) +
                                (x.slot * kOperandUnits + inside) * 4 * kStepWords + lane;
-#pragma unroll
-    for (int i = 0; i < kStageUnits; ++i) {
-      if (first + i >= weights.end) break;
+    const auto multiply = [&](int i) {
       Unit unit;
       weights.take_of_stage(first, i, lane, unit);
       const auto step = [&]<int j>() {
@@ -149,6 +147,16 @@ __device__ __forceinline__ void multiply_alone(const PackedView& w, WeightRing& 
       step.template operator()<1>();
       step.template operator()<2>();
       step.template operator()<3>();
+    };
+    // Units of a whole stage in one piece of code, so that one is made while another is multiplied.
+    if (!weights.active) {
+      // A warp without rows only takes part in giving the stages back.
+    } else if (first + kStageUnits <= weights.end) {
+#pragma unroll
+      for (int i = 0; i < kStageUnits; ++i) multiply(i);
+    } else {
+#pragma unroll 1
+      for (int i = 0; first + i < weights.end; ++i) multiply(i);
     }
     weights.next<Unit>(w, first + kStageUnits, lane);
     if (inside + kStageUnits == kOperandUnits) {
@@ -250,7 +258,7 @@ __device__ void finish_block(const LinearArgs& args, const LinearConfig& config,
 
 // kHalf: all weights are half-precision, which takes fewer registers: one more block fits.
 template <int kTokens, int kWarpgroups, bool kHalf>
-__global__ void __launch_bounds__(128 * kWarpgroups + 32, StreamBlocks(kWarpgroups, kHalf))
+__global__ void __launch_bounds__(128 * kWarpgroups + 32, StreamBlocks(kWarpgroups, kHalf, kTokens))
     linear_stream(const __grid_constant__ LinearArgs args,
                   const __grid_constant__ LinearConfig config) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
