@@ -39,6 +39,15 @@ function(sluice_library name)
   target_link_libraries(${name} PUBLIC sluice_flags ${ARG_DEPS})
 endfunction()
 
+# sluice_parsers(library ...): they read files and texts, once each, and are large.
+function(sluice_parsers)
+  if(SLUICE_QUICK_PARSERS)
+    foreach(library ${ARGN})
+      target_compile_options(${library} PRIVATE -O0)
+    endforeach()
+  endif()
+endfunction()
+
 # sluice_compile_as_test(target O0|O1): sources that include what tests do, with little optimisation.
 function(sluice_compile_as_test target level)
   target_link_libraries(${target} PRIVATE GTest::gmock)

@@ -43,7 +43,7 @@ constexpr std::array<StoredType, 17> kTypes = {{{"F32", 4, DType::kF32},
                                                 {"F8_E8M0", 1, std::nullopt},
                                                 {"C64", 8, std::nullopt}}};
 
-std::string Number(uint64_t n) { return std::to_string(n); }
+std::string Decimal(uint64_t n) { return std::to_string(n); }
 
 // Reads one file's header; used once.
 class HeaderReader {
@@ -61,7 +61,7 @@ class HeaderReader {
     for (const JsonValue member : root) {
       if (member.key() == "__metadata__") continue;
       if (header_.tensors.size() == SafetensorsHeader::kMaxTensors) {
-        return Bad("header", "expected at most " + Number(SafetensorsHeader::kMaxTensors) +
+        return Bad("header", "expected at most " + Decimal(SafetensorsHeader::kMaxTensors) +
                                  " tensors, got more");
       }
       RETURN_IF_ERROR(ReadTensor(member));
@@ -78,15 +78,15 @@ class HeaderReader {
     uint64_t length = 0;
     if (file_.bytes() < sizeof(length)) {
       return Bad("header",
-                 "expected its length in 8 bytes, got a file of " + Number(file_.bytes()));
+                 "expected its length in 8 bytes, got a file of " + Decimal(file_.bytes()));
     }
     RETURN_IF_ERROR(file_.Read(0, std::as_writable_bytes(std::span(&length, 1))));
     const uint64_t left = file_.bytes() - sizeof(length);
     const uint64_t most = std::min(left, SafetensorsHeader::kMaxHeaderBytes);
     if (length < 2 || length > most) {
-      return Bad("header", "expected a length of 2 to " + Number(most) + " bytes" +
+      return Bad("header", "expected a length of 2 to " + Decimal(most) + " bytes" +
                                (most == left ? ", which the file has left" : "") + ", got " +
-                               Number(length) + " (at byte 0)");
+                               Decimal(length) + " (at byte 0)");
     }
     header_.json.resize(length);
     header_.data_begin = sizeof(length) + length;
@@ -101,7 +101,7 @@ class HeaderReader {
     tensor.name = member.key();
     const std::string subject = "tensor " + Quoted(tensor.name);
     if (tensor.name.empty() || tensor.name.size() > kMaxNameBytes) {
-      return Bad(subject, "expected a name of 1 to " + Number(kMaxNameBytes) + " bytes");
+      return Bad(subject, "expected a name of 1 to " + Decimal(kMaxNameBytes) + " bytes");
     }
     if (!member.is_object()) {
       return Bad(subject, "expected an object, got " + std::string(KindName(member.kind())));
@@ -118,7 +118,7 @@ class HeaderReader {
     for (const uint64_t dim : tensor.shape) {
       if (dim < 1 || dim > kMaxDim) {
         return Bad(subject, "shape " + DimsString(tensor.shape) + ": expected dimensions of 1 to " +
-                                Number(kMaxDim) + ", got " + Number(dim));
+                                Decimal(kMaxDim) + ", got " + Decimal(dim));
       }
       bytes = bytes * dim;
     }
@@ -127,13 +127,13 @@ class HeaderReader {
     const uint64_t data_bytes = file_.bytes() - header_.data_begin;
     if (range[0] > range[1] || range[1] > data_bytes) {
       return Bad(subject, "data_offsets: expected a begin and an end of at most " +
-                              Number(data_bytes) + ", the file's data, got " + DimsString(range));
+                              Decimal(data_bytes) + ", the file's data, got " + DimsString(range));
     }
     if (!bytes.AtMost(data_bytes) || bytes.value() != range[1] - range[0]) {
       return Bad(subject, "data_offsets " + DimsString(range) + ": expected " +
-                              (bytes.valid() ? Number(bytes.value()) : "more than 2^64") +
+                              (bytes.valid() ? Decimal(bytes.value()) : "more than 2^64") +
                               " bytes for shape " + DimsString(tensor.shape) + " of " +
-                              tensor.dtype + ", got " + Number(range[1] - range[0]));
+                              tensor.dtype + ", got " + Decimal(range[1] - range[0]));
     }
     tensor.begin = range[0];
     tensor.bytes = bytes.value();
@@ -178,8 +178,8 @@ class HeaderReader {
     }
     if (field->size() < least || field->size() > most) {
       return Bad(subject, what + "expected " +
-                              (least == most ? Number(most) : "at most " + Number(most)) +
-                              " numbers, got " + Number(field->size()));
+                              (least == most ? Decimal(most) : "at most " + Decimal(most)) +
+                              " numbers, got " + Decimal(field->size()));
     }
     return numbers;
   }
@@ -194,8 +194,8 @@ class HeaderReader {
     for (StoredTensor& tensor : tensors) {
       if (tensor.begin != next) {
         return Bad("tensor " + Quoted(tensor.name),
-                   "data_offsets: expected " + Number(next) +
-                       ", the end of the tensor before, got " + Number(tensor.begin) +
+                   "data_offsets: expected " + Decimal(next) +
+                       ", the end of the tensor before, got " + Decimal(tensor.begin) +
                        (tensor.begin < next ? " (overlap)" : " (gap)"));
       }
       next += tensor.bytes;
@@ -203,8 +203,8 @@ class HeaderReader {
     }
     const uint64_t data_bytes = file_.bytes() - header_.data_begin;
     if (next != data_bytes) {
-      return Bad("header", "expected tensors of " + Number(data_bytes) +
-                               " bytes, the rest of the file, got " + Number(next));
+      return Bad("header", "expected tensors of " + Decimal(data_bytes) +
+                               " bytes, the rest of the file, got " + Decimal(next));
     }
     return absl::OkStatus();
   }
