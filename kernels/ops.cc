@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "kernels/core/check.h"
+#include "kernels/core/status.h"
 #include "kernels/cpu/cpu_ops.h"
 #include "kernels/cuda/cuda_ops.h"
 #include "kernels/ref/ref_ops.h"
@@ -198,11 +199,6 @@ absl::Status OnBackend(const Exec& exec, const CpuFn& cpu_fn, const RefFn& ref_f
 }
 
 }  // namespace
-
-#define RETURN_IF_ERROR(expr)                                         \
-  do {                                                                \
-    if (absl::Status status_ = (expr); !status_.ok()) return status_; \
-  } while (false)
 
 // ---------------------------------------------------------------- weights
 

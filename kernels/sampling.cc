@@ -5,6 +5,7 @@
 
 #include "kernels/core/check.h"
 #include "kernels/core/sampler_slots.h"
+#include "kernels/core/status.h"
 #include "kernels/cpu/cpu_ops.h"
 #include "kernels/cuda/cuda_ops.h"
 #include "kernels/ops.h"
@@ -46,11 +47,6 @@ bool FaultIsDue(const Exec& exec, SamplerSlots& slots) {
 }
 
 }  // namespace
-
-#define RETURN_IF_ERROR(expr)                                         \
-  do {                                                                \
-    if (absl::Status status_ = (expr); !status_.ok()) return status_; \
-  } while (false)
 
 SamplerSlots::SamplerSlots(std::unique_ptr<Table> table) : table_(std::move(table)) {}
 SamplerSlots::SamplerSlots(SamplerSlots&&) noexcept = default;

@@ -4,6 +4,7 @@
 #include <string>
 
 #include "kernels/core/check.h"
+#include "kernels/core/status.h"
 #include "kernels/cuda/attention.h"
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/linear.h"
@@ -13,11 +14,6 @@
 
 namespace sluice::kernels::cuda {
 namespace {
-
-#define RETURN_IF_ERROR(expr)                                         \
-  do {                                                                \
-    if (absl::Status status_ = (expr); !status_.ok()) return status_; \
-  } while (false)
 
 PackedView ViewOf(const PackedWeight& weight) {
   return cuda::ViewOf(PackedLayout::Of(weight.type, weight.rows, weight.cols),

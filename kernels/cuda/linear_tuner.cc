@@ -4,15 +4,11 @@
 #include <set>
 #include <utility>
 
+#include "kernels/core/status.h"
 #include "kernels/cuda/device.h"
 
 namespace sluice::kernels::cuda {
 namespace {
-
-#define RETURN_IF_ERROR(expr)                                         \
-  do {                                                                \
-    if (absl::Status status_ = (expr); !status_.ok()) return status_; \
-  } while (false)
 
 // Below, events and launches cost as much as the product: what is measured is not it.
 constexpr double kLeastNanos = 9000.0;

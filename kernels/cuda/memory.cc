@@ -3,6 +3,7 @@
 #include <string>
 
 #include "kernels/core/check.h"
+#include "kernels/core/status.h"
 #include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/device_check.h"
@@ -12,11 +13,6 @@
 
 namespace sluice::kernels::cuda {
 namespace {
-
-#define RETURN_IF_ERROR(expr)                                         \
-  do {                                                                \
-    if (absl::Status status_ = (expr); !status_.ok()) return status_; \
-  } while (false)
 
 // Makes the device that holds `memory` the calling thread's.
 absl::Status UseDeviceOf(const void* memory) {

@@ -2,17 +2,13 @@
 
 #include <vector>
 
+#include "kernels/core/status.h"
 #include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/workspace.h"
 
 namespace sluice::kernels::cuda {
 namespace {
-
-#define RETURN_IF_ERROR(expr)                                         \
-  do {                                                                \
-    if (absl::Status status_ = (expr); !status_.ok()) return status_; \
-  } while (false)
 
 // Turns every edge along which a kernel may begin early into one that waits for the end.
 absl::Status WaitForEnds(cudaGraph_t graph) {

@@ -2,6 +2,7 @@
 
 #include <utility>
 
+#include "kernels/core/status.h"
 #include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/pack.h"
@@ -9,11 +10,6 @@
 
 namespace sluice::kernels::cuda {
 namespace {
-
-#define RETURN_IF_ERROR(expr)                                         \
-  do {                                                                \
-    if (absl::Status status_ = (expr); !status_.ok()) return status_; \
-  } while (false)
 
 constexpr size_t kAlignment = 4096;
 

@@ -6,17 +6,13 @@
 #include <vector>
 
 #include "kernels/core/check.h"
+#include "kernels/core/status.h"
 #include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/step_buckets.h"
 
 namespace sluice::kernels::cuda {
 namespace {
-
-#define RETURN_IF_ERROR(expr)                                         \
-  do {                                                                \
-    if (absl::Status status_ = (expr); !status_.ok()) return status_; \
-  } while (false)
 
 constexpr int64_t kAlignment = 256;
 constexpr int64_t kMaxPartialBytes = int64_t{512} << 20;
