@@ -91,10 +91,6 @@ __device__ __forceinline__ uint32_t with_bits(uint32_t plane, uint32_t bits) {
     return and_or(plane << (kTo - kAt), kMask, bits);
 }
 
-__device__ __forceinline__ uint4 shifted_right(const uint4& v, int by) {
-  return make_uint4(v.x >> by, v.y >> by, v.z >> by, v.w >> by);
-}
-
 // Words of an array of four or fewer registers by a constant index.
 __device__ __forceinline__ uint32_t word_of(const uint4& v, int i) {
   return i == 0 ? v.x : i == 1 ? v.y : i == 2 ? v.z : v.w;
@@ -126,24 +122,6 @@ struct UnitHalf {
     a[2] = steps[j].z;
     a[3] = steps[j].w;
   }
-  // Units that are taken so have one row a lane, g or, with `upper`, g + 8: pairs 0 and 2.
-  template <typename Words>
-  __device__ void take_eight(const std::byte* chunk, const uint32_t*, const uint32_t*, int lane,
-                             bool upper) {
-    take<Words>(chunk, nullptr, nullptr, lane);
-#pragma unroll
-    for (int j = 0; j < 4; ++j) {
-      steps[j].x = upper ? steps[j].y : steps[j].x;
-      steps[j].z = upper ? steps[j].w : steps[j].z;
-    }
-  }
-  // The other eight rows of the operand are zeros.
-  template <int j>
-  __device__ void fragment_of_eight(uint32_t (&a)[4]) const {
-    a[0] = steps[j].x;
-    a[2] = steps[j].z;
-    a[1] = a[3] = 0;
-  }
 };
 
 // ---- blocks of 32 with an f16 scale, maybe a minimum
@@ -166,19 +144,17 @@ struct UnitLegacy {
     low = Words::four(chunk + lane * 16);
     if constexpr (kType == DType::kQ8_0) high = Words::four(chunk + 512 + lane * 16);
     if constexpr (kFifthBit) fifth = Words::one(chunk + 512 + lane * 4);
-    take_scale<Words>(0, scales + lane / 4 * kScaleWords);
-    take_scale<Words>(1, scales + (lane / 4 + 8) * kScaleWords);
-  }
-  template <typename Words>
-  __device__ void take_eight(const std::byte* chunk, const uint32_t* scales, const uint32_t*,
-                             int lane, bool upper) {
-    const int by = upper ? kType == DType::kQ8_0 ? 16 : 4 : 0;
-    low = shifted_right(Words::four(chunk + lane * 16), by);
-    if constexpr (kType == DType::kQ8_0) {
-      high = shifted_right(Words::four(chunk + 512 + lane * 16), by);
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      const uint32_t* row = scales + (lane / 4 + r * 8) * kScaleWords;
+      if constexpr (kMinimum) {
+        const uint2 words = Words::two(row);
+        scale[r][0] = words.x;
+        scale[r][1] = words.y;
+      } else {
+        scale[r][0] = Words::one(row);
+      }
     }
-    if constexpr (kFifthBit) fifth = Words::one(chunk + 512 + lane * 4) >> (upper ? 1 : 0);
-    take_scale<Words>(0, scales + (lane / 4 + (upper ? 8 : 0)) * kScaleWords);
   }
   __device__ void load(const PackedView& w, int tile, int unit, int lane) {
     const int64_t index = static_cast<int64_t>(tile) * w.units + unit;
@@ -222,24 +198,8 @@ struct UnitLegacy {
     make_pair<j, 2>(a);
     make_pair<j, 3>(a);
   }
-  template <int j>
-  __device__ void fragment_of_eight(uint32_t (&a)[4]) const {
-    make_pair<j, 0>(a);
-    make_pair<j, 2>(a);
-    a[1] = a[3] = 0;
-  }
 
  private:
-  template <typename Words>
-  __device__ void take_scale(int r, const uint32_t* row) {
-    if constexpr (kMinimum) {
-      const uint2 words = Words::two(row);
-      scale[r][0] = words.x;
-      scale[r][1] = words.y;
-    } else {
-      scale[r][0] = Words::one(row);
-    }
-  }
   template <int j, int p>
   __device__ void make_pair(uint32_t (&a)[4]) const {
     const half2 q = integers<j, p>();
@@ -288,22 +248,6 @@ struct UnitSuper {
       super[r] = Words::one(supers + lane / 4 + r * 8);
     }
   }
-  template <typename Words>
-  __device__ void take_eight(const std::byte* chunk, const uint32_t* scales, const uint32_t* supers,
-                             int lane, bool upper) {
-    const int row = lane / 4 + (upper ? 8 : 0);
-    if constexpr (kNibbles) {
-      nibbles = shifted_right(Words::four(chunk + lane * 16), upper ? 4 : 0);
-    }
-    if constexpr (kTwoBits) {
-      twos = Words::two(chunk + kTwoBitsAt + lane * 8);
-      twos.x >>= upper ? 2 : 0;
-      twos.y >>= upper ? 2 : 0;
-    }
-    if constexpr (kOneBit) ones = Words::one(chunk + kOneBitAt + lane * 4) >> (upper ? 1 : 0);
-    scale[0] = Words::one(scales + row);
-    super[0] = Words::one(supers + row);
-  }
   __device__ void load(const PackedView& w, int tile, int unit, int lane) {
     const int64_t index = static_cast<int64_t>(tile) * w.units + unit;
     take<GlobalWords>(
@@ -317,12 +261,6 @@ struct UnitSuper {
     make_pair<j, 1>(a);
     make_pair<j, 2>(a);
     make_pair<j, 3>(a);
-  }
-  template <int j>
-  __device__ void fragment_of_eight(uint32_t (&a)[4]) const {
-    make_pair<j, 0>(a);
-    make_pair<j, 2>(a);
-    a[1] = a[3] = 0;
   }
 
  private:

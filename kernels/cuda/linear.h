@@ -112,9 +112,7 @@ struct LinearConfig {
   int32_t ring_bytes = 0;  // of weights on their way to one warp
   int32_t x_stages = 0;    // of operand rows on their way to one slice
   int32_t x_rings = 0;     // such rings in one block (kStream)
-  // kStream: 2 where there are few warps, each of a pair makes operands of half the tile's rows.
-  int32_t warps_a_tile = 1;
-  bool whole_k = false;  // one slice, whatever the shape (kTiles)
+  bool whole_k = false;    // one slice, whatever the shape (kTiles)
 };
 // `path`: that one, where the device has it, instead of the quickest.
 LinearConfig ConfigureLinear(const LinearArgs& args, const LinearDevice& device,

@@ -76,7 +76,7 @@ bool Apply(const Spread& spread, const LinearArgs& args, LinearConfig& config) {
     int32_t row_groups = spread.warpgroups / plan.slice_groups;
     if (args.gated) row_groups = row_groups % 2 == 0 ? row_groups / 2 : 0;
     if (row_groups == 0) return false;
-    plan.tiles_a_block = std::min(spread.tiles, 4 * row_groups / config.warps_a_tile);
+    plan.tiles_a_block = std::min(spread.tiles, 4 * row_groups);
     plan.first_block = config.grid_x;
     config.grid_x += static_cast<int32_t>(CeilDiv(weight.tiles, plan.tiles_a_block));
     config.x_rings = std::max(config.x_rings, plan.slice_groups);
@@ -105,21 +105,10 @@ int32_t Together(const LinearArgs& args, const Spread& spread, int32_t tokens) {
   return tokens > 64 ? 1 : StreamBlocks(spread.warpgroups, AllHalf(args), tokens);
 }
 
-// Where the tiles and slices leave most of the multiprocessors' warps without work, two warps make
-// the operands of a tile. Fitted to an H200.
-int32_t WarpsOfTile(const LinearArgs& args, int32_t tokens, int32_t multiprocessors) {
-  if (tokens > kTokensPaired || AllHalf(args)) return 1;
-  int64_t warps = 0;
-  for (int i = 0; i < args.num_tasks; ++i) {
-    warps += int64_t{args.tasks[i].weight.tiles} * NumSlices(args.tasks[i].weight);
-  }
-  return warps <= 12 * multiprocessors ? 2 : 1;
-}
-
 // Shares shared memory out between weights and operand rows.
 void SizeRings(const LinearArgs& args, const Spread& spread, int32_t reachable,
                LinearConfig& config) {
-  const int32_t rings = 4 * spread.warpgroups / config.warps_a_tile;
+  const int32_t warps = 4 * spread.warpgroups;
   int32_t stage_bytes = 0;
   int32_t wanted_weights = 2;  // stages of a slice
   int32_t wanted_x = 2;
@@ -145,7 +134,7 @@ void SizeRings(const LinearArgs& args, const Spread& spread, int32_t reachable,
   };
   const auto bytes = [&](int32_t weight_stages, int32_t x_stages) {
     return kStreamHead + config.x_rings * x_stages * x_stage_bytes +
-           rings * ring_bytes(weight_stages);
+           warps * ring_bytes(weight_stages);
   };
   int32_t weight_stages = 2;
   int32_t x_stages = 2;
@@ -192,8 +181,7 @@ double StreamCost(const LinearArgs& args, const Spread& spread, const LinearConf
     weights += 1.0 * weight.tiles * weight.units * UnitBytes(weight.type) * (args.gated ? 2 : 1);
     most = std::max(most, bytes);
     const int32_t used = spread.warpgroups / plan.slice_groups * plan.slice_groups;
-    const double share = config.warps_a_tile == 2 ? 0.6 : 1.0;  // of a tile's work
-    const double steps = used * slice_units * StepNanos(weight.type, config.tokens) * 4 * share;
+    const double steps = used * slice_units * StepNanos(weight.type, config.tokens) * 4;
     const StageShape shape = StageOf(weight.type);
     const int32_t held_weights = config.ring_bytes / shape.bytes() * shape.units;
     const int32_t held_x = config.x_stages * x_units;
@@ -284,10 +272,9 @@ std::vector<LinearChoice> LinearChoices(const LinearArgs& args, int32_t multipro
   config.tokens = StreamTokens(args.num_tokens);
   config.grid_y = static_cast<int32_t>(CeilDiv(args.num_tokens, config.tokens));
   const int32_t max_warpgroups = StreamWarpgroups(config.tokens);
-  config.warps_a_tile = WarpsOfTile(args, config.tokens, multiprocessors);
   for (const int32_t cluster : {1, 2, 4, 8}) {
     for (int32_t warpgroups = 1; warpgroups <= max_warpgroups; ++warpgroups) {
-      for (int32_t tiles = 1; tiles <= 4 * warpgroups / config.warps_a_tile; ++tiles) {
+      for (int32_t tiles = 1; tiles <= 4 * warpgroups; ++tiles) {
         const Spread spread = {warpgroups, cluster, tiles};
         if (!Apply(spread, args, config)) continue;
         config.threads = 128 * warpgroups + 32;
@@ -338,9 +325,9 @@ std::string Describe(const LinearConfig& config) {
   }
   if (config.path == LinearPath::kSlices) return text;
   return text + ", cluster " + std::to_string(config.cluster) + ", " +
-         std::to_string(config.warps_a_tile) + " warps a tile, " + std::to_string(config.x_rings) +
-         "x" + std::to_string(config.x_stages) + " operand stages, rings of " +
-         std::to_string(config.ring_bytes) + ", shared " + std::to_string(config.shared_bytes);
+         std::to_string(config.x_rings) + "x" + std::to_string(config.x_stages) +
+         " operand stages, rings of " + std::to_string(config.ring_bytes) + ", shared " +
+         std::to_string(config.shared_bytes);
 }
 
 bool FusesGate(const LinearDevice& device) { return device.has_wgmma; }

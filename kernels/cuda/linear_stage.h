@@ -62,8 +62,6 @@ constexpr int StreamWarpgroups(int tokens) { return tokens <= 64 ? kMaxStreamWar
 // Up to so many tokens of a block its warps multiply quantised weights each for itself, with
 // mma.sync; more of them, and half-precision weights, as warpgroups.
 inline constexpr int kTokensAlone = 16;
-// Up to so many two warps may share a tile.
-inline constexpr int kTokensPaired = 8;
 // Blocks of so many warpgroups that the registers of a multiprocessor are shared out to.
 constexpr int StreamBlocks(int warpgroups, bool half, int tokens) {
   return warpgroups > 2 ? 1 : half || tokens <= 8 ? 3 : 2;

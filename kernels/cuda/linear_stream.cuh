@@ -1,10 +1,10 @@
 #pragma once
 
 // linear_stream: the product of few tokens on Hopper cards, bound by the weights' way from memory.
-// A block has up to 16 tiles of 16 weight rows, four (or two) to a warpgroup, for each K slice that
-// it computes; the slices that it does not are other blocks' of its cluster. Every warp keeps a
-// ring of bulk copies of its own tile's weights going, filled before the previous kernel has ended;
-// one more warp brings operand rows. The slices meet in shared memory, the cluster's included.
+// A block has up to 16 tiles of 16 weight rows, four to a warpgroup, for each K slice that it
+// computes; the slices that it does not are other blocks' of its cluster. Every warp keeps a ring
+// of bulk copies of its own tile's weights going, filled before the previous kernel has ended; one
+// more warp brings operand rows. The slices meet in shared memory, the cluster's included.
 //
 // Grid (clusters of rows over all tasks, blocks of tokens), 128 threads a warpgroup and 32. Reads
 // every weight once a block of tokens and the operand rows once a block of rows; writes 16 bytes a
@@ -113,12 +113,11 @@ __device__ inline WeightRing ring_of(const PackedView& weight, const LinearConfi
   return ring;
 }
 
-// acc += the warp's 16 rows, or eight of them, times kTokens tokens, with the instruction of one
-// warp: making the weights is most of the work, and warps that wait for nobody do it twice as fast.
-// `upper`: of eight rows, the last of the tile. They are the first in acc.
-template <typename Unit, int kTokens, int kRows>
+// acc += the warp's 16 rows times kTokens tokens, with the instruction of one warp: making the
+// weights is most of the work, and warps that wait for nobody do it twice as fast.
+template <typename Unit, int kTokens>
 __device__ __forceinline__ void multiply_alone(const PackedView& w, WeightRing& weights,
-                                               OperandRing& x, int lane, bool upper,
+                                               OperandRing& x, int lane,
                                                float (&acc)[kTokens / 2]) {
   constexpr int kStageUnits = WeightRing::shape_of<Unit>().units;
   constexpr int kOperandUnits = StreamUnits(kTokens);
@@ -134,14 +133,10 @@ __device__ __forceinline__ void multiply_alone(const PackedView& w, WeightRing& 
                                (x.slot * kOperandUnits + inside) * 4 * kStepWords + lane;
     const auto multiply = [&](int i) {
       Unit unit;
-      weights.take_of_stage<kRows>(first, i, lane, upper, unit);
+      weights.take_of_stage(first, i, lane, unit);
       const auto step = [&]<int j>() {
         uint32_t a[4];
-        if constexpr (kRows == 8) {
-          unit.template fragment_of_eight<j>(a);
-        } else {
-          unit.template fragment<j>(lane, a);
-        }
+        unit.template fragment<j>(lane, a);
 #pragma unroll
         for (int g = 0; g < kGroups; ++g) {
           const uint32_t* b = operands + (4 * i + j) * kStepWords + g * 64;
@@ -173,15 +168,13 @@ __device__ __forceinline__ void multiply_alone(const PackedView& w, WeightRing& 
   for (int i = 0; i < kTokens / 2; ++i) acc[i] = sums[i / 4][i % 4];
 }
 
-// A warp leaves its 16 rows of a slice, or the first `rows` of them: [token][kPartRow].
+// A warp leaves its 16 rows of a slice: [token][kPartRow].
 template <int kTokens>
-__device__ __forceinline__ void leave_part(float* part, int lane, int rows,
-                                           const float (&acc)[kTokens / 2]) {
+__device__ __forceinline__ void leave_part(float* part, int lane, const float (&acc)[kTokens / 2]) {
 #pragma unroll
   for (int i = 0; i < kTokens / 2; ++i) {
     const int token = i / 4 * 8 + lane % 4 * 2 + i % 2;
-    const int row = lane / 4 + i / 2 % 2 * 8;
-    if (row < rows) part[token * kPartRow + row] = acc[i];
+    part[token * kPartRow + lane / 4 + i / 2 % 2 * 8] = acc[i];
   }
 }
 
@@ -222,7 +215,7 @@ __device__ __forceinline__ float4 finished_rows(const LinearTask& task, int n, f
 }
 
 // Adds the slices, ascending, and writes the block's rows for its share of the tokens.
-template <int kTokens, int kSharers>
+template <int kTokens>
 __device__ void finish_block(const LinearArgs& args, const LinearConfig& config,
                              const StreamBlock& block, const StreamMemory& memory) {
   constexpr int kStageBytes = StreamUnits(kTokens) * 128 * kTokens;
@@ -236,8 +229,8 @@ __device__ void finish_block(const LinearArgs& args, const LinearConfig& config,
     float4 sum = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
     for (int s = 0; s < block.num_slices; ++s) {
       const int slice_group = s % plan.slice_groups;
-      const int ring = (slice_group * block.row_groups + group) * 4 / kSharers + quad / 4;
-      const auto* part = reinterpret_cast<const float*>(memory.weights(config, kStageBytes, ring)) +
+      const int warp = (slice_group * block.row_groups + group) * 4 + quad / 4;
+      const auto* part = reinterpret_cast<const float*>(memory.weights(config, kStageBytes, warp)) +
                          token * kPartRow + quad % 4 * 4;
       const float4 more = config.cluster > 1 ? load_from_block(part, s / plan.slice_groups)
                                              : *reinterpret_cast<const float4*>(part);
@@ -264,8 +257,7 @@ __device__ void finish_block(const LinearArgs& args, const LinearConfig& config,
 }
 
 // kHalf: all weights are half-precision, which takes fewer registers: one more block fits.
-// kSharers: warps of a tile, config.warps_a_tile.
-template <int kTokens, int kWarpgroups, bool kHalf, int kSharers>
+template <int kTokens, int kWarpgroups, bool kHalf>
 __global__ void __launch_bounds__(128 * kWarpgroups + 32, StreamBlocks(kWarpgroups, kHalf, kTokens))
     linear_stream(const __grid_constant__ LinearArgs args,
                   const __grid_constant__ LinearConfig config) {
@@ -287,13 +279,10 @@ __global__ void __launch_bounds__(128 * kWarpgroups + 32, StreamBlocks(kWarpgrou
   const bool second = args.gated && row_group >= block.row_groups / 2;
   if (second) row_group -= block.row_groups / 2;
   const PackedView weight = args.tasks[second ? 1 : block.task].weight;
-  const int inside = (row_group * 4 + warp % 4) / kSharers;
-  const int ring = warp / kSharers;
+  const int inside = row_group * 4 + warp % 4;
   WeightRing weights = ring_of(weight, config, block, slice_group, inside);
-  weights.memory = memory.weights(config, kStageBytes, ring);
-  weights.full = memory.weights_full(ring);
-  weights.leads = warp % kSharers == 0;
-  weights.pair = kSharers == 2 ? 1 + ring : 0;
+  weights.memory = memory.weights(config, kStageBytes, warp);
+  weights.full = memory.weights_full(warp);
   weights.start(weight, lane);
   if (brings && lane == 0) {
     for (int ring = 0; ring < plan.slice_groups; ++ring) {
@@ -317,8 +306,7 @@ __global__ void __launch_bounds__(128 * kWarpgroups + 32, StreamBlocks(kWarpgrou
     float acc[kTokens / 2] = {};
     const auto multiply = [&]<typename Unit>() {
       if constexpr (!kHalf && kTokens <= kTokensAlone) {
-        multiply_alone<Unit, kTokens, kTileRows / kSharers>(weight, weights, x, lane,
-                                                            !weights.leads, acc);
+        multiply_alone<Unit, kTokens>(weight, weights, x, lane, acc);
       } else {
         multiply_units<Unit, kTokens, 2, 4 * kUnits, false>(weight, weights, x, weights.begin,
                                                             weights.end, lane, acc);
@@ -329,10 +317,7 @@ __global__ void __launch_bounds__(128 * kWarpgroups + 32, StreamBlocks(kWarpgrou
     } else {
       with_unit(weight.type, multiply);
     }
-    if (weights.active) {
-      leave_part<kTokens>(reinterpret_cast<float*>(weights.memory) + (weights.leads ? 0 : 8), lane,
-                          kTileRows / kSharers, acc);
-    }
+    if (weights.active) leave_part<kTokens>(reinterpret_cast<float*>(weights.memory), lane, acc);
   }
   __syncwarp();
   if (config.cluster > 1) {
@@ -340,14 +325,14 @@ __global__ void __launch_bounds__(128 * kWarpgroups + 32, StreamBlocks(kWarpgrou
   } else {
     __syncthreads();
   }
-  finish_block<kTokens, kSharers>(args, config, block, memory);
+  finish_block<kTokens>(args, config, block, memory);
   if (config.cluster > 1) meet_cluster();
 #endif
 }
 
-template <int kTokens, int kWarpgroups, bool kHalf, int kSharers = 1>
+template <int kTokens, int kWarpgroups, bool kHalf>
 cudaError_t RunOf(const LinearArgs& args, const LinearConfig& config, cudaStream_t stream) {
-  const auto kernel = linear_stream<kTokens, kWarpgroups, kHalf, kSharers>;
+  const auto kernel = linear_stream<kTokens, kWarpgroups, kHalf>;
   const cudaError_t error = cudaFuncSetAttribute(
       kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, config.shared_bytes);
   if (error != cudaSuccess) return error;
@@ -361,13 +346,6 @@ cudaError_t RunOf(const LinearArgs& args, const LinearConfig& config, cudaStream
 
 template <int kTokens>
 cudaError_t Run(const LinearArgs& args, const LinearConfig& config, cudaStream_t stream) {
-  if constexpr (kTokens <= kTokensPaired) {
-    if (config.warps_a_tile == 2) {
-      return config.threads <= 288
-                 ? RunOf<kTokens, 2, false, 2>(args, config, stream)
-                 : RunOf<kTokens, StreamWarpgroups(kTokens), false, 2>(args, config, stream);
-    }
-  }
   if constexpr (kTokens <= 64) {
     if (config.threads <= 288) {
       return AllHalf(args) ? RunOf<kTokens, 2, true>(args, config, stream)

@@ -40,15 +40,13 @@ struct StagedHalf {
 template <typename Unit>
 using Staged = std::conditional_t<std::is_same_v<Unit, UnitHalf>, StagedHalf, Unit>;
 
-// Weights on their way to one warp, or to two that share a tile: units [begin, end) of it, or none.
-// All lanes have the same.
+// Weights on their way to one warp: units [begin, end) of one tile, or none. All lanes have the
+// same.
 struct WeightRing {
   std::byte* memory = nullptr;
   uint64_t* full = nullptr;  // [stages], one arrival
   int stages = 0;
   bool active = false;
-  bool leads = true;  // asks for copies
-  int pair = 0;       // when two warps share the ring: a barrier of theirs, from 1 on
   int tile = 0, begin = 0, end = 0;
   int slot = 0;
   uint32_t parity = 0;
@@ -77,7 +75,7 @@ struct WeightRing {
 
   // Lane 0 prepares the barriers and fills the ring.
   __device__ void start(const PackedView& w, int lane) {
-    if (lane == 0 && active && leads) {
+    if (lane == 0 && active) {
       for (int i = 0; i < stages; ++i) init_barrier(full + i, 1);
       fence_barriers();
       const StageShape shape = StageOf(w.type);
@@ -91,22 +89,16 @@ struct WeightRing {
     if (active) wait_for_phase(full + slot, parity);
   }
   // The warp's part of unit first + inside; `first` is the first one of the stage that is next.
-  // kRows: all 16, or eight of them.
-  template <int kRows, typename Unit>
+  template <typename Unit>
   __device__ __forceinline__ void take_of_stage(uint32_t first, uint32_t inside, int lane,
-                                                bool upper, Unit& unit) const {
+                                                Unit& unit) const {
     constexpr StageShape kShape = shape_of<Unit>();
     const std::byte* stage = memory + slot * kShape.bytes();
     const auto* scales =
         reinterpret_cast<const uint32_t*>(stage + kShape.scales_at() + inside * kShape.scale_bytes);
     const uint32_t super = (first + inside) / 4 - first / 4;
     const auto* supers = reinterpret_cast<const uint32_t*>(stage + kShape.supers_at() + super * 64);
-    const std::byte* quants = stage + inside * kShape.quant_bytes;
-    if constexpr (kRows == 8) {
-      unit.template take_eight<SharedWords>(quants, scales, supers, lane, upper);
-    } else {
-      unit.template take<SharedWords>(quants, scales, supers, lane);
-    }
+    unit.template take<SharedWords>(stage + inside * kShape.quant_bytes, scales, supers, lane);
   }
   // The warp's part of unit u; units come ascending.
   template <typename Unit>
@@ -114,21 +106,15 @@ struct WeightRing {
     // Unsigned: the remainder of a signed number is four instructions.
     const uint32_t inside = static_cast<uint32_t>(u - begin) % shape_of<Unit>().units;
     if (inside == 0) wait();
-    take_of_stage<16>(static_cast<uint32_t>(u) - inside, inside, lane, false, unit);
+    take_of_stage(static_cast<uint32_t>(u) - inside, inside, lane, unit);
   }
   // When products have used what the stage brought, which proves it to be in registers: asks for
   // more in its room. `after`: the first unit after it.
   template <typename Unit>
   __device__ __forceinline__ void next(const PackedView& w, int after, int lane) {
     constexpr StageShape kShape = shape_of<Unit>();
-    if (pair == 0) {
-      __syncwarp();
-    } else {
-      asm volatile("bar.sync %0, 64;" ::"r"(pair) : "memory");
-    }
-    if (lane == 0 && active && leads) {
-      request(w, kShape, after + (stages - 1) * kShape.units, slot);
-    }
+    __syncwarp();
+    if (lane == 0 && active) request(w, kShape, after + (stages - 1) * kShape.units, slot);
     if (++slot == stages) {
       slot = 0;
       parity ^= 1;
