@@ -141,7 +141,7 @@ __device__ __forceinline__ bool apply_lists(const LogitRow& raw, const uint32_t*
           most = fmaxf(most, logits[i]);
         }
         const uint32_t key = __reduce_max_sync(~0u, logit_key(most));
-        // Other lanes have tested the key before they joined the reduction.
+        __syncwarp();  // all lanes have tested the key
         if (lane_index() == 0) tiles.keys[tile] = key;
       });
   return __syncthreads_or(!sound) == 0;
