@@ -84,6 +84,11 @@ function(sluice_leave_out_under_asan test pattern)
   endif()
 endfunction()
 
+# sluice_long_tests(name ...): tests that are begun before others when several run at a time.
+function(sluice_long_tests)
+  set_tests_properties(${ARGN} PROPERTIES COST 100)
+endfunction()
+
 # sluice_tests_of_memory(name ...): they ask the same of code that is compiled in any way, so that the sanitizers' tree is the one
 # that is worth building them in. With SLUICE_MEMORY_TESTS=OFF they are built by name only.
 function(sluice_tests_of_memory)

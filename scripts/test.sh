@@ -106,8 +106,12 @@ if [ "$quick" -eq 0 ]; then
 fi
 
 step "End to end, rules and dashboard, the chart"
-# Two files at a time: much of their time is spent waiting.
-"$venv/bin/python3" -m pytest tests/e2e tests/deploy tests/chart -n 2 --dist loadfile -q --tb=short -p no:cacheprovider -o junit_family=xunit1 "${pytest_marks[@]}" \
+# Two files at a time, the longest first, so that none is left over at the end.
+longest=(tests/e2e/test_chaos.py tests/chart/test_chart_matrix.py tests/e2e/test_generate.py tests/e2e/test_cli.py tests/e2e/test_tokenizers.py
+  tests/e2e/test_identity.py)
+mapfile -t others < <(printf '%s\n' tests/{e2e,deploy,chart}/test_*.py | grep -vxFf <(printf '%s\n' "${longest[@]}"))
+"$venv/bin/python3" -m pytest "${longest[@]}" "${others[@]}" -n 2 --dist loadfile --no-loadscope-reorder -q --tb=short -p no:cacheprovider \
+  -o junit_family=xunit1 "${pytest_marks[@]}" \
   --junitxml="$results/e2e.xml" || true
 
 step "Compared with the references"
