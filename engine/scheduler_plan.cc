@@ -112,7 +112,7 @@ Scheduler::Sibling Scheduler::FindSibling(Sequence& sequence) const {
       sequence.num_shareable() / kPageTokens > sequence.committed() / kPageTokens;
   for (const Sequence* sibling : sequence.request().sequences) {
     if (!sibling || sibling->state() != Sequence::State::kRunning) continue;
-    if (sibling->committed() >= sequence.num_prompt()) return {sibling, false};
+    if (sibling->can_share()) return {sibling, false};
     found.coming = worth_waiting;
   }
   return found;
