@@ -64,9 +64,9 @@ class Sequence {
   // What a sibling (another sequence of the request) that has computed the prompt can give: so many
   // positions, all but the last known token at most.
   int num_shareable() const { return std::min(num_known() - 1, num_prompt_); }
-  // Has computed the prompt and, where it uses the cache, left its pages there. Not sooner: who took
-  // pages that then give way to equal ones, or are cached behind such, would name a page of the
-  // cache without the one before it.
+  // Has computed the prompt and, where it uses the cache, left its pages there. Who took them
+  // sooner could come to name a cached page and not the one before it: that may give way to an
+  // equal one.
   bool can_share() const {
     return committed_ >= num_prompt_ &&
            (!uses_cache() || num_cached_pages_ >= num_prompt_ / kPageTokens);

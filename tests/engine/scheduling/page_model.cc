@@ -7,13 +7,16 @@
 
 #include <sys/mman.h>
 #include <sys/resource.h>
+#include <sys/time.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <csignal>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <ctime>
 #include <new>
 #include <optional>
 #include <random>
@@ -25,7 +28,7 @@ namespace sluice::engine {
 namespace {
 
 constexpr int64_t kOperationsOfSeed = 4000;
-constexpr unsigned kHangSeconds = 120;  // of one seed
+constexpr time_t kHangSeconds = 60;  // of processor time, of one seed
 
 struct Options {
   double operations = 5e5;
@@ -66,7 +69,8 @@ void RunSeeds(const Options& options, Shared& shared) {
   for (shared.seed = *options.from;
        static_cast<double>(shared.count.operations) < options.operations; ++shared.seed) {
     ++shared.seeds;
-    alarm(kHangSeconds);
+    const itimerval timer = {.it_interval = {}, .it_value = {.tv_sec = kHangSeconds, .tv_usec = 0}};
+    setitimer(ITIMER_PROF, &timer, nullptr);
     PageTrial trial(shared.seed, /*trace=*/false);
     const auto failure = trial.Run(kOperationsOfSeed);
     shared.count.Add(trial.count());
@@ -90,7 +94,9 @@ double RunInChild(const Options& options, Shared& shared) {
   rusage usage{};
   wait4(child, &status, 0, &usage);
   if (!shared.failed && WIFSIGNALED(status)) {
-    Fail(shared, "the process ended: " + std::string(strsignal(WTERMSIG(status))));
+    const int signal = WTERMSIG(status);
+    Fail(shared, signal == SIGPROF ? "it does not end"
+                                   : "the process ended: " + std::string(strsignal(signal)));
   } else if (!shared.failed && WEXITSTATUS(status) != 0) {
     Fail(shared, "the process ended with " + std::to_string(WEXITSTATUS(status)));
   }
