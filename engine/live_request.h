@@ -27,6 +27,7 @@ class LiveRequest {
   int num_live = 0;
   bool paused = false;
   bool tokens_sent = false;  // a chunk with tokens has gone out
+  int told_place = 0;        // in the queue, when the request asked for progress
 
   // The first of its sequences leaves the queue.
   void Admit(Time now);

@@ -42,6 +42,7 @@ void TokenChunk::Merge(TokenChunk&& later) {
   SLUICE_CHECK(!request_end, "nothing follows the end of a request");
   if (token_ids.empty()) position = later.position;
   admitted = admitted || later.admitted;
+  queue_position = later.queue_position;
   prompt_tokens_done = std::max(prompt_tokens_done, later.prompt_tokens_done);
   preemptions = std::max(preemptions, later.preemptions);
   token_ids.insert(token_ids.end(), later.token_ids.begin(), later.token_ids.end());

@@ -129,6 +129,7 @@ struct TokenChunk {
   int32_t index = 0;               // of the sequence in the request
   int32_t position = 0;            // output position of the first of token_ids
   bool admitted = false;           // the request left the queue with this chunk
+  int32_t queue_position = 0;      // until admitted, when the request asked for progress
   int32_t prompt_tokens_done = 0;  // progress of the prefill, when the request asked for it
   int32_t preemptions = 0;         // so far, when the request asked for progress
   std::vector<TokenId> token_ids;

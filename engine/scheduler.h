@@ -143,6 +143,8 @@ class Scheduler {
   };
   Sibling FindSibling(Sequence& sequence) const;
   int ChunkOf(const Sequence& sequence, int budget, const StepPlan& plan) const;
+  // Tells the requests that asked for it where they are in the queue, when that has changed.
+  void TellPlaces(Time now);
   bool MakeRoom(const Sequence& requester, Time now);
   bool MakeAdmissible(const Sequence& sequence, Time now);
   // Pages that nobody but `sequences` names.
@@ -177,6 +179,8 @@ class Scheduler {
   uint64_t last_step_ = 0;       // planned, not empty
   uint64_t num_plans_ = 0;       // empty ones included
   bool short_of_pages_ = false;  // in the step being planned
+  uint64_t told_changes_ = 0;    // of the queue, when places were told last
+  Time next_places_{};           // no earlier are they told again
   bool draining_ = false;
   bool down_ = false;
   std::optional<Time> next_deadline_;

@@ -1,6 +1,7 @@
 // The planning half of Scheduler: which rows a step has, and who holds slots and pages.
 
 #include <algorithm>
+#include <chrono>
 #include <set>
 #include <utility>
 
@@ -9,6 +10,12 @@
 #include "engine/scheduler.h"
 
 namespace sluice::engine {
+namespace {
+
+// Of telling places: a long queue that moves fast is not looked through all the time.
+constexpr Duration kPlacesInterval = std::chrono::milliseconds(250);
+
+}  // namespace
 
 void Scheduler::Plan(Time now, StepPlan& plan) {
   plan.page_copies.clear();
@@ -27,6 +34,22 @@ void Scheduler::Plan(Time now, StepPlan& plan) {
   // What was just taken from one sequence is not given to the next in the queue.
   if (!short_of_pages_) PlanAdmissions(now, plan, budget);
   if (!plan.empty()) last_step_ = plan.step;
+  TellPlaces(now);
+}
+
+void Scheduler::TellPlaces(Time now) {
+  if (waiting_.num_changes() == told_changes_ || now < next_places_) return;
+  told_changes_ = waiting_.num_changes();
+  next_places_ = now + kPlacesInterval;
+  waiting_.ForEach([&](Sequence& sequence, int place) {
+    LiveRequest& request = sequence.request();
+    if (!request.request().output.report_progress || request.admitted()) return;
+    if (sequence.index() != 0 || place == request.told_place) return;
+    request.told_place = place;
+    TokenChunk chunk = sequence.output().EmptyChunk();
+    chunk.queue_position = place;
+    Send(request, std::move(chunk));
+  });
 }
 
 void Scheduler::PlanSingles(Time now, StepPlan& plan, int& budget) {
@@ -112,7 +135,7 @@ Scheduler::Sibling Scheduler::FindSibling(Sequence& sequence) const {
       sequence.num_shareable() / kPageTokens > sequence.committed() / kPageTokens;
   for (const Sequence* sibling : sequence.request().sequences) {
     if (!sibling || sibling->state() != Sequence::State::kRunning) continue;
-    if (sibling->committed() >= sequence.num_prompt()) return {sibling, false};
+    if (sibling->can_share()) return {sibling, false};
     found.coming = worth_waiting;
   }
   return found;

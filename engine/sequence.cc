@@ -109,7 +109,7 @@ void Sequence::TakeCachedPages() {
 
 void Sequence::TakePagesOf(const Sequence& sibling) {
   const int positions = num_shareable();
-  SLUICE_CHECK(sibling.committed_ >= positions, "a sibling that has computed them");
+  SLUICE_CHECK(sibling.can_share(), "a sibling that has computed and cached them");
   if (committed_ >= positions) return;
   while (pages_.num_pages() < positions / kPageTokens)
     pages_.Share(sibling.pages_.page(pages_.num_pages()));

@@ -11,6 +11,7 @@
 #include "engine/base/clock.h"
 #include "engine/base/ids.h"
 #include "engine/kv/page_pool.h"
+#include "engine/kv/page_size.h"
 #include "engine/kv/page_table.h"
 #include "engine/live_request.h"
 #include "engine/request.h"
@@ -63,6 +64,13 @@ class Sequence {
   // What a sibling (another sequence of the request) that has computed the prompt can give: so many
   // positions, all but the last known token at most.
   int num_shareable() const { return std::min(num_known() - 1, num_prompt_); }
+  // Has computed the prompt and, where it uses the cache, left its pages there. Who took them
+  // sooner could come to name a cached page and not the one before it: that may give way to an
+  // equal one.
+  bool can_share() const {
+    return committed_ >= num_prompt_ &&
+           (!uses_cache() || num_cached_pages_ >= num_prompt_ / kPageTokens);
+  }
   // While waiting: names the full pages of those that `sibling` has, beyond what the cache had; of
   // the page after them AddRow's plan will make a copy.
   void TakePagesOf(const Sequence& sibling);

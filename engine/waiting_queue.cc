@@ -13,6 +13,7 @@ void WaitingQueue::Add(const Share& share, SequenceId id, int64_t tokens, Sequen
   const Place place = {tenant, {-share.priority, id}};
   SLUICE_CHECK(places_.emplace(id, place).second, "a sequence waits once");
   tenant->second.waiting.emplace(place.key, Entry{std::max<int64_t>(1, tokens), sequence});
+  ++num_changes_;
 }
 
 void WaitingQueue::Advance() {
@@ -39,6 +40,7 @@ bool WaitingQueue::Remove(SequenceId id) {
 void WaitingQueue::Erase(const Place& place) {
   const Tenants::iterator tenant = place.tenant;
   const Key key = place.key;  // `place` is of what goes
+  ++num_changes_;
   tenant->second.waiting.erase(key);
   places_.erase(key.second);
   if (!tenant->second.waiting.empty()) return;

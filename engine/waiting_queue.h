@@ -47,6 +47,12 @@ class WaitingQueue {
   // Removes a sequence at nobody's cost; false when it does not wait.
   bool Remove(SequenceId id);
 
+  // Calls visit(sequence, place) for each; `place` is how many of its tenant are before it.
+  template <typename Visit>
+  void ForEach(const Visit& visit) const;
+  // Grows with every change.
+  uint64_t num_changes() const { return num_changes_; }
+
   size_t size() const { return places_.size(); }
   bool empty() const { return places_.empty(); }
 
@@ -78,7 +84,16 @@ class WaitingQueue {
   Tenants tenants_;  // those with something waiting
   std::unordered_map<SequenceId, Place> places_;
   Tenants::iterator turn_ = tenants_.end();  // whose it is; end when nobody's yet
+  uint64_t num_changes_ = 0;
 };
+
+template <typename Visit>
+void WaitingQueue::ForEach(const Visit& visit) const {
+  for (const auto& [name, tenant] : tenants_) {
+    int place = 0;
+    for (const auto& [key, entry] : tenant.waiting) visit(*entry.sequence, place++);
+  }
+}
 
 template <typename IsReady>
 WaitingQueue::Entry* WaitingQueue::FirstReady(Tenant& tenant, const IsReady& is_ready) {

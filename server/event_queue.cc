@@ -50,9 +50,11 @@ void EventQueue::Add(engine::TokenChunk&& chunk) {
   }
   Sequence& sequence = sequences_[static_cast<size_t>(chunk.index)];
   if (output_.report_progress) {
-    const bool news = chunk.admitted || chunk.prompt_tokens_done > sequence.prompt_tokens_done ||
+    const bool news = chunk.admitted || chunk.queue_position != sequence.queue_position ||
+                      chunk.prompt_tokens_done > sequence.prompt_tokens_done ||
                       chunk.preemptions > sequence.preemptions;
     sequence.progress_due = sequence.progress_due || news;
+    sequence.queue_position = chunk.queue_position;
     sequence.prompt_tokens_done = std::max(sequence.prompt_tokens_done, chunk.prompt_tokens_done);
     sequence.preemptions = std::max(sequence.preemptions, chunk.preemptions);
   }
@@ -117,6 +119,7 @@ std::optional<v1::GenerateResponse> EventQueue::Next() {
 void EventQueue::NextOf(Sequence& sequence, v1::GenerateResponse* out) {
   if (sequence.progress_due) {
     sequence.progress_due = false;
+    out->mutable_progress()->set_queue_position(sequence.queue_position);
     out->mutable_progress()->set_prompt_tokens_done(sequence.prompt_tokens_done);
     out->mutable_progress()->set_preemptions(sequence.preemptions);
     return;

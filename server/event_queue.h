@@ -51,6 +51,7 @@ class EventQueue {
     int64_t waiting_tokens = 0;
     int32_t first_position = 0;  // of the waiting tokens
     bool progress_due = false;
+    int32_t queue_position = 0;
     int32_t prompt_tokens_done = 0;
     int32_t preemptions = 0;
   };

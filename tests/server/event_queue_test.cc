@@ -119,6 +119,21 @@ TEST(EventQueueTest, SendsTheAcceptanceAtOnceWhenProgressIsReported) {
   EXPECT_EQ(Drain(queue), (std::vector<std::string>{"accepted", "progress 5", "delta 0 at 0 a"}));
 }
 
+TEST(EventQueueTest, SaysWhereInTheQueueARequestIs) {
+  engine::OutputParams output = TextAndIds();
+  output.report_progress = true;
+  EventQueue queue(Acceptance(), output, 1);
+  EXPECT_TRUE(queue.Next()->has_accepted());
+  std::vector<int> places;
+  for (const int place : {3, 3, 1, 0}) {
+    TokenChunk chunk = Chunk(0, 0, {}, "");
+    chunk.queue_position = place;
+    queue.Add(std::move(chunk));
+    while (const auto event = queue.Next()) places.push_back(event->progress().queue_position());
+  }
+  EXPECT_EQ(places, (std::vector<int>{3, 1, 0}));
+}
+
 TEST(EventQueueTest, MergesWhatWaitsAndCountsItsBytes) {
   EventQueue queue(Acceptance(), TextAndIds(), 2);
   queue.Add(Chunk(0, 0, {7}, "a"));

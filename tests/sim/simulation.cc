@@ -488,6 +488,7 @@ void Simulation::OnChunk(TokenChunk&& chunk) {
     if (call.impossible) return Wrong(call, "admitted, which could not be served even alone");
     call.admitted = true;
   }
+  if (call.admitted && chunk.queue_position != 0) return Wrong(call, "admitted, and in the queue");
   const bool refused = chunk.request_end && !chunk.sequence_end && call.num_live == call.n;
   if (!refused) {
     if (chunk.index < 0 || chunk.index >= call.n) return Wrong(call, "a sequence it does not have");

@@ -17,9 +17,13 @@ void ChunkCollector::Add(TokenChunk&& chunk) {
   if (request.end) violations_.push_back(name + "a chunk after the request's end");
   if (chunk.admitted && request.admitted) violations_.push_back(name + "admitted twice");
   request.admitted = request.admitted || chunk.admitted;
+  if (request.admitted && chunk.queue_position != 0)
+    violations_.push_back(name + "waits and was admitted");
   const bool is_refusal = chunk.request_end && !chunk.sequence_end && request.sequences.empty();
   if (!is_refusal) {
     SequenceOutcome& sequence = request.sequences[chunk.index];
+    if (!request.admitted && !chunk.sequence_end)
+      request.queue_positions.push_back(chunk.queue_position);
     if (sequence.end) violations_.push_back(name + "a chunk after the sequence's end");
     const bool has_tokens = !chunk.token_ids.empty();
     if (has_tokens && sequence.tokens.empty()) sequence.first_position = chunk.position;

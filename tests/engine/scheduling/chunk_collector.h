@@ -29,6 +29,7 @@ struct SequenceOutcome {
 struct RequestOutcome {
   std::map<int, SequenceOutcome> sequences;
   bool admitted = false;
+  std::vector<int> queue_positions;  // those it was told while it waited
   std::optional<RequestEnd> end;
 
   const SequenceOutcome& only() const { return sequences.at(0); }

@@ -106,6 +106,7 @@ TEST(CommandMailboxTest, LosesNothingUnderManyPosters) {
 TEST(TokenChunkTest, MergeJoinsWhatFollows) {
   TokenChunk chunk = Chunk(7, 0, 0, {});
   chunk.admitted = true;
+  chunk.queue_position = 4;
   TokenChunk first = Chunk(7, 0, 3, {10, 11});
   first.text = "ab";
   first.logprobs = {{10, -1.0f, {}}, {11, -2.0f, {}}};
@@ -118,6 +119,7 @@ TEST(TokenChunkTest, MergeJoinsWhatFollows) {
   second.request_end.emplace();
   chunk.Merge(std::move(second));
   EXPECT_TRUE(chunk.admitted);
+  EXPECT_EQ(chunk.queue_position, 0) << "the last that was told";
   EXPECT_EQ(chunk.position, 3);
   EXPECT_THAT(chunk.token_ids, ElementsAre(10, 11, 12));
   EXPECT_EQ(chunk.text, "abc");

@@ -1,12 +1,10 @@
-// The prefix cache with its pool: what is found, what is given up, and that no operation breaks the
-// accounts.
+// The prefix cache with its pool: what is found and what is given up. Random operations on both:
+// page_model.cc.
 
 #include "engine/kv/prefix_cache.h"
 
-#include <map>
 #include <memory>
 #include <optional>
-#include <random>
 #include <span>
 #include <string>
 #include <utility>
@@ -26,14 +24,12 @@ const PrefixCache::Options kWeak = {.hash_bits = 0};  // all pages collide
 struct Text {
   std::string domain;
   std::string letters;
-  auto operator<=>(const Text&) const = default;
 
   std::vector<TokenId> Page(size_t index) const {
     std::vector<TokenId> tokens(kPageTokens, 7);
     tokens.back() = letters[index];
     return tokens;
   }
-  Text First(size_t pages) const { return {domain, letters.substr(0, pages)}; }
 };
 
 // Calls visit(key) for each page of `text` whose forerunners are cached, until it gives no page.
@@ -184,167 +180,6 @@ TEST(PagePoolFaultTest, SeesAMissingAndASurplusReference) {
   Publish(pool, {"", "ab"}, table, 0);
   EXPECT_EQ(Fault(pool, {&table}), "");
   EXPECT_NE(Fault(pool), "");
-}
-
-// What pool and cache must come to, worked out with whole texts, a clock and searches.
-class NaiveModel {
- public:
-  explicit NaiveModel(int total) : total_(total) {}
-
-  std::vector<PageId> Find(const Text& text) const {
-    std::vector<PageId> pages;
-    for (size_t n = 1; n <= text.letters.size() && cached_.contains(text.First(n)); ++n)
-      pages.push_back(cached_.at(text.First(n)));
-    return pages;
-  }
-  int available() const { return total_ - static_cast<int>(references_.size()); }
-  void Take(PageId page) {
-    ++references_[page];
-    unused_since_.erase(page);
-  }
-  void Drop(PageId page) {
-    if (--references_[page] > 0) return;
-    references_.erase(page);
-    if (IsCached(page)) unused_since_[page] = ++clock_;
-  }
-  // Makes room for `count` pages.
-  void Evict(int count) {
-    while (available() - static_cast<int>(unused_since_.size()) < count) {
-      auto oldest = unused_since_.begin();
-      for (auto at = unused_since_.begin(); at != unused_since_.end(); ++at)
-        if (at->second < oldest->second) oldest = at;
-      const PageId page = oldest->first;
-      for (auto at = cached_.begin(); at != cached_.end(); ++at) {
-        if (at->second != page) continue;
-        for (const auto& [text, other] : cached_)
-          EXPECT_FALSE(text.domain == at->first.domain && other != page &&
-                       text.letters.starts_with(at->first.letters))
-              << "a page leaves after those that continue it";
-        cached_.erase(at);
-        break;
-      }
-      unused_since_.erase(oldest);
-    }
-  }
-  void Cache(const Text& text, PageId page) { cached_.emplace(text, page); }
-  bool IsCached(PageId page) const {
-    for (const auto& [text, other] : cached_)
-      if (other == page) return true;
-    return false;
-  }
-
- private:
-  const int total_;
-  std::map<Text, PageId> cached_;
-  std::map<PageId, int> references_;
-  std::map<PageId, uint64_t> unused_since_;
-  uint64_t clock_ = 0;
-};
-
-// Sequences that come, grow, publish and go at random, in a small pool.
-class RandomTables {
- public:
-  RandomTables(uint64_t seed, int hash_bits)
-      : random_(seed), pool_(kPages + 1, {.hash_bits = hash_bits}), model_(kPages) {}
-
-  void Step() {
-    User& user = users_[random_() % users_.size()];
-    if (!user.table) {
-      Begin(user);
-    } else if (random_() % 3 == 0) {
-      End(user);
-    } else {
-      Grow(user);
-    }
-    Check();
-  }
-  int64_t found() const { return found_; }
-  int64_t replaced() const { return replaced_; }
-
- private:
-  static constexpr int kPages = 24;
-  struct User {
-    Text text;
-    std::unique_ptr<PageTable> table;
-    size_t published = 0;
-  };
-
-  void Begin(User& user) {
-    user.text = {random_() % 3 == 0 ? "other" : "", ""};
-    for (uint64_t i = 1 + random_() % 6; i > 0; --i)
-      user.text.letters.push_back(static_cast<char>('a' + random_() % 2));
-    const std::vector<PageId> expected = model_.Find(user.text);
-    user.table = Open(pool_, user.text);
-    ASSERT_EQ(std::vector<PageId>(user.table->pages().begin(), user.table->pages().end()),
-              expected);
-    for (const PageId page : expected) model_.Take(page);
-    user.published = expected.size();
-    found_ += static_cast<int64_t>(expected.size());
-  }
-  void Grow(User& user) {
-    const auto before = static_cast<size_t>(user.table->num_pages());
-    if (before < user.text.letters.size()) {
-      const size_t after = before + 1 + random_() % (user.text.letters.size() - before);
-      const int missing = static_cast<int>(after - before);
-      const bool fits = missing <= model_.available();
-      ASSERT_EQ(user.table->Cover(static_cast<int>(after) * kPageTokens), fits);
-      if (!fits) return;
-      model_.Evict(missing);
-      for (size_t i = before; i < after; ++i) model_.Take(user.table->page(static_cast<int>(i)));
-      return;
-    }
-    const std::vector<PageId> own(user.table->pages().begin(), user.table->pages().end());
-    Publish(pool_, user.text, *user.table, user.published);
-    for (size_t i = user.published; i < own.size(); ++i) {
-      const std::vector<PageId> found = model_.Find(user.text.First(i + 1));
-      const bool is_there = found.size() > i;
-      ASSERT_EQ(user.table->page(static_cast<int>(i)), is_there ? found[i] : own[i]);
-      if (is_there) {
-        model_.Take(found[i]);
-        model_.Drop(own[i]);
-        ++replaced_;
-      } else {
-        model_.Cache(user.text.First(i + 1), own[i]);
-      }
-    }
-    user.published = own.size();
-  }
-  void End(User& user) {
-    const std::vector<PageId> pages(user.table->pages().begin(), user.table->pages().end());
-    user.table.reset();
-    for (auto page = pages.rbegin(); page != pages.rend(); ++page) model_.Drop(*page);
-  }
-  void Check() {
-    std::vector<std::span<const PageId>> tables;
-    for (const User& user : users_)
-      if (user.table) tables.push_back(user.table->pages());
-    ASSERT_EQ(pool_.Fault(tables).value_or(""), "");
-    ASSERT_EQ(pool_.num_available(), model_.available());
-    for (int32_t id = 1; id <= kPages; ++id)
-      ASSERT_EQ(pool_.cache().Holds(PageId{id}), model_.IsCached(PageId{id})) << "page " << id;
-  }
-
-  std::mt19937_64 random_;
-  PagePool pool_;
-  NaiveModel model_;
-  std::array<User, 6> users_;
-  int64_t found_ = 0;
-  int64_t replaced_ = 0;
-};
-
-TEST(PrefixCacheRandomTest, EqualsANaiveModel) {
-  // Other seeds: --gtest_random_seed=N.
-  const auto seed = static_cast<uint64_t>(GTEST_FLAG_GET(random_seed));
-  for (const int hash_bits : {0, 2, 64}) {
-    SCOPED_TRACE("seed " + std::to_string(seed) + ", " + std::to_string(hash_bits) + " bits");
-    RandomTables tables(seed, hash_bits);
-    for (int step = 0; step < 20000; ++step) {
-      tables.Step();
-      ASSERT_FALSE(HasFatalFailure()) << "step " << step;
-    }
-    EXPECT_GT(tables.found(), 1000);
-    EXPECT_GT(tables.replaced(), 30);
-  }
 }
 
 }  // namespace

@@ -1,6 +1,7 @@
 // The sequences of one request: they share the prompt's pages and differ in nothing else from
 // requests of their own.
 
+#include <algorithm>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -147,6 +148,44 @@ TEST_P(SchedulerSiblingsTest, TheyEndEachAtItsTime) {
     EXPECT_EQ(sequence.end->reason, FinishReason::kStop);
   }
   EXPECT_EQ(harness.Outcome(1).end->usage.completion_tokens, 1 + 2 + 3 + 4);
+}
+
+// What was preempted computes its prompt again, and the cache may by then have a page of it from
+// another request: a sibling that took the pages before they were cached would name a page of the
+// cache and not the one before it.
+TEST_P(SchedulerSiblingsTest, TakeThePromptOnceItIsCached) {
+  SchedulerHarness::Options options = Options();
+  options.num_pages = 12;
+  options.max_step_tokens = 16;
+  SchedulerHarness harness(options);
+  const Request siblings = MakeSiblings(1, 33, 21, 2);
+  harness.Submit(siblings);
+  const auto num_tokens = [&] {
+    const auto& sequences = harness.Outcome(1).sequences;
+    return sequences.empty() ? 0 : sequences.begin()->second.tokens.size();
+  };
+  const auto in_flight = static_cast<size_t>(std::get<0>(GetParam()));
+  while (num_tokens() < 20 - in_flight) harness.Step();
+  // Both give their pages to one that needs them all.
+  harness.scheduler().Pause(RequestHandle{1});
+  harness.Submit(MakeRequest(2, 190, 1, 2));
+  while (!harness.Outcome(2).end) harness.Step();
+  EXPECT_GE(harness.stats().preemptions.load(), 2u);
+  // The first of them has its prompt again, but not yet all its tokens.
+  harness.scheduler().Resume(RequestHandle{1});
+  for (int i = 0; i < 3; ++i) harness.Step();
+  harness.scheduler().Pause(RequestHandle{1});
+  // The other request begins with the same page and ends in the step in which the first of the
+  // siblings does.
+  Request other = MakeRequest(3, 40, 1, 3);
+  std::copy_n(siblings.prompt.begin(), 16, other.prompt.begin());
+  other.priority = 1;
+  harness.Submit(other);
+  for (int i = 0; i < 2; ++i) harness.Step();
+  harness.scheduler().Resume(RequestHandle{1});
+  harness.Finish();
+  harness.ExpectSound();
+  ExpectAsReference(harness, siblings);
 }
 
 // Control: a copy that is not made must show.

@@ -361,6 +361,47 @@ TEST_P(SchedulerTest, ReportsProgressWhenAsked) {
   EXPECT_EQ(harness.Outcome(2).only().prompt_tokens_done, 0);
 }
 
+TEST_P(SchedulerTest, TellsWhoWaitsItsPlaceInTheQueue) {
+  SchedulerHarness::Options options = Options();
+  options.max_batch = 1;
+  SchedulerHarness harness(options);
+  for (uint64_t handle = 1; handle <= 5; ++handle) {
+    Request request = MakeRequest(handle, 4, 300, handle);
+    request.output.report_progress = handle != 3;
+    harness.Submit(std::move(request));
+    if (handle == 1) harness.Step();
+  }
+  Request other = MakeRequest(6, 4, 1, 6);
+  other.tenant = "other";
+  other.output.report_progress = true;
+  harness.Submit(std::move(other));
+  harness.Finish();
+  harness.ExpectSound();
+  EXPECT_THAT(harness.Outcome(1).queue_positions, IsEmpty());
+  EXPECT_THAT(harness.Outcome(2).queue_positions, IsEmpty()) << "the first of those that wait";
+  EXPECT_THAT(harness.Outcome(3).queue_positions, IsEmpty()) << "it did not ask";
+  EXPECT_THAT(harness.Outcome(4).queue_positions, ElementsAre(2, 1, 0));
+  EXPECT_THAT(harness.Outcome(5).queue_positions, ElementsAre(3, 2, 1, 0));
+  EXPECT_THAT(harness.Outcome(6).queue_positions, IsEmpty()) << "places are those of a tenant";
+}
+
+TEST_P(SchedulerTest, TellsPlacesOfAFastQueueNowAndThen) {
+  SchedulerHarness::Options options = Options();
+  options.max_batch = 1;
+  SchedulerHarness harness(options);
+  for (uint64_t handle = 1; handle <= 60; ++handle) {  // 10 ms each
+    Request request = MakeRequest(handle, 4, 10, handle);
+    request.output.report_progress = handle == 60;
+    harness.Submit(std::move(request));
+  }
+  harness.Finish();
+  harness.ExpectSound();
+  const std::vector<int>& places = harness.Outcome(60).queue_positions;
+  ASSERT_EQ(places.size(), 3u) << "every 250 ms";
+  EXPECT_EQ(places.front(), 58);
+  EXPECT_TRUE(std::is_sorted(places.rbegin(), places.rend()));
+}
+
 TEST_P(SchedulerTest, ScoresThePromptInSlabs) {
   for (const int max_batch : {1, 2, 8}) {
     SCOPED_TRACE(std::to_string(max_batch) + " slots");

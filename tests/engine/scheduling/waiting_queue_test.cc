@@ -122,6 +122,23 @@ TEST_F(WaitingQueueTest, WhoHasNothingWaitingSavesNothing) {
   EXPECT_NEAR(static_cast<double>(taken_tokens_["idle"]), 1000, 200);
 }
 
+TEST_F(WaitingQueueTest, PlacesAreCountedWithinATenant) {
+  queue_.Add({"a", 1, 0}, SequenceId{1}, 5, Fake(1));
+  queue_.Add({"b", 1, 0}, SequenceId{2}, 5, Fake(2));
+  queue_.Add({"a", 1, 0}, SequenceId{3}, 5, Fake(3));
+  queue_.Add({"a", 1, 2}, SequenceId{4}, 5, Fake(4));  // of higher priority
+  const auto places = [&] {
+    std::map<uint64_t, int> places;
+    queue_.ForEach([&](const Sequence& sequence, int place) { places[IdOf(&sequence)] = place; });
+    return places;
+  };
+  EXPECT_EQ(places(), (std::map<uint64_t, int>{{4, 0}, {1, 1}, {3, 2}, {2, 0}}));
+  const uint64_t before = queue_.num_changes();
+  EXPECT_TRUE(queue_.Remove(SequenceId{1}));
+  EXPECT_GT(queue_.num_changes(), before);
+  EXPECT_EQ(places(), (std::map<uint64_t, int>{{4, 0}, {3, 1}, {2, 0}}));
+}
+
 // Everything that waits is given once, whatever is added, taken and removed in between, and
 // nobody waits for more than its fair time.
 TEST_F(WaitingQueueTest, RandomOperationsAgreeWithASet) {
