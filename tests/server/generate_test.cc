@@ -185,6 +185,34 @@ TEST(GenerateTest, ReportsProgressOfTheQueueAndThePrompt) {
   EXPECT_EQ(done.back(), 200);
 }
 
+TEST(GenerateTest, TellsWhoWaitsItsPlaceInTheQueue) {
+  TestServer::Options options = SlowSteps(milliseconds(5));
+  options.limits.max_batch = 1;
+  TestServer server(options);
+  OpenCall running(server, GreedyRequest(5, 400));
+  ASSERT_TRUE(running.ReadUntilDelta());
+  OpenCall next(server, GreedyRequest(5, 5));
+  ASSERT_TRUE(Eventually([&] { return server.stats().requests_waiting.load() == 1; }));
+  v1::GenerateRequest request = GreedyRequest(5, 2);
+  request.mutable_output()->set_report_progress(true);
+  grpc::ClientContext context;
+  const auto reader = server.stub().Generate(&context, request);
+  v1::GenerateResponse event;
+  ASSERT_TRUE(reader->Read(&event));
+  EXPECT_EQ(event.accepted().queue_position(), 1);
+  std::vector<int> places;
+  while (reader->Read(&event)) {
+    if (!event.has_progress()) continue;
+    places.push_back(event.progress().queue_position());
+    if (places.size() == 1) running.Cancel();
+  }
+  EXPECT_TRUE(reader->Finish().ok());
+  ASSERT_GE(places.size(), 2u);
+  EXPECT_EQ(places.front(), 1);
+  EXPECT_EQ(places.back(), 0);
+  EXPECT_TRUE(next.End().ok());
+}
+
 TEST(GenerateTest, TokenisesLongTextsOffTheGrpcThreads) {
   TestServer::Options options;
   options.max_context = 16'384;
