@@ -1,7 +1,10 @@
-"""Certificates for tests: an issuer, and what it issues."""
+"""Certificates for tests: an issuer, what it issues, and who reads it."""
 
 import datetime
+import socket
+import ssl
 
+import grpc
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -35,3 +38,19 @@ class Issuer:
         certificate = self._sign(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "subject")]), key.public_key(), first_day,
                                  days, x509.SubjectAlternativeName(alternatives))
         return certificate.public_bytes(serialization.Encoding.PEM), pem_of_key(key)
+
+
+def secure(issuer, certificate=None):
+    """Credentials of a client that trusts the issuer."""
+    chain, key = certificate or (None, None)
+    return grpc.ssl_channel_credentials(issuer.pem, key, chain)
+
+
+def serial_of(server, issuer):
+    """The number of the certificate that a new connection is shown."""
+    context = ssl.create_default_context(cadata=issuer.pem.decode())
+    context.set_alpn_protocols(["h2"])
+    host, port = server.address.rsplit(":", 1)
+    with socket.create_connection((host, int(port)), timeout=10) as connection:
+        with context.wrap_socket(connection, server_hostname="localhost") as wrapped:
+            return wrapped.getpeercert()["serialNumber"]

@@ -29,7 +29,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent))
 import grpc  # noqa: E402
 import harness  # noqa: E402
 from catalogue import TINY, Guarded, details_of, prompt  # noqa: E402
-from harness import Client, Server, admin_pb2, admin_pb2_grpc, greedy, health_pb2, pb, wait_until  # noqa: E402
+from harness import Client, Server, admin_pb2, admin_pb2_grpc, greedy, health_pb2, wait_until  # noqa: E402
 from raw_http2 import RST_STREAM, WINDOW_UPDATE, Raw  # noqa: E402
 
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
@@ -42,7 +42,7 @@ ELSEWHERE = {
     "C18": "every deadline and rate is of the steady clock; tests/sim jumps it",
     "C19": "tests/e2e/test_service.py (descriptors)",
     "C21": "tests/e2e/test_service.py (a log that nobody reads)",
-    "C23": "tests/e2e/test_identity.py (certificates)",
+    "C23": "tests/e2e/test_identity.py (certificates), tests/e2e/bars.py (B22)",
     "C24": "tests/e2e/test_identity.py, tests/server/identity_test.cc",
     "C25": "tests/e2e/test_service.py, tests/server/acceptor_test.cc",
     "C26": "the server opens no connection but to its own port (server/listener_probe.h)",
@@ -53,13 +53,23 @@ class LeftOut(Exception):
     """What a case needs is not here."""
 
 
-def case(name, counts=None, long=False):
-    """Registers a case; it takes the World, and its count when `counts` has that of the short run and of the long one."""
-    def register(function):
-        assert name not in CASES
-        CASES[name] = (function, counts, long)
-        return function
-    return register
+class Missed(AssertionError):
+    """Figures that are not within their bar."""
+
+
+def registry(cases):
+    """What registers cases there. A case takes the World, and its count when `counts` has that of the short run and of the long
+    one."""
+    def case(name, counts=None, long=False):
+        def register(function):
+            assert name not in cases
+            cases[name] = (function, counts, long)
+            return function
+        return register
+    return case
+
+
+case = registry(CASES)
 
 
 class World:
@@ -432,71 +442,6 @@ def readers_that_stall(w):
     return f"resident memory grew by {grown / (1 << 20):.1f} MiB"
 
 
-def gaps_of(client, streams, seconds):
-    """Times between tokens of so many streams that are read as they come, in seconds."""
-    gaps, errors, end = [], [], time.monotonic() + seconds
-
-    def read(index):
-        mine = []
-        try:
-            while time.monotonic() < end:
-                last = None
-                for event in client.stream(greedy(ids=[5, 6, 7 + index], max_tokens=48, ignore_eos=True)):
-                    now, count = time.perf_counter(), len(event.delta.token_ids)
-                    if count and last is not None:
-                        mine.extend([(now - last) / count] * count)
-                    last = now if count else last
-        except grpc.RpcError as error:
-            errors.append(f"{error.code().name}: {error.details()}")
-        gaps.extend(mine)
-    threads = [threading.Thread(target=read, args=(index,)) for index in range(streams)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not errors, errors
-    return gaps
-
-
-@case("C08 beside others", long=True)
-def stalled_readers_beside_others(w):
-    """64 that never read beside 16 that do: B06. Turn about, because the machine may be busy with other things."""
-    server = w.serve("--max-batch", 32, "--kv-memory", "400M", "--max-context", 2048, model=harness.MODEL)
-    guarded = w.guarded(server)
-    message = greedy(ids=[5, 6, 7], max_tokens=1500, ignore_eos=True).SerializeToString()
-    gaps_of(server.client, 16, 3)
-    without, beside, aborts, before = [], [], [], guarded.resident()
-    for _ in range(2):
-        without += gaps_of(server.client, 16, 12)
-        start = time.monotonic()
-        with Raw(server.address, window=0) as raw:
-            for _ in range(64):
-                raw.start("Generate", message)
-            # Pings are answered, or the connection would count as dead.
-            threading.Thread(target=raw.read_until, args=(lambda: False, 120), daemon=True).start()
-            # Each is given what its mailbox takes; then none is computed any more.
-            wait_until(lambda: guarded.value("sluice_requests_waiting") + guarded.value("sluice_requests_running") == 64, 20)
-            steps, last = -1, -2
-            while steps != last:
-                time.sleep(0.5)
-                last, steps = steps, guarded.value("sluice_generation_tokens_total")
-            stalled = time.monotonic()
-            beside += gaps_of(server.client, 16, 12)
-            grown = guarded.resident() - before
-            wait_until(lambda: guarded.value("sluice_open_streams") == 0, 90, "the end of the stalled calls")
-            aborts.append((stalled - start, time.monotonic() - start))
-    guarded.check()
-    assert 'code="ABORTED"' in server.metrics()
-    without.sort()
-    beside.sort()
-    p50, p99 = ([values[int(share * len(values))] * 1000 for values in (without, beside)] for share in (0.5, 0.99))
-    told = (f"16 streams: inter-token p50 {p50[0]:.1f} ms alone, {p50[1]:.1f} ms beside 64 stalled; p99 {p99[0]:.1f} and {p99[1]:.1f} ms "
-            f"({100 * (p99[1] / p99[0] - 1):+.0f} %); resident +{grown / (1 << 20):.1f} MiB; stalled after "
-            f"{max(first for first, _ in aborts):.1f} s, gone after {max(last for _, last in aborts):.1f} s")
-    assert grown < 32 << 20 and p99[1] < 1.1 * p99[0], told
-    return told
-
-
 # ------------------------------------------------------------------------------------------------ the network
 
 @contextlib.contextmanager
@@ -851,9 +796,9 @@ def a_mailbox_that_is_full(w):
 
 # ------------------------------------------------------------------------------------------------
 
-def run(world, name):
+def run(world, name, cases=CASES):
     """Runs a case and stops what it started; what it has to tell."""
-    function, counts, _ = CASES[name]
+    function, counts, _ = cases[name]
     try:
         if counts is None:
             return function(world)
@@ -862,24 +807,26 @@ def run(world, name):
         world.end_case()
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(description=__doc__, cases=CASES, world_class=World):
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sluice", default=str(harness.ROOT / "build/release/sluice"))
     parser.add_argument("--sluice-planted", default=str(harness.ROOT / "build/release/sluice_planted"))
     parser.add_argument("--long", action="store_true")
     parser.add_argument("cases", nargs="*", metavar="CASE")
     arguments = parser.parse_args()
-    world = World(arguments.sluice, arguments.sluice_planted, arguments.long)
+    world = world_class(arguments.sluice, arguments.sluice_planted, arguments.long)
     counts = collections.Counter()
-    chosen = [name for name, (_, _, long) in CASES.items()
+    chosen = [name for name, (_, _, long) in cases.items()
               if name in arguments.cases or (not arguments.cases and (world.long or not long))]
     for name in chosen:
         start = time.monotonic()
         try:
-            told = run(world, name)
+            told = run(world, name, cases)
             outcome = "as expected"
         except LeftOut as reason:
             told, outcome = str(reason), "left out"
+        except Missed as figures:
+            told, outcome = str(figures), "not as expected"
         except Exception:
             told, outcome = traceback.format_exc(), "not as expected"
         counts[outcome] += 1

@@ -1,6 +1,7 @@
 """A real server process and a client made from the proto alone."""
 
 import dataclasses
+import functools
 import json
 import os
 import pathlib
@@ -191,13 +192,17 @@ class Server:
         self.ready = self.process.stdout.readline()
         assert self.ready.startswith("ready on "), f"exit {self.process.wait(10)}: {self.ready}{self.stderr()}"
 
-    @property
+    @functools.cached_property  # the log may be long later
     def address(self):
         return self.await_log(r"listening on (\S+:\d+)")[1]
 
     @property
     def ops_address(self):
         return self.await_log(r"operators' port on (\S+:\d+)")[1]
+
+    @functools.cached_property
+    def metrics_address(self):
+        return self.await_log(r"metrics on (\S+:\d+)")[1]
 
     @property
     def client(self):
@@ -206,8 +211,7 @@ class Server:
         return self.client_
 
     def metrics(self):
-        address = self.await_log(r"metrics on (\S+:\d+)")[1]
-        with urllib.request.urlopen(f"http://{address}/metrics", timeout=10) as reply:
+        with urllib.request.urlopen(f"http://{self.metrics_address}/metrics", timeout=10) as reply:
             return reply.read().decode()
 
     def cpu_seconds(self):

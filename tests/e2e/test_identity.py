@@ -10,7 +10,7 @@ import time
 import grpc
 import harness
 import pytest
-from certificates import Issuer
+from certificates import Issuer, secure, serial_of
 from credentials import ADMIN, TENANT, entry, write_tokens
 from harness import Client, admin_pb2, admin_pb2_grpc, greedy, health_pb2, health_pb2_grpc, pb, wait_until
 
@@ -39,11 +39,6 @@ def unary(channel, path, metadata=None):
 def guarded(serve, files):
     """A server with tokens, an operators' port, reflection and channelz."""
     return serve("--auth-file", files, "--ops-listen", "127.0.0.1:0", "--reflection", "--channelz", model=TINY)
-
-
-def secure(issuer, certificate=None):
-    chain, key = certificate or (None, None)
-    return grpc.ssl_channel_credentials(issuer.pem, key, chain)
 
 
 def test_tokens_open_what_their_scopes_name(guarded):
@@ -254,16 +249,6 @@ def test_the_commands_reach_a_guarded_server(serve, issuer, pair, files, tmp_pat
     assert run("chat", *remote, *token, "--max-tokens", "2", text="hello\n").returncode == 0
     assert "--tls-ca" in run(*generate[:3], "--tls-ca", "/no/such/file", "--token-ids", "5").stderr
     assert "belong together" in run(*generate, "--tls-cert", pair[0]).stderr
-
-
-def serial_of(server, issuer):
-    import ssl
-    context = ssl.create_default_context(cadata=issuer.pem.decode())
-    context.set_alpn_protocols(["h2"])
-    host, port = server.address.rsplit(":", 1)
-    with socket.create_connection((host, int(port)), timeout=10) as connection:
-        with context.wrap_socket(connection, server_hostname="localhost") as wrapped:
-            return wrapped.getpeercert()["serialNumber"]
 
 
 def test_certificates_change_under_load(serve, issuer, pair, request):

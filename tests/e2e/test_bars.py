@@ -1,0 +1,25 @@
+"""The bars of bars.py with short counts, a test each: what must hold on any machine, no figure of time or memory."""
+
+import bars
+import chaos
+import pytest
+
+
+@pytest.fixture(scope="module")
+def world(sluice, sluice_planted):
+    world = bars.World(sluice, sluice_planted)
+    world.judged = False
+    yield world
+    world.stop()
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.long) if long else name
+                                  for name, (_, _, long) in bars.CASES.items()])
+def test_bar(world, name):
+    print(chaos.run(world, name, bars.CASES))
+
+
+def test_the_classifiers_measure():
+    from neighbours import area
+    assert area([1, 2, 3], [4, 5]) == 1 and area([4, 5], [1, 2, 3]) == 0
+    assert area([1, 2], [1, 2]) == area([3, 3, 3], [3, 3]) == 0.5
