@@ -19,6 +19,7 @@ has_command() { command -v "$1" >/dev/null 2>&1; }
 has_module() { has_command pkg-config && pkg-config --exists "$1" 2>/dev/null; }
 # clang's runtime for fuzz targets, whatever its version.
 has_libfuzzer() { has_command clang++ && [ -f "$(clang++ -print-file-name=libclang_rt.fuzzer-x86_64.a)" ]; }
+has_faketime() { compgen -G '/usr/lib/*/faketime/libfaketimeMT.so.1' >/dev/null; }
 has_venv() { has_command python3 && python3 -c 'import ensurepip, venv' >/dev/null 2>&1; }
 
 # need PACKAGE CHECK...: adds PACKAGE to `missing` when CHECK fails.
@@ -57,6 +58,7 @@ need_for_tests() {
   need clang has_command clang++
   need libclang-rt-14-dev has_libfuzzer
   need prometheus has_command promtool
+  need libfaketime has_faketime
 }
 
 # Installs what `missing` names, or says how and exits 3.

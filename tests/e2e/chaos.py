@@ -39,7 +39,6 @@ ELSEWHERE = {
     "C13": "needs a GPU (scripts/gpu_check.sh)",
     "C14": "needs a GPU; what follows a device's fault: tests/engine/device_fault_test.cc, tests/e2e/test_device.py",
     "C17": "not tested: what is thrown for want of memory in a step is (C10)",
-    "C18": "every deadline and rate is of the steady clock; tests/sim jumps it",
     "C19": "tests/e2e/test_service.py (descriptors)",
     "C21": "tests/e2e/test_service.py (a log that nobody reads)",
     "C23": "tests/e2e/test_identity.py (certificates), tests/e2e/bars.py (B22)",
@@ -715,6 +714,40 @@ def files_that_cannot_be_read(w, count):
     assert failed >= 2, failed
     w.expect_canary(w.serve())
     return f"{failed} places, exit code 78 within {longest:.2f} s"
+
+
+@case("C18", counts=(1, 8))
+def the_wall_clock_jumps(w, rounds):
+    """An hour and a day ahead and back, under load: deadlines are kept as they are, and nothing else expires."""
+    library = next(iter(pathlib.Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1")), None)
+    if library is None:
+        raise LeftOut("needs libfaketime")
+    offset = pathlib.Path(w.folder.name) / "offset"
+    offset.write_text("+0")
+    # The steady clock stays what it is: nothing sets that of a machine.
+    server = w.serve("--max-batch", 8, "--log-level", "debug", environment={
+        "LD_PRELOAD": str(library), "FAKETIME_TIMESTAMP_FILE": str(offset), "FAKETIME_NO_CACHE": "1", "DONT_FAKE_MONOTONIC": "1"})
+    w.expect_canary(server)
+    jumps, early, late, seen = 0, 0, 0, set()
+    for jump in ("+3600", "-3600", "+86400", "-86400", "+0") * rounds:
+        running = begin(server.client, 24, 200, wait=False)  # more than have places: some wait
+        overdue = Call(server.client, greedy(ids=[5] * 9, max_tokens=2000, ignore_eos=True), timeout=1.0)
+        time.sleep(0.05)
+        offset.write_text(jump)
+        jumps += 1
+        for call in running:
+            call.wait()
+            assert call.complete(), f"{call.code} {call.reason} after {jump} s"
+        seconds = overdue.end - overdue.begin if overdue.wait() else 0
+        seen.add(overdue.code)
+        if overdue.code == "DEADLINE_EXCEEDED":
+            early, late = early + (seconds < 0.95), max(late, seconds)
+    assert seen <= {"OK", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED"} and not early, (seen, early)
+    w.expect_canary(server)
+    w.guarded(server).check()
+    tomorrow = time.strftime("%Y-%m-%d", time.gmtime(time.time() + 86400))
+    assert tomorrow in server.stderr(), "the server's clock did not jump"
+    return f"{jumps} jumps, 24 calls each: none expired, deadlines of 1 s after {late:.2f} s at most"
 
 
 @case("C20", counts=(6, 300), long=True)

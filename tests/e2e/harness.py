@@ -163,11 +163,12 @@ def greedy(text=None, ids=None, **fields):
 class Server:
     """`sluice serve` on free ports."""
 
-    def __init__(self, binary, *flags, model=MODEL, wait=True, listen="127.0.0.1:0"):
+    def __init__(self, binary, *flags, model=MODEL, wait=True, listen="127.0.0.1:0", environment=None):
         self.log = tempfile.NamedTemporaryFile("w+", suffix=".log")
         self.process = subprocess.Popen(
             [str(binary), "serve", "--model", str(model), "--listen", listen, "--metrics-listen", "127.0.0.1:0",
-             *map(str, flags)], stdout=subprocess.PIPE, stderr=self.log, text=True)
+             *map(str, flags)], stdout=subprocess.PIPE, stderr=self.log, text=True,
+            env=None if environment is None else {**os.environ, **environment})
         self.ready = None
         self.client_ = None
         if wait:
