@@ -61,6 +61,11 @@ need_for_tests() {
   need libfaketime has_faketime
 }
 
+need_for_image() {
+  need buildah has_command buildah
+  need debootstrap has_command debootstrap
+}
+
 # Installs what `missing` names, or says how and exits 3.
 install_missing() {
   if [ ${#missing[@]} -eq 0 ]; then

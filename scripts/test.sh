@@ -4,7 +4,7 @@
 #
 #   scripts/test.sh            unit tests, sanitizers, fuzzing, end to end
 #   scripts/test.sh --quick    without sanitizers and fuzzing
-#   scripts/test.sh --full     with the long runs (label `long`)
+#   scripts/test.sh --full     with the long runs (label `long`) and the container image, built twice
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
@@ -63,6 +63,7 @@ one_of() {
 step "Packages"
 need_for_build
 need_for_tests
+if [ "$full" -eq 1 ]; then need_for_image; fi
 install_missing
 
 step "Python environment"
@@ -105,11 +106,11 @@ if [ "$quick" -eq 0 ]; then
   GTEST_FILTER="$threaded_cases" run_ctest tsan-part tsan -R "$(one_of "${threaded_in_part[@]}")" -LE "$left_out"
 fi
 
-step "End to end, rules and dashboard, the chart"
+step "End to end, rules and dashboard, the chart, the image"
 # Two files at a time, the longest first, so that none is left over at the end.
 longest=(tests/e2e/test_chaos.py tests/chart/test_chart_matrix.py tests/e2e/test_generate.py tests/e2e/test_cli.py tests/e2e/test_tokenizers.py
   tests/e2e/test_identity.py)
-mapfile -t others < <(printf '%s\n' tests/{e2e,deploy,chart}/test_*.py | grep -vxFf <(printf '%s\n' "${longest[@]}"))
+mapfile -t others < <(printf '%s\n' tests/{e2e,deploy,chart,image}/test_*.py | grep -vxFf <(printf '%s\n' "${longest[@]}"))
 "$venv/bin/python3" -m pytest "${longest[@]}" "${others[@]}" -n 2 --dist loadfile --no-loadscope-reorder -q --tb=short -p no:cacheprovider \
   -o junit_family=xunit1 "${pytest_marks[@]}" \
   --junitxml="$results/e2e.xml" || true
