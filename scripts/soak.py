@@ -312,8 +312,13 @@ class Watch:
             wait_until(quiet, 45, "quiet")
         except AssertionError:
             self.tally.fault(f"left behind: {left}")
-        if self.ask() != self.canary:
-            self.tally.fault("the canary's tokens changed")
+        try:
+            if self.ask() != self.canary:
+                self.tally.fault("the canary's tokens changed")
+        except grpc.RpcError as error:
+            code, log = self.server.process.poll(), self.server.stderr()
+            self.tally.fault(f"the canary: {error.code().name}, {error.details()}; "
+                             f"{'the server runs' if code is None else f'the server ended with {code}'}; its log ends {log[-2000:]!r}")
         pid = self.server.process.pid
         held = {"fds": len(os.listdir(f"/proc/{pid}/fd")), "threads": len(os.listdir(f"/proc/{pid}/task")),
                 "used_pages": int(left.get("used", 0)), "leaked_pages": int(left.get("sluice_leaked_pages", 0)),
