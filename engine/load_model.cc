@@ -404,7 +404,8 @@ absl::StatusOr<LoadedModel> LoadModel(const std::string& path, const EngineOptio
                .planted_bug = options.planted_bug,
                // Its blocks wait for each other on all multiprocessors: two would starve each
                // other.
-               .persistent_decode = options.num_engines == 1,
+               .persistent_decode = options.num_engines == 1 ? kernels::PersistentDecode::kAuto
+                                                             : kernels::PersistentDecode::kOff,
                .fast_numerics = options.fast_numerics},
       .kv_type = kv_type,
       .num_pages = pool.num_pages,

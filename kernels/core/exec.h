@@ -48,6 +48,11 @@ struct WorkspaceShape {
   int64_t vocab_size = 0;      // V
 };
 
+// CUDA: whether one kernel runs a whole step of one token, and in which form: one for models whose
+// stages wait for each other, one for those whose quantised weights are most of the work. The same
+// bits. kAuto: whichever suits the model; tests name them.
+enum class PersistentDecode : uint8_t { kOff, kAuto, kPrepared, kDirect };
+
 // Where and how ops run: the backend, its threads or stream, its scratch memory, its trace hook;
 // later the communicator of a tensor-parallel group. Owned by a DeviceRunner (or a test); engine
 // thread only.
@@ -61,7 +66,7 @@ class Exec {
     // CUDA: steps of one token run as one persistent kernel where device and model allow it. Only
     // for an Exec that has its device to itself: the kernel's blocks wait for each other on all
     // multiprocessors.
-    bool persistent_decode = true;
+    PersistentDecode persistent_decode = PersistentDecode::kAuto;
     // CUDA: what is quicker at the price of bits that depend on the number of tokens of a step.
     bool fast_numerics = false;
     // CUDA: kernels of a graph may begin before the ones they follow have ended (programmatic

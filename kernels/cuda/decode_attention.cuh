@@ -201,7 +201,7 @@ __device__ __forceinline__ void attend_stage(const DecodeArgs& args, const Decod
   const int first_seen = stage.window > 0 ? max(0, s.position - stage.window + 1) : 0;
   const int first_part = first_seen / part_keys;
   const int num_parts = args.num_parts - first_part;
-  for (int i = s.work.first_group(stage); i < num_parts * args.num_kv_heads;
+  for (int i = s.work.first_item(stage); i < num_parts * args.num_kv_heads;
        i += static_cast<int>(gridDim.x)) {
     DecodePart part;
     part.kv_head = i / num_parts;

@@ -54,18 +54,39 @@ struct alignas(16) DecodeTask {
 
 enum class DecodeStageKind : uint8_t { kQkv, kAttention, kMerge, kOutput, kGateUp, kDown, kHead };
 
-// Work of products comes in groups: what the eight warps of a block do between two barriers, a
-// warp a (tile, slice). A group has 8 / slices tiles of one matrix, or 4 / slices (at least one) of
-// both gate and up.
+// How the warps of a block share its work. A team of them takes groups of work each for itself.
+struct DecodeForm {
+  int32_t teams = 1;
+  int32_t team_log2 = 3;   // of its warps
+  int32_t fill_warps = 4;  // that bring the weights of all
+  // Whether quants are made operands in shared memory, as early as their warp has nothing else to
+  // do, or in registers, when they are multiplied.
+  bool prepares = true;
+
+  __host__ __device__ constexpr int32_t warps() const { return teams << team_log2; }
+  __host__ __device__ constexpr int32_t all_warps() const { return warps() + fill_warps; }
+  __host__ __device__ constexpr int32_t team_threads() const { return 32 << team_log2; }
+  // (tile, slice) pairs of a group, at most: both of gate and up have eight slices.
+  __host__ __device__ constexpr int32_t group_items() const { return prepares ? 16 : 8; }
+};
+// For models whose stages wait for each other, and for those whose quants are most of the work.
+inline constexpr DecodeForm kPreparedForm = {1, 3, 4, true};
+inline constexpr DecodeForm kDirectForm = {3, 2, 4, false};
+
+// Work of products comes in groups: what the warps of a team do between two barriers, a warp a
+// (tile, slice), in several rounds where slices are more than warps. A group of W warps has
+// W / slices tiles of one matrix, or W / 2 / slices of both gate and up, at least one.
 struct alignas(16) DecodeStage {
   DecodeStageKind kind = DecodeStageKind::kQkv;
   uint8_t num_tasks = 0;
   GateActivation activation = GateActivation::kSilu;
   int32_t first_task = 0;
   int32_t num_groups = 0;
-  int32_t first_block = 0;  // that group 0 falls to, the others in turn
-  int32_t in = 0;           // floats into the handoff set; -1: the embedding's residual
-  int32_t residual = 0;     // what the outcome is added to, as `in`
+  // That group 0 falls to, the others in turn: block b's team t counts as t * blocks + b. Of
+  // attention and merging: blocks.
+  int32_t first_team = 0;
+  int32_t in = 0;        // floats into the handoff set; -1: the embedding's residual
+  int32_t residual = 0;  // what the outcome is added to, as `in`
   int32_t cols = 0;
   float scale = 1.0f;                  // of what is added to the residual
   float epsilon = 0.0f;                // of the norm in front
@@ -117,13 +138,16 @@ struct DecodeArgs {
   int32_t num_parts = 0;   // of attention, at this step's position
   int32_t part_tiles = 1;  // tiles of 64 keys in one part: 1, or a split's 4
   // The launch.
+  DecodeForm form;
   int32_t ring_slots = 0;  // of each warp
+  int32_t slot_bytes = 0;
 };
 
 // Byte offsets of a block's arrays in shared memory (decode_shared.cuh). A pure function.
 struct DecodeLayout {
   int32_t stages = 0, tasks = 0, residual = 0, row = 0, values = 0, norm = 0, rotations = 0,
-          parts = 0, reduce = 0, barriers = 0, contents = 0, pages = 0, slots = 0, bytes = 0;
+          parts = 0, reduce = 0, zeros = 0, barriers = 0, contents = 0, pages = 0, slots = 0,
+          bytes = 0;
   __host__ __device__ static DecodeLayout Of(const DecodeArgs& args);
 };
 
@@ -131,12 +155,14 @@ struct DecodeLayout {
 // are taken twice, in pieces.
 inline constexpr int kMaxKeptCols = 8192;
 
-// One of the rings' slots, a chunk of weights (decode_ring.cuh).
-inline constexpr int kSlotBytes = 4608;
+// One of the rings' slots, a chunk of weights (decode_ring.cuh), where quants are made operands.
+inline constexpr int kPreparedSlotBytes = 4608;
+inline constexpr int kPreparedUnits = 2;
+// Units of a slot where quants are multiplied as they are: about 2 KB.
+__host__ __device__ constexpr int DirectUnits(int unit_bytes) {
+  return unit_bytes > 896 ? 1 : 1792 / unit_bytes;
+}
 inline constexpr int kMaxRingSlots = 8;  // of a warp
-inline constexpr int kRingWarps = 8;
-inline constexpr int kFillWarps = 4;  // that bring the weights of all
-inline constexpr int kNumBarriers = 2 * kRingWarps * kMaxRingSlots + 1;
 
 // Scratch of attention, for heads padded to 64, 128 or 256 values: DecodeAttention of
 // decode_attention.cuh, which asserts it.
@@ -165,16 +191,18 @@ __host__ __device__ inline DecodeLayout DecodeLayout::Of(const DecodeArgs& args)
   layout.values = layout.row + row_bytes;
   layout.norm = layout.values + values_bytes;
   layout.rotations = take(args.head_size / 2 * 8);
-  layout.parts = take(2 * 16 * kTileRows * 4);
-  layout.reduce = take(2 * 16 * 4);
-  layout.barriers = take(kNumBarriers * 8);
-  layout.contents = take(kRingWarps * kMaxRingSlots);
+  const int32_t warps = args.form.warps();
+  layout.parts = take(2 * args.form.teams * args.form.group_items() * kTileRows * 4);
+  layout.reduce = take((3 * 16 + 1) * 4);
+  layout.zeros = take(128);
+  layout.barriers = take((2 * warps * kMaxRingSlots + 1) * 8);
+  layout.contents = take(warps * kMaxRingSlots);
   layout.pages = take(kMaxDecodePages * 4);
-  layout.slots = take(kRingWarps * args.ring_slots * kSlotBytes);
+  layout.slots = take(warps * args.ring_slots * args.slot_bytes);
   return layout;
 }
 
-absl::Status PreparePersistentDecode(int head_size, size_t shared_bytes);
+absl::Status PreparePersistentDecode(const DecodeArgs& args, size_t shared_bytes);
 absl::Status LaunchPersistentDecode(const DecodeArgs& args, const DecodeStep& step, int blocks,
                                     size_t shared_bytes, cudaStream_t stream);
 

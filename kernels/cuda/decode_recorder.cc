@@ -50,11 +50,6 @@ int32_t DecodeRecorder::TakeHandoff(int64_t floats) {
   return static_cast<int32_t>(at);
 }
 
-void DecodeRecorder::TakeBlocks(DecodeStage& stage, int32_t groups) {
-  stage.first_block = next_block_;
-  next_block_ = (next_block_ + groups) % blocks_;
-}
-
 DecodeStage& DecodeRecorder::AddProducts(DecodeStageKind kind, const Norm* norm,
                                          std::initializer_list<const Linear*> linears) {
   DecodeStage stage;
@@ -77,17 +72,8 @@ DecodeStage& DecodeRecorder::AddProducts(DecodeStageKind kind, const Norm* norm,
   for (const Linear* linear : linears) {
     DecodeTask task = TaskOf(*linear);
     if (!IsHalf(linear->weight->type)) quantized_ += linear->inputs() * linear->outputs();
-    if (kind == DecodeStageKind::kGateUp) {
-      const int32_t tiles = std::max(1, 4 >> task.slices_log2);
-      stage.num_groups = (task.tiles + tiles - 1) / tiles;
-    } else {
-      const int32_t tiles = 8 >> task.slices_log2;
-      task.first_group = stage.num_groups;
-      stage.num_groups += (task.tiles + tiles - 1) / tiles;
-    }
     tasks_.push_back(task);
   }
-  TakeBlocks(stage, stage.num_groups);
   stages_.push_back(stage);
   return stages_.back();
 }
@@ -140,8 +126,6 @@ absl::Status DecodeRecorder::Attention(const PagedAttentionArgs& args) {
   stage.window = args.window;
   args_.attention_scale = args.scale;
   args_.softcap = args.softcap;
-  // As many items as short contexts have; more go to the blocks behind.
-  TakeBlocks(stage, args_.num_kv_heads * 4);
   stage.out =
       TakeHandoff(int64_t{args_.num_heads} * kMaxDecodeParts * (args_.head_size + kPartHeader));
   DecodeStage merge;
@@ -149,7 +133,6 @@ absl::Status DecodeRecorder::Attention(const PagedAttentionArgs& args) {
   merge.in = stage.out;
   merge.window = stage.window;
   merge.out = TakeHandoff(int64_t{args_.num_heads} * args_.head_size);
-  TakeBlocks(merge, args_.num_heads);
   stages_.push_back(merge);
   return absl::OkStatus();
 }
@@ -187,9 +170,58 @@ absl::Status DecodeRecorder::Head(const NormLmHeadArgs& args, MatrixF32 logits) 
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::unique_ptr<DecodeProgram>> DecodeRecorder::Finish() {
+DecodeForm DecodeRecorder::ChooseForm(PersistentDecode wanted) const {
+  if (wanted == PersistentDecode::kPrepared) return kPreparedForm;
+  if (wanted == PersistentDecode::kDirect) return kDirectForm;
+  return quantized_ <= kMostPrepared ? kPreparedForm : kDirectForm;
+}
+
+void DecodeRecorder::ShareOut() {
+  const DecodeForm& form = args_.form;
+  int32_t next = 0;
+  for (DecodeStage& stage : stages_) {
+    if (stage.kind == DecodeStageKind::kAttention || stage.kind == DecodeStageKind::kMerge) {
+      // Of attention as many items as short contexts have; more go to the blocks behind.
+      const bool merges = stage.kind == DecodeStageKind::kMerge;
+      stage.first_team = next % blocks_;
+      next += merges ? args_.num_heads : args_.num_kv_heads * 4;
+    } else {
+      const bool pair = stage.kind == DecodeStageKind::kGateUp;
+      stage.num_groups = 0;
+      for (int i = 0; i < (pair ? 1 : stage.num_tasks); ++i) {
+        DecodeTask& task = tasks_[static_cast<size_t>(stage.first_task + i)];
+        const int32_t log2 = std::max<int32_t>(form.team_log2 - (pair ? 1 : 0), task.slices_log2);
+        const int32_t tiles = 1 << (log2 - task.slices_log2);
+        Require((pair ? 2 : 1) << log2 <= form.group_items(), "gate and up of eight slices");
+        task.first_group = stage.num_groups;
+        stage.num_groups += (task.tiles + tiles - 1) / tiles;
+      }
+      stage.first_team = next;
+      next += stage.num_groups;
+    }
+    next %= blocks_ * form.teams;
+  }
+}
+
+void DecodeRecorder::SizeSlots() {
+  args_.slot_bytes = kPreparedSlotBytes;
+  if (args_.form.prepares) return;
+  // Long rows are kept in registers.
+  args_.kept_cols = std::min(args_.kept_cols, args_.width);
+  args_.slot_bytes = 0;
+  for (const DecodeTask& task : tasks_) {
+    const int32_t unit_bytes = task.quant_bytes + task.scale_bytes;
+    const int32_t supers = task.supers == nullptr ? 0 : 2 * kTileRows * 4;
+    const int32_t bytes = DirectUnits(unit_bytes) * unit_bytes + supers;
+    args_.slot_bytes = std::max(args_.slot_bytes, (bytes + 127) / 128 * 128);
+  }
+}
+
+absl::StatusOr<std::unique_ptr<DecodeProgram>> DecodeRecorder::Finish(PersistentDecode wanted) {
   Require(!stages_.empty() && stages_.back().kind == DecodeStageKind::kHead, "no logits");
-  Require(quantized_ <= kMostQuantized, "more quantised weights than pay");
+  args_.form = ChooseForm(wanted);
+  ShareOut();
+  SizeSlots();
   if (!obstacle_.empty()) {
     return absl::UnimplementedError("no persistent decode kernel for this model: " + obstacle_);
   }
@@ -227,7 +259,7 @@ absl::StatusOr<std::unique_ptr<DecodeProgram>> DecodeRecorder::Finish() {
   program->memory_ = *std::move(memory);
   program->blocks_ = blocks_;
   program->shared_bytes_ = static_cast<size_t>(DecodeLayout::Of(args_).bytes);
-  RETURN_IF_ERROR(PreparePersistentDecode(args_.head_size, program->shared_bytes_));
+  RETURN_IF_ERROR(PreparePersistentDecode(args_, program->shared_bytes_));
   return program;
 }
 

@@ -4,9 +4,10 @@
 // needs them, through a ring of its own in shared memory: as soon as a chunk has been used its slot
 // is filled with the chunk `num_slots` ahead, whatever stage that belongs to. Four warps beside the
 // eight ask for the copies of all rings (PTX ISA, cp.async.bulk); two mbarriers a slot tell when it
-// is full and when it is free. Quantised weights become operands in their slot, as early as their
-// warp has nothing else to do. The code is kept short and in one place: a step that runs through
-// it once a stage waits for instructions as it waits for weights.
+// is full and when it is free. In one form of the kernel quantised weights become operands in their
+// slot, as early as their warp has nothing else to do; its code is kept short and in one place, for
+// a step that runs through it once a stage waits for instructions as it waits for weights. In the
+// other they become operands in registers, as they are multiplied.
 
 #include <type_traits>
 
@@ -17,8 +18,8 @@
 namespace sluice::kernels::cuda {
 
 // A slot: operands of two units of a tile as UnitHalf has them, 2048 bytes each, before whose end
-// quants lie at first; then scales, then the words of K-quants' blocks of 256.
-inline constexpr int kChunkUnits = 2;
+// quants lie at first; then scales, then the words of K-quants' blocks of 256. Where quants stay
+// what they are: units, scales and words without gaps.
 inline constexpr int kSlotScalesAt = 4096;
 inline constexpr int kSlotSupersAt = 4352;
 
@@ -28,6 +29,7 @@ struct RingSlots {
   uint64_t* free;
   uint8_t* contents;  // contents_of
   int num_slots;
+  int slot_bytes;
 };
 
 __device__ __forceinline__ void init_barrier(uint64_t* barrier) {
@@ -111,7 +113,7 @@ __device__ __forceinline__ void make_operands_of(std::byte* slot, int units, int
   // The next copy into the slot comes after these writes.
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
-__device__ __noinline__ void make_operands(std::byte* slot, int contents) {
+__device__ __noinline__ inline void make_operands(std::byte* slot, int contents) {
   const int units = 1 + (contents & 1);
   const int first = contents >> 1 & 3;
   with_unit(static_cast<DType>(contents >> 3), [&]<typename Unit>() {
@@ -133,14 +135,10 @@ struct DecodeWork {
   const DecodeTask* tasks;
   int num_stages;
 
-  __device__ int first_group(const DecodeStage& stage) const {
-    const int group = static_cast<int>(blockIdx.x) - stage.first_block;
-    return group < 0 ? group + static_cast<int>(gridDim.x) : group;
-  }
-  // Gate and up of eight slices each take the warps twice.
-  __device__ int num_rounds(const DecodeStage& stage) const {
-    return stage.kind == DecodeStageKind::kGateUp && tasks[stage.first_task].slices_log2 == 3 ? 2
-                                                                                              : 1;
+  // Of attention and merging.
+  __device__ int first_item(const DecodeStage& stage) const {
+    const int item = static_cast<int>(blockIdx.x) - stage.first_team;
+    return item < 0 ? item + static_cast<int>(gridDim.x) : item;
   }
   // The first matrix of `group`.
   __device__ const DecodeTask* task_of(const DecodeStage& stage, int group) const {
@@ -149,15 +147,45 @@ struct DecodeWork {
     for (int i = 1; i < stage.num_tasks && group >= task[1].first_group; ++i) ++task;
     return task;
   }
+};
+// The same as a team of a form's blocks sees it.
+template <DecodeForm kForm>
+struct TeamWork : DecodeWork {
+  static constexpr int kWarps = 1 << kForm.team_log2;
+
+  __device__ static int stride() { return kForm.teams * static_cast<int>(gridDim.x); }
+  __device__ int first_group(const DecodeStage& stage, int team) const {
+    const int group =
+        team * static_cast<int>(gridDim.x) + static_cast<int>(blockIdx.x) - stage.first_team;
+    return group < 0 ? group + stride() : group;
+  }
+  // Whether a team of the block has a group.
+  __device__ bool has_groups(const DecodeStage& stage) const {
+    bool has = false;
+#pragma unroll
+    for (int team = 0; team < kForm.teams; ++team) {
+      has = has || first_group(stage, team) < stage.num_groups;
+    }
+    return has;
+  }
   // Items of one matrix in a group.
   __device__ static int items_log2(const DecodeStage& stage, const DecodeTask& task) {
-    return stage.kind == DecodeStageKind::kGateUp ? max(2, static_cast<int>(task.slices_log2)) : 3;
+    const int least = kForm.team_log2 - (stage.kind == DecodeStageKind::kGateUp ? 1 : 0);
+    return max(least, static_cast<int>(task.slices_log2));
   }
-  // The part of `group` that falls to `warp` in `round`; begin = end when none does.
+  // How often the items of `group` take the team's warps.
+  __device__ int num_rounds(const DecodeStage& stage, int group) const {
+    const bool pair = stage.kind == DecodeStageKind::kGateUp;
+    if (kWarps == kMaxSlices) {  // only gate and up of eight slices each come twice
+      return pair && tasks[stage.first_task].slices_log2 == kForm.team_log2 ? 2 : 1;
+    }
+    return (pair ? 2 : 1) << items_log2(stage, *task_of(stage, group)) >> kForm.team_log2;
+  }
+  // The part of `group` that falls to a team's `warp` in `round`; begin = end when none does.
   __device__ DecodeItem item(const DecodeStage& stage, int group, int round, int warp) const {
     const DecodeTask* task = task_of(stage, group);
     const int log2 = items_log2(stage, *task);
-    int within = round * 8 + warp;
+    int within = round * kWarps + warp;
     task += within >> log2;
     within &= (1 << log2) - 1;
     DecodeItem item;
@@ -177,10 +205,11 @@ class DecodeRing {
  public:
   __device__ explicit DecodeRing(const RingSlots& slots) : slots_(slots) {}
 
-  // The next chunk's operands, once they are there: kChunkUnits units, or what is left of the item.
+  // The next chunk's operands, once they are there: kPreparedUnits units, or what is left of the
+  // item.
   __device__ __forceinline__ const std::byte* chunk() {
     if (num_ready_ == 0) make_ready();
-    return slots_.slots + use_ * kSlotBytes;
+    return slots_.slots + use_ * kPreparedSlotBytes;
   }
   // All lanes have read the chunk.
   __device__ __forceinline__ void release() {
@@ -203,7 +232,9 @@ class DecodeRing {
   __device__ __forceinline__ void make_ready() {
     wait_phase(slots_.full + ready_, phase_);
     const uint8_t contents = slots_.contents[ready_];
-    if (!are_operands(contents)) make_operands(slots_.slots + ready_ * kSlotBytes, contents);
+    if (!are_operands(contents)) {
+      make_operands(slots_.slots + ready_ * kPreparedSlotBytes, contents);
+    }
     ++num_ready_;
     if (++ready_ == slots_.num_slots) {
       ready_ = 0;
@@ -218,26 +249,52 @@ class DecodeRing {
   uint32_t phase_ = 0;  // of slot ready_
 };
 
-// What fills one ring: one thread.
-class RingFiller {
+// The chunks that one warp needs, in the order in which it needs them.
+template <DecodeForm kForm>
+class ChunkCursor {
  public:
-  __device__ RingFiller(const DecodeWork& work, const RingSlots& slots, int warp)
-      : work_(work), slots_(slots), warp_(warp) {
-    group_ = work_.first_group(work_.stages[0]);
+  __device__ ChunkCursor(const TeamWork<kForm>& work, int warp)
+      : work_(work),
+        team_(kForm.teams == 1 ? 0 : warp >> kForm.team_log2),
+        warp_(warp % TeamWork<kForm>::kWarps) {
+    group_ = work_.first_group(work_.stages[0], team_);
     seek();
   }
 
   __device__ bool done() const { return stage_ >= work_.num_stages; }
-  // Asks for the next chunk when the slot that was used longest ago is free.
-  // Returns whether it did.
-  __device__ __forceinline__ bool poll() {
-    if (done() || !phase_ended(slots_.free + fill_, phase_)) return false;
-    fill();
-    if (++fill_ == slots_.num_slots) {
-      fill_ = 0;
-      phase_ ^= 1;
+  // Asks for the next chunk, to `slot`; one thread. `full` tells when it is there.
+  __device__ __forceinline__ void request(std::byte* slot, uint64_t* full, uint8_t* contents) {
+    const int units = min(chunk_units_, end_ - unit_);
+    const uint32_t quant_bytes = static_cast<uint32_t>(units) * quant_bytes_;
+    const uint32_t scale_bytes = static_cast<uint32_t>(units) * scale_bytes_;
+    const int first_super = unit_ / 4;
+    const uint32_t super_bytes =
+        supers_ == nullptr ? 0 : ((unit_ + units - 1) / 4 - first_super + 1) * kSuperBytes;
+    std::byte* quants = slot;
+    std::byte* scales = slot + quant_bytes;
+    std::byte* supers = scales + scale_bytes;
+    if constexpr (kForm.prepares) {
+      *contents = contents_of(units, unit_, type_);
+      scales = slot + kSlotScalesAt;
+      supers = slot + kSlotSupersAt;
+      if (!are_operands(*contents)) quants = scales - quant_bytes;
     }
-    return true;
+    expect_bytes(full, quant_bytes + scale_bytes + super_bytes);
+    copy_bulk(quants, quants_, quant_bytes, full);
+    if (scale_bytes > 0) copy_bulk(scales, scales_, scale_bytes, full);
+    if (super_bytes > 0) {
+      copy_bulk(supers, supers_ + first_super * kTileRows, super_bytes, full);
+    }
+  }
+  // To the chunk after.
+  __device__ __forceinline__ void advance() {
+    const int units = min(chunk_units_, end_ - unit_);
+    quants_ += static_cast<uint32_t>(units) * quant_bytes_;
+    scales_ += static_cast<uint32_t>(units) * scale_bytes_;
+    unit_ += units;
+    if (unit_ < end_) return;
+    ++round_;
+    seek();
   }
 
  private:
@@ -245,17 +302,16 @@ class RingFiller {
   __device__ void seek() {
     while (stage_ < work_.num_stages) {
       const DecodeStage& stage = work_.stages[stage_];
-      if (stage.kind != DecodeStageKind::kAttention) {
-        const int rounds = work_.num_rounds(stage);
-        for (; group_ < stage.num_groups; group_ += static_cast<int>(gridDim.x), round_ = 0) {
-          for (; round_ < rounds; ++round_) {
-            if (begin(work_.item(stage, group_, round_, warp_))) return;
-          }
+      // Attention and merging have no groups.
+      for (; group_ < stage.num_groups; group_ += work_.stride(), round_ = 0) {
+        const int rounds = work_.num_rounds(stage, group_);
+        for (; round_ < rounds; ++round_) {
+          if (begin(work_.item(stage, group_, round_, warp_))) return;
         }
       }
       ++stage_;
       round_ = 0;
-      if (stage_ < work_.num_stages) group_ = work_.first_group(work_.stages[stage_]);
+      if (stage_ < work_.num_stages) group_ = work_.first_group(work_.stages[stage_], team_);
     }
   }
 
@@ -269,6 +325,7 @@ class RingFiller {
     type_ = task.type;
     quant_bytes_ = task.quant_bytes;
     scale_bytes_ = task.scale_bytes;
+    if constexpr (!kForm.prepares) chunk_units_ = DirectUnits(task.quant_bytes + task.scale_bytes);
     quants_ = task.quants + index * quant_bytes_;
     scales_ = reinterpret_cast<const std::byte*>(task.scales) + index * scale_bytes_;
     supers_ = task.supers == nullptr
@@ -277,46 +334,18 @@ class RingFiller {
     return true;
   }
 
-  __device__ __forceinline__ void fill() {
-    const int units = min(kChunkUnits, end_ - unit_);
-    const uint32_t quant_bytes = static_cast<uint32_t>(units) * quant_bytes_;
-    const uint32_t scale_bytes = static_cast<uint32_t>(units) * scale_bytes_;
-    std::byte* to = slots_.slots + fill_ * kSlotBytes;
-    uint64_t* barrier = slots_.full + fill_;
-    const int first_super = unit_ / 4;
-    const uint32_t super_bytes =
-        supers_ == nullptr ? 0 : ((unit_ + units - 1) / 4 - first_super + 1) * kSuperBytes;
-    const uint8_t contents = contents_of(units, unit_, type_);
-    slots_.contents[fill_] = contents;
-    expect_bytes(barrier, quant_bytes + scale_bytes + super_bytes);
-    copy_bulk(are_operands(contents) ? to : to + kSlotScalesAt - quant_bytes, quants_, quant_bytes,
-              barrier);
-    if (scale_bytes > 0) copy_bulk(to + kSlotScalesAt, scales_, scale_bytes, barrier);
-    if (super_bytes > 0) {
-      copy_bulk(to + kSlotSupersAt, supers_ + first_super * kTileRows, super_bytes, barrier);
-    }
-    quants_ += quant_bytes;
-    scales_ += scale_bytes;
-    unit_ += units;
-    if (unit_ < end_) return;
-    ++round_;
-    seek();
-  }
-
   static constexpr uint32_t kSuperBytes = kTileRows * sizeof(uint32_t);
 
-  const DecodeWork& work_;
-  RingSlots slots_;
-  int warp_;
-  int fill_ = 0;
-  uint32_t phase_ = 1;  // before slot fill_ was first used
-  // Of the next chunk to ask for.
+  const TeamWork<kForm> work_;
+  int team_;
+  int warp_;  // of the team
   int stage_ = 0;
   int group_ = 0;
   int round_ = 0;
   int unit_ = 0;
   int end_ = 0;
   DType type_ = DType::kF32;
+  int chunk_units_ = kPreparedUnits;
   uint32_t quant_bytes_ = 0;
   uint32_t scale_bytes_ = 0;
   const std::byte* quants_ = nullptr;
@@ -324,17 +353,73 @@ class RingFiller {
   const uint32_t* supers_ = nullptr;
 };
 
-// One of the kFillWarps warps that fill the rings of all others, two lanes each: bulk copies of
+// The calling warp's ring where quants are multiplied as they come. All lanes.
+class DirectRing {
+ public:
+  __device__ explicit DirectRing(const RingSlots& slots) : slots_(slots) {}
+
+  // The next chunk, once it is there: what a copy brought.
+  __device__ __forceinline__ const std::byte* chunk() const {
+    wait_phase(slots_.full + use_, phase_);
+    return slots_.slots + use_ * slots_.slot_bytes;
+  }
+  // All lanes have read the chunk.
+  __device__ __forceinline__ void release() {
+    __syncwarp();
+    if (threadIdx.x % 32 == 0) arrive(slots_.free + use_);
+    if (++use_ == slots_.num_slots) {
+      use_ = 0;
+      phase_ ^= 1;
+    }
+  }
+
+ private:
+  RingSlots slots_;
+  int use_ = 0;
+  uint32_t phase_ = 0;
+};
+
+// What fills one ring: one thread.
+template <DecodeForm kForm>
+class RingFiller {
+ public:
+  __device__ RingFiller(const TeamWork<kForm>& work, const RingSlots& slots, int warp)
+      : cursor_(work, warp), slots_(slots) {}
+
+  __device__ bool done() const { return cursor_.done(); }
+  // Asks for the next chunk when the slot that was used longest ago is free.
+  // Returns whether it did.
+  __device__ __forceinline__ bool poll() {
+    if (done() || !phase_ended(slots_.free + fill_, phase_)) return false;
+    cursor_.request(slots_.slots + fill_ * slots_.slot_bytes, slots_.full + fill_,
+                    slots_.contents + fill_);
+    cursor_.advance();
+    if (++fill_ == slots_.num_slots) {
+      fill_ = 0;
+      phase_ ^= 1;
+    }
+    return true;
+  }
+
+ private:
+  ChunkCursor<kForm> cursor_;
+  RingSlots slots_;
+  int fill_ = 0;
+  uint32_t phase_ = 1;  // before slot fill_ was first used
+};
+
+// One of the warps that fill the rings of all others, a few lanes each: bulk copies of
 // different lanes are issued one after another. `ring_of`: the slots of a warp's ring.
-template <typename RingOf>
-__device__ __forceinline__ void fill_rings(const DecodeWork& work, int fill_warp,
+template <DecodeForm kForm, typename RingOf>
+__device__ __forceinline__ void fill_rings(const TeamWork<kForm>& work, int fill_warp,
                                            const RingOf& ring_of) {
-  constexpr int kEach = kRingWarps / kFillWarps;
+  static_assert(kForm.warps() % kForm.fill_warps == 0);
+  constexpr int kEach = kForm.warps() / kForm.fill_warps;
   constexpr uint32_t kLanes = (1u << kEach) - 1;
   const int lane = threadIdx.x % 32;
   if (lane >= kEach) return;
   const int warp = fill_warp * kEach + lane;
-  RingFiller filler(work, ring_of(warp), warp);
+  RingFiller<kForm> filler(work, ring_of(warp), warp);
   while (__any_sync(kLanes, !filler.done())) {
     // The warps of the same scheduler need its slots more.
     if (!__any_sync(kLanes, filler.poll())) __nanosleep(100);

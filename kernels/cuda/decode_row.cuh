@@ -15,7 +15,7 @@ constexpr int kRowStep = 4 * kRowThreads;
 
 // Columns 4 t, 4 t + 1024, ... of thread t of a vector handed over, or of one in shared memory, to
 // `to`. The same thread may read them at once.
-__device__ __noinline__ void take_vector(const float* from, int cols, float* to) {
+__device__ __noinline__ inline void take_vector(const float* from, int cols, float* to) {
   constexpr int kAtOnce = 5;
   const long long begin = clock64();
   for (int first = 4 * threadIdx.x; first < cols; first += kAtOnce * kRowStep) {
@@ -88,7 +88,14 @@ __device__ __forceinline__ void request_norm(const DecodeStage& stage, const Dec
   commit_copies();
 }
 
-// Returns the row's shift: it holds values times 2^shift.
+// Zeros up to a whole unit of columns.
+__device__ __forceinline__ void clear_tail(int cols, DecodeShared& s) {
+  const int padded = (cols + kUnitCols - 1) / kUnitCols * kUnitCols;
+  const int k = cols + 4 * static_cast<int>(threadIdx.x);
+  if (k < padded) write_words(s.row, k, make_float4(0.0f, 0.0f, 0.0f, 0.0f), 1.0f);
+}
+
+// Returns the row's shift: it holds values times 2^shift, once the threads have met.
 __device__ __forceinline__ int make_row(const DecodeArgs& args, const DecodeStage& stage,
                                         DecodeShared& s) {
   const int cols = stage.cols;
@@ -133,10 +140,7 @@ __device__ __forceinline__ int make_row(const DecodeArgs& args, const DecodeStag
       write_words(s.row, at + k, times(times(value, inverses), weights(at + k)), scale);
     }
   }
-  const int padded = (cols + kUnitCols - 1) / kUnitCols * kUnitCols;
-  const int k = cols + 4 * threadIdx.x;
-  if (k < padded) write_words(s.row, k, make_float4(0.0f, 0.0f, 0.0f, 0.0f), scale);
-  meet_rows();
+  clear_tail(cols, s);
   return shift;
 }
 

@@ -26,7 +26,7 @@ cudaError_t LaunchTilesLegacy(const LinearArgs&, const LinearConfig&, cudaStream
 cudaError_t LaunchTilesSuper(const LinearArgs&, const LinearConfig&, cudaStream_t) {
   return cudaErrorNotSupported;
 }
-absl::Status PreparePersistentDecode(int, size_t) {
+absl::Status PreparePersistentDecode(const DecodeArgs&, size_t) {
   return absl::UnimplementedError("persistent_decode: built without SLUICE_CUDA_HOPPER");
 }
 absl::Status LaunchPersistentDecode(const DecodeArgs&, const DecodeStep&, int, size_t,

@@ -61,7 +61,7 @@ absl::Status TryRecordLone(const Exec& exec, CudaWorkspace& workspace,
   const absl::Status recorded = ops();
   workspace.recorder = nullptr;
   RETURN_IF_ERROR(recorded);
-  auto program = recorder.Finish();
+  auto program = recorder.Finish(exec.options().persistent_decode);
   if (program.ok()) {
     workspace.lone.program = *std::move(program);
   } else if (!absl::IsUnimplemented(program.status())) {

@@ -199,7 +199,8 @@ absl::StatusOr<std::unique_ptr<Exec::Workspace>> MakeWorkspace(const WorkspaceSh
   if (!linear_device.ok()) return linear_device.status();
   workspace->linear_device = *linear_device;
   workspace->linear_device.whole_k = exec.options().fast_numerics;
-  workspace->lone.possible = linear_device->has_wgmma && exec.options().persistent_decode;
+  workspace->lone.possible =
+      linear_device->has_wgmma && exec.options().persistent_decode != PersistentDecode::kOff;
   Layout count(nullptr);
   TakeBatch(count, shape, workspace->attention_shape);
   workspace->batch_bytes = count.bytes();

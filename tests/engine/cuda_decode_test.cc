@@ -34,7 +34,7 @@ std::vector<nlohmann::json> GoldenModels() {
 }
 
 std::vector<float> LogitsOf(const nlohmann::json& model, std::span<const TokenId> tokens,
-                            bool persistent, int chunk) {
+                            kernels::PersistentDecode persistent, int chunk) {
   const auto runner = testing::OpenProbe(model["path"], {.backend = kernels::Backend::kCuda,
                                                          .kv_type = kernels::DType::kF16,
                                                          .persistent_decode = persistent});
@@ -57,23 +57,30 @@ TEST_P(CudaDecodeTest, TheSameBitsAsTheOps) {
   const std::vector<TokenId> once = tokens;
   while (tokens.size() < length) tokens.insert(tokens.end(), once.begin(), once.end());
   tokens.resize(length);
-  const std::vector<float> ops = LogitsOf(GetParam(), tokens, false, 1);
-  const std::vector<float> whole = LogitsOf(GetParam(), tokens, false, 64);
-  const std::vector<float> persistent = LogitsOf(GetParam(), tokens, true, 1);
-  ASSERT_EQ(ops.size(), persistent.size());
-  ASSERT_EQ(ops.size(), whole.size());
+  using kernels::PersistentDecode;
+  const std::vector<float> ops = LogitsOf(GetParam(), tokens, PersistentDecode::kOff, 1);
+  const struct {
+    const char* name;
+    std::vector<float> logits;
+  } others[] = {
+      {"chunks of 64", LogitsOf(GetParam(), tokens, PersistentDecode::kOff, 64)},
+      {"operands prepared", LogitsOf(GetParam(), tokens, PersistentDecode::kPrepared, 1)},
+      {"operands made as they are multiplied",
+       LogitsOf(GetParam(), tokens, PersistentDecode::kDirect, 1)},
+  };
   const size_t vocab = ops.size() / tokens.size();
-  size_t different = 0, first = tokens.size(), chunked = 0;
-  float worst = 0;
-  for (size_t i = 0; i < ops.size(); ++i) {
-    chunked += std::memcmp(&ops[i], &whole[i], sizeof(float)) != 0;
-    if (std::memcmp(&ops[i], &persistent[i], sizeof(float)) == 0) continue;
-    if (different++ == 0) first = i / vocab;
-    worst = std::max(worst, std::abs(ops[i] - persistent[i]));
+  for (const auto& other : others) {
+    ASSERT_EQ(ops.size(), other.logits.size()) << other.name;
+    size_t different = 0, first = tokens.size();
+    float worst = 0;
+    for (size_t i = 0; i < ops.size(); ++i) {
+      if (std::memcmp(&ops[i], &other.logits[i], sizeof(float)) == 0) continue;
+      if (different++ == 0) first = i / vocab;
+      worst = std::max(worst, std::abs(ops[i] - other.logits[i]));
+    }
+    EXPECT_EQ(different, 0u) << other.name << ": of " << ops.size() << ", first at position "
+                             << first << ", largest difference " << worst;
   }
-  EXPECT_EQ(chunked, 0u) << "one token at a time and chunks of 64, of " << ops.size();
-  EXPECT_EQ(different, 0u) << "of " << ops.size() << ", first at position " << first
-                           << ", largest difference " << worst;
 }
 
 std::string TestName(const ::testing::TestParamInfo<nlohmann::json>& info) {

@@ -80,9 +80,9 @@ struct DecodeStep {
 
 constexpr int kPagesEach = 4;
 
-std::unique_ptr<engine::DeviceRunner> OpenRunner(const std::string& path, int max_rows,
-                                                 bool dependent_launches = true,
-                                                 bool persistent_decode = true) {
+std::unique_ptr<engine::DeviceRunner> OpenRunner(
+    const std::string& path, int max_rows, bool dependent_launches = true,
+    kernels::PersistentDecode persistent_decode = kernels::PersistentDecode::kAuto) {
   const auto file = engine::ModelFile::Open(path);
   EXPECT_TRUE(file.ok()) << file.status();
   auto facts = engine::ModelConfig::FromFile(**file);
@@ -155,8 +155,10 @@ std::vector<std::byte> AllPages(const engine::DeviceRunner& runner) {
 TEST_F(CudaRunnerTest, DependentLaunchesChangeNothing) {
   constexpr int kSteps = 10'000;
   const std::string file = kTiny + "tiny-llama.q4_1.gguf";
-  const auto early = OpenRunner(file, 16, /*dependent_launches=*/true, false);
-  const auto late = OpenRunner(file, 16, /*dependent_launches=*/false, false);
+  const auto early =
+      OpenRunner(file, 16, /*dependent_launches=*/true, kernels::PersistentDecode::kOff);
+  const auto late =
+      OpenRunner(file, 16, /*dependent_launches=*/false, kernels::PersistentDecode::kOff);
   const int rows[] = {1, 8, 5, 1, 3, 12, 1, 2};
   for (int i = 0; i < kSteps; ++i) {
     const DecodeStep step(rows[i / 64 % 8], i % (kPagesEach * kernels::kPageTokens), kPagesEach);

@@ -21,7 +21,7 @@ struct ProbeOptions {
   bool force_avx2 = false;
   int max_tokens = 64;
   int max_positions = 256;
-  bool persistent_decode = true;  // CUDA
+  kernels::PersistentDecode persistent_decode = kernels::PersistentDecode::kAuto;  // CUDA
   // Of what the file says, before its weights are loaded; may be empty.
   std::function<void(engine::ModelConfig&)> change_config = {};
 };

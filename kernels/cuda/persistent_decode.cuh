@@ -1,0 +1,459 @@
+#pragma once
+
+// persistent_decode: the whole forward pass of one token (decode_program.h). Grid: one block on
+// every multiprocessor, of the warps of its form and those that fill their rings; up to 227 KB of
+// shared memory, most of it those rings. Reads every weight once, at most a few vectors of f32
+// through L2 a stage. Compiled for each form by itself. Figures: docs/performance.md.
+
+#include "kernels/cuda/decode_attention.cuh"
+#include "kernels/cuda/decode_merge.cuh"
+#include "kernels/cuda/decode_program.h"
+#include "kernels/cuda/decode_ring.cuh"
+#include "kernels/cuda/decode_shared.cuh"
+#include "kernels/cuda/device.h"
+#include "kernels/cuda/handoff.cuh"
+#include "kernels/cuda/head_rows.cuh"
+#include "kernels/cuda/mma.cuh"
+#include "kernels/cuda/packed_value.cuh"
+#include "kernels/cuda/row_sources.cuh"
+
+namespace sluice::kernels::cuda {
+
+using DecodeKernel = void (*)(DecodeArgs, DecodeStep);
+// The kernel for heads of so many values.
+DecodeKernel PreparedDecodeKernel(int head_size);
+DecodeKernel DirectDecodeKernel(int head_size);
+
+namespace {
+
+constexpr int block_threads(DecodeForm form) { return 32 * form.all_warps(); }
+
+// Barriers of the threads that multiply: of all, and of one team.
+template <DecodeForm kForm>
+__device__ __forceinline__ void meet_all() {
+  static_assert(kForm.warps() * 32 >= kRowThreads);
+  if constexpr (kForm.warps() * 32 == kRowThreads) {
+    meet_rows();
+  } else {
+    asm volatile("bar.sync 2, %0;" ::"n"(kForm.warps() * 32) : "memory");
+  }
+}
+template <DecodeForm kForm>
+__device__ __forceinline__ void meet_team(int team) {
+  if constexpr (kForm.teams == 1) {
+    meet_all<kForm>();
+  } else {
+    asm volatile("bar.sync %0, %1;" ::"r"(3 + team), "n"(kForm.team_threads()) : "memory");
+  }
+}
+
+// acc += the product of a chunk's units, operands already, with the row's.
+__device__ __forceinline__ void multiply(const std::byte* chunk, int units, const uint4* row,
+                                         float (&acc)[4]) {
+  const int lane = threadIdx.x % 32;
+  const uint4 zero = make_uint4(0, 0, 0, 0);
+  UnitHalf weights[kPreparedUnits];
+  uint4 low[kPreparedUnits], high[kPreparedUnits];
+#pragma unroll
+  for (int i = 0; i < kPreparedUnits; ++i) {
+    if (i >= units) break;
+    weights[i].take<SharedWords>(chunk + i * UnitHalf::kBytes, nullptr, nullptr, lane);
+    // Only column 0 of the eight is a token: the four lanes that hold it.
+    low[i] = lane < 4 ? row[i * 8 + lane] : zero;
+    high[i] = lane < 4 ? row[i * 8 + 4 + lane] : zero;
+  }
+#pragma unroll
+  for (int i = 0; i < kPreparedUnits; ++i) {
+    if (i >= units) break;
+    uint32_t a[4][4];
+    weights[i].fragment<0>(lane, a[0]);
+    weights[i].fragment<1>(lane, a[1]);
+    weights[i].fragment<2>(lane, a[2]);
+    weights[i].fragment<3>(lane, a[3]);
+    mma_step(acc, a[0], low[i].x, low[i].y);
+    mma_step(acc, a[1], low[i].z, low[i].w);
+    mma_step(acc, a[2], high[i].x, high[i].y);
+    mma_step(acc, a[3], high[i].z, high[i].w);
+  }
+}
+
+// A warp leaves the sums of an item: parts [16].
+__device__ __forceinline__ void leave_sums(const float (&acc)[4], float* parts) {
+  const int lane = threadIdx.x % 32;
+  if (lane % 4 != 0) return;
+  parts[lane / 4] = acc[0];
+  parts[lane / 4 + 8] = acc[2];
+}
+
+// The sums of one item, to parts [16].
+__device__ __forceinline__ void run_item(const DecodeItem& item, const DecodeShared& s,
+                                         DecodeRing& ring, float* parts) {
+  float acc[4] = {};
+#pragma unroll 1
+  for (int begin = item.begin; begin < item.end; begin += kPreparedUnits) {
+    multiply(ring.chunk(), min(kPreparedUnits, item.end - begin), s.row + begin * 8, acc);
+    ring.release();
+  }
+  leave_sums(acc, parts);
+}
+
+// Unit `i` of a chunk of `units` as stored, whose first is `first_unit` of the row.
+template <typename Unit>
+__device__ __forceinline__ void take_stored(const std::byte* chunk, int units, int first_unit,
+                                            int i, Unit& unit) {
+  const auto* scales = reinterpret_cast<const uint32_t*>(chunk + units * Unit::kBytes);
+  const uint32_t* supers = scales + units * kTileRows * Unit::kScaleWords;
+  unit.template take<SharedWords>(chunk + i * Unit::kBytes,
+                                  scales + i * kTileRows * Unit::kScaleWords,
+                                  supers + (first_unit % 4 + i) / 4 * kTileRows, threadIdx.x % 32);
+}
+
+// acc += the product of a unit with the row's words at `words` in shared memory.
+template <typename Unit>
+__device__ __forceinline__ void multiply_unit(const Unit& unit, uint32_t words, float (&acc)[4]) {
+  const uint4 low = load_shared_quad(words);
+  const uint4 high = load_shared_quad(words + 64);
+  const int lane = threadIdx.x % 32;
+  uint32_t a[4];
+  unit.template fragment<0>(lane, a);
+  mma_step(acc, a, low.x, low.y);
+  unit.template fragment<1>(lane, a);
+  mma_step(acc, a, low.z, low.w);
+  unit.template fragment<2>(lane, a);
+  mma_step(acc, a, high.x, high.y);
+  unit.template fragment<3>(lane, a);
+  mma_step(acc, a, high.z, high.w);
+}
+
+__device__ __forceinline__ void run_item(const DecodeItem& item, const DecodeShared& s,
+                                         DirectRing& ring, float* parts) {
+  float acc[4] = {};
+  if (item.begin < item.end) {
+    // Only column 0 of the eight is a token: the four lanes that hold it.
+    const int lane = threadIdx.x % 32;
+    const uint32_t stride = lane < 4 ? 128 : 0;
+    uint32_t words =
+        lane < 4 ? shared_address(s.row + item.begin * 8 + lane) : shared_address(s.zeros);
+    with_unit(item.task->type, [&]<typename Unit>() {
+      constexpr int kUnits = DirectUnits(Unit::kBytes + kTileRows * 4 * Unit::kScaleWords);
+      int first = item.begin;
+#pragma unroll 1
+      for (; first + kUnits <= item.end; first += kUnits) {
+        const std::byte* chunk = ring.chunk();
+        // All of them before the first is used: their loads take turns with nothing.
+        Unit units[kUnits];
+#pragma unroll
+        for (int i = 0; i < kUnits; ++i) take_stored(chunk, kUnits, first, i, units[i]);
+#pragma unroll
+        for (int i = 0; i < kUnits; ++i, words += stride) multiply_unit(units[i], words, acc);
+        ring.release();
+      }
+      const int rest = item.end - first;
+      if (rest > 0) {
+        const std::byte* chunk = ring.chunk();
+#pragma unroll 1
+        for (int i = 0; i < rest; ++i, words += stride) {
+          Unit unit;
+          take_stored(chunk, rest, first, i, unit);
+          multiply_unit(unit, words, acc);
+        }
+        ring.release();
+      }
+    });
+  }
+  leave_sums(acc, parts);
+}
+
+// What the thread that finishes a row of a group needs besides its sums, asked for ahead.
+struct RowEnd {
+  int row = -1;       // in the group's tiles; -1: the thread has none
+  int n = 0;          // of the matrix
+  int part = 0;       // its first sum among the group's, the others 16 apart
+  int gate_part = 0;  // the same of gate
+  int num_slices = 0;
+  bool has_factors[2] = {};  // of the one matrix, or of up and gate
+  bool has_biases[2] = {};
+  float factors[2] = {1.0f, 1.0f};
+  float biases[2] = {};
+  const float* before = nullptr;  // what the outcome is added to
+  float before_value = 0.0f;      // kAbsent when it was not there yet
+  float* out = nullptr;
+};
+
+// `turn` shifts the rows to other warps: each of a stage's groups holds up another one.
+template <DecodeForm kForm>
+__device__ __forceinline__ RowEnd row_end(const DecodeArgs& args, const DecodeStage& stage,
+                                          const DecodeShared& s, const TeamWork<kForm>& work,
+                                          int group, int turn) {
+  RowEnd end;
+  const DecodeTask* task = work.task_of(stage, group);
+  const bool pair = stage.kind == DecodeStageKind::kGateUp;
+  const int items_log2 = work.items_log2(stage, *task);
+  const int tiles_log2 = items_log2 - task->slices_log2;
+  const int row = (static_cast<int>(threadIdx.x) + 32 * turn) % kForm.team_threads();
+  if (row >= kTileRows << tiles_log2) return end;
+  const int n = ((group - task->first_group) * kTileRows << tiles_log2) + row;
+  if (n >= task->rows) return end;
+  end.row = row;
+  end.n = n;
+  end.part = (row / kTileRows << task->slices_log2) * kTileRows + row % kTileRows;
+  end.gate_part = end.part + (kTileRows << items_log2);
+  end.num_slices = task->num_slices;
+  end.out = stage.kind == DecodeStageKind::kHead ? args.logits + n : args.handoff + task->out + n;
+#pragma unroll
+  for (int m = 0; m < 2; ++m) {
+    if (m == 1 && !pair) break;
+    end.has_factors[m] = task[m].row_factors != nullptr;
+    end.has_biases[m] = task[m].bias != nullptr;
+    if (end.has_factors[m]) end.factors[m] = __ldg(task[m].row_factors + n);
+    if (end.has_biases[m]) end.biases[m] = __ldg(task[m].bias + n);
+  }
+  if (stage.kind == DecodeStageKind::kOutput || stage.kind == DecodeStageKind::kDown) {
+    end.before = (stage.residual < 0 ? s.residual : args.handoff + stage.residual) + n;
+    end.before_value = __uint_as_float(look(end.before));
+  }
+  return end;
+}
+
+// Slices added ascending, factors, bias.
+__device__ __forceinline__ float finished(const float* part, const RowEnd& end, int m,
+                                          float row_scale) {
+  float each[kMaxSlices];
+#pragma unroll
+  for (int i = 0; i < kMaxSlices; ++i) each[i] = part[i * kTileRows];  // beyond the slices: unused
+  float sum = each[0];
+#pragma unroll
+  for (int i = 1; i < kMaxSlices; ++i) {
+    if (i < end.num_slices) sum = __fadd_rn(sum, each[i]);
+  }
+  sum = __fmul_rn(sum, row_scale);
+  if (end.has_factors[m]) sum = __fmul_rn(sum, end.factors[m]);
+  if (end.has_biases[m]) sum = __fadd_rn(sum, end.biases[m]);
+  return sum;
+}
+
+__device__ __forceinline__ float gated(const DecodeStage& stage, float gate, float up) {
+  const float value =
+      stage.activation == GateActivation::kGeluTanh ? gelu_tanh_f32(gate) : silu_f32(gate);
+  return __fmul_rn(value, up);
+}
+
+// Hands the outcome of one group over.
+__device__ __forceinline__ void finish_group(const DecodeStage& stage, const float* parts,
+                                             float row_scale, const RowEnd& end) {
+  if (end.row < 0) return;
+  float sum = finished(parts + end.part, end, 0, row_scale);
+  if (stage.kind == DecodeStageKind::kHead) {
+    *end.out = sum;
+    return;
+  }
+  if (stage.kind == DecodeStageKind::kGateUp) {
+    sum = gated(stage, finished(parts + end.gate_part, end, 1, row_scale), sum);
+  } else if (stage.kind != DecodeStageKind::kQkv) {
+    const bool absent = __float_as_uint(end.before_value) == kAbsent;
+    sum = __fadd_rn(absent ? take(end.before) : end.before_value, __fmul_rn(stage.scale, sum));
+  }
+  hand_over(end.out, sum);
+}
+
+// Makes operands of the item's weights, and of others as long as the row is not there.
+__device__ __forceinline__ void prepare(const DecodeArgs& args, const DecodeStage& stage,
+                                        const DecodeItem& item, DecodeRing& ring) {
+  const float* last = args.handoff + stage.in + stage.cols - 1;
+  uint32_t there = stage.in < 0 ? 0 : look(last);
+  ring.prepare((item.end - item.begin + kPreparedUnits - 1) / kPreparedUnits);
+  while (__shfl_sync(~0u, there, 0) == kAbsent && ring.can_prepare()) {
+    there = look(last);
+    ring.prepare_one();
+  }
+}
+
+// The row of a stage without a norm, each thread's columns in registers, for kDirectForm: whoever
+// takes them keeps no order. All threads that multiply.
+template <DecodeForm kForm>
+constexpr int kRowQuads = (160 + kForm.warps() - 1) / kForm.warps();  // 20,480 columns
+template <DecodeForm kForm>
+constexpr int kMostRowCols = kRowQuads<kForm> * 4 * 32 * kForm.warps();
+template <DecodeForm kForm>
+__device__ __noinline__ int make_plain_row(const DecodeArgs& args, const DecodeStage& stage,
+                                           DecodeShared& s) {
+  constexpr int kStep = 4 * 32 * kForm.warps();
+  constexpr int kQuads = kRowQuads<kForm>;
+  const float* from = args.handoff + stage.in + 4 * threadIdx.x;
+  const int cols = stage.cols - 4 * static_cast<int>(threadIdx.x);  // from the thread's first on
+  uint4 bits[kQuads];
+#pragma unroll
+  for (int i = 0; i < kQuads; ++i) {
+    const uint32_t word = i * kStep < cols ? kAbsent : 0;
+    bits[i] = make_uint4(word, word, word, word);
+  }
+  const long long begin = clock64();
+  for (bool missing = true; missing; give_up_after(begin)) {
+    missing = false;
+#pragma unroll
+    for (int i = 0; i < kQuads; ++i) {
+      if (absent(bits[i])) bits[i] = look_quad(from + i * kStep);
+    }
+#pragma unroll
+    for (int i = 0; i < kQuads; ++i) missing = missing || absent(bits[i]);
+  }
+  float most = 0.0f;
+#pragma unroll
+  for (int i = 0; i < kQuads; ++i) {
+    const float4 value = as_floats(bits[i]);
+    most = fmaxf(fmaxf(fmaxf(fmaxf(most, fabsf(value.x)), fabsf(value.y)), fabsf(value.z)),
+                 fabsf(value.w));
+  }
+  const uint32_t most_bits = __reduce_max_sync(~0u, __float_as_uint(most));
+  if (threadIdx.x % 32 == 0) s.maxima[threadIdx.x / 32] = __uint_as_float(most_bits);
+  meet_all<kForm>();
+  most = s.maxima[0];
+#pragma unroll
+  for (int i = 1; i < kForm.warps(); ++i) most = fmaxf(most, s.maxima[i]);
+  const int shift = shift_of(most);
+  const float scale = power_of_two(shift);
+#pragma unroll
+  for (int i = 0; i < kQuads; ++i) {
+    if (i * kStep >= cols) continue;
+    write_words(s.row, i * kStep + 4 * static_cast<int>(threadIdx.x), as_floats(bits[i]), scale);
+  }
+  clear_tail(stage.cols, s);
+  return shift;
+}
+
+// The products of one stage. Whatever does not depend on the row is asked for, and the weights that
+// are there made operands, before the block waits for it.
+template <DecodeForm kForm, typename Ring>
+__device__ __forceinline__ void run_product(const DecodeArgs& args, const DecodeStage& stage,
+                                            DecodeShared& s, const TeamWork<kForm>& work,
+                                            Ring& ring) {
+  constexpr int kGroupParts = kForm.group_items() * kTileRows;
+  if (!work.has_groups(stage)) return;
+  const int warp = static_cast<int>(threadIdx.x) / 32 % TeamWork<kForm>::kWarps;
+  const int team = kForm.teams == 1 ? 0 : static_cast<int>(threadIdx.x) / kForm.team_threads();
+  int group = work.first_group(stage, team);
+  RowEnd end;
+  DecodeItem item;
+  int rounds = 0;
+  const auto begin_group = [&](int turn) {
+    if (group >= stage.num_groups) return;
+    rounds = work.num_rounds(stage, group);
+    item = work.item(stage, group, 0, warp);
+    if constexpr (kForm.prepares) end = row_end(args, stage, s, work, group, turn);
+  };
+  begin_group(0);
+  int shift = 0;
+  if (!kForm.prepares && stage.norm_weight == nullptr && stage.cols <= kMostRowCols<kForm>) {
+    shift = make_plain_row<kForm>(args, stage, s);
+  } else if (threadIdx.x < kRowThreads) {
+    request_norm(stage, s);
+    if constexpr (kForm.prepares) prepare(args, stage, item, ring);
+    shift = make_row(args, stage, s);
+  }
+  if (!kForm.prepares && threadIdx.x == 0) *s.shift = shift;
+  meet_all<kForm>();
+  if (!kForm.prepares) shift = *s.shift;
+  const float row_scale = power_of_two(-shift);  // of the products
+#pragma unroll 1
+  for (int turn = 0; group < stage.num_groups;) {
+    float* parts = s.parts + (2 * team + s.parts_turn) * kGroupParts;
+    s.parts_turn ^= 1;
+#pragma unroll 1
+    for (int round = 0;;) {
+      run_item(item, s, ring, parts + (round * TeamWork<kForm>::kWarps + warp) * kTileRows);
+      if (++round == rounds) break;
+      item = work.item(stage, group, round, warp);
+    }
+    // Where registers are few not before the products.
+    if constexpr (!kForm.prepares) end = row_end(args, stage, s, work, group, turn);
+    meet_team<kForm>(team);
+    finish_group(stage, parts, row_scale, end);
+    group += work.stride();
+    begin_group(++turn);
+  }
+  // Others of the block may still multiply by the row, where attention puts what it works on.
+  if constexpr (kForm.teams > 1) meet_all<kForm>();
+}
+
+// The token's row of the embedding and the rotations of its position, each block for itself.
+__device__ __forceinline__ void embed(const DecodeArgs& args, int token, DecodeShared& s) {
+  if (token < 0) token = __ldcg(args.embed.previous_tokens + ~token);
+  token = max(0, min(args.embed.table.rows - 1, token));
+  for (int k = threadIdx.x; k < args.width; k += kRowThreads) {
+    s.residual[k] = __fmul_rn(args.embed.scale, packed_value(args.embed.table, token, k));
+  }
+  const float position = static_cast<float>(s.position);
+  if (args.embed.num_ropes > 0) {
+    const EmbedArgs::RopeTable& rope = args.embed.ropes[0];
+    for (int i = threadIdx.x; i < rope.half; i += kRowThreads) {
+      s.rotations[i] = rotation_of(position, rope.inverse_frequencies[i], rope.magnitude);
+    }
+  }
+}
+
+template <bool kPrepares>
+inline constexpr DecodeForm kFormOf = kPrepares ? kPreparedForm : kDirectForm;
+
+// kHead: the head size padded to 64, 128 or 256.
+template <int kHead, bool kPrepares>
+__global__ void __launch_bounds__(block_threads(kFormOf<kPrepares>), 1)
+    persistent_decode(const __grid_constant__ DecodeArgs args,
+                      const __grid_constant__ DecodeStep step) {
+  constexpr DecodeForm kForm = kFormOf<kPrepares>;
+  extern __shared__ __align__(128) std::byte memory[];
+  DecodeShared s = DecodeShared::In(memory, args);
+  const TeamWork<kForm> work = {s.work};
+  const int warp = threadIdx.x / 32;
+  for (int i = threadIdx.x; i < s.num_barriers(); i += blockDim.x) init_barrier(s.barriers + i);
+  if (threadIdx.x < 8) s.zeros[threadIdx.x] = make_uint4(0, 0, 0, 0);
+  asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+  __syncthreads();
+  s.request_tables(args);
+  for (int i = threadIdx.x; i <= step.position / kPageTokens; i += blockDim.x) {
+    s.pages[i] = step.pages[i];
+  }
+  s.position = step.position;
+  wait_phase(s.table_barrier(), 0);
+  __syncthreads();
+  if (warp >= kForm.warps()) {
+    fill_rings<kForm>(work, warp - kForm.warps(), [&](int ring) { return s.ring_of(args, ring); });
+    return;
+  }
+  std::conditional_t<kForm.prepares, DecodeRing, DirectRing> ring(s.ring_of(args, warp));
+  // So far weights and the program, which no kernel writes.
+  wait_for_previous();
+  const bool makes_rows = threadIdx.x < kRowThreads;
+  if (makes_rows) {
+    // The handoff set of the next step; nobody uses it now.
+    const uint4 nothing = make_uint4(kAbsent, kAbsent, kAbsent, kAbsent);
+    for (int i = blockIdx.x * kRowThreads + threadIdx.x; i < args.handoff_floats / 4;
+         i += gridDim.x * kRowThreads) {
+      reinterpret_cast<uint4*>(args.next_handoff)[i] = nothing;
+    }
+    embed(args, step.token, s);
+    meet_rows();
+  }
+#pragma unroll 1
+  for (int i = 0; i < args.num_stages; ++i) {
+    const DecodeStage& stage = s.work.stages[i];
+    if (stage.kind == DecodeStageKind::kAttention) {
+      if (makes_rows) attend_stage<kHead>(args, stage, s);
+    } else if (stage.kind == DecodeStageKind::kMerge) {
+      if (makes_rows) merge_stage(args, stage, s);
+    } else {
+      // What follows finds no room before blocks end; it need not wait for its launch then.
+      if (stage.kind == DecodeStageKind::kHead) let_next_start();
+      run_product(args, stage, s, work, ring);
+    }
+  }
+}
+
+template <bool kPrepares>
+DecodeKernel DecodeKernelOf(int head_size) {
+  return head_size <= 64    ? persistent_decode<64, kPrepares>
+         : head_size <= 128 ? persistent_decode<128, kPrepares>
+                            : persistent_decode<256, kPrepares>;
+}
+
+}  // namespace
+}  // namespace sluice::kernels::cuda

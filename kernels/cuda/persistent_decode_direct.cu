@@ -1,0 +1,9 @@
+// persistent_decode where making operands of quants is most of the work.
+
+#include "kernels/cuda/persistent_decode.cuh"
+
+namespace sluice::kernels::cuda {
+
+DecodeKernel DirectDecodeKernel(int head_size) { return DecodeKernelOf<false>(head_size); }
+
+}  // namespace sluice::kernels::cuda
