@@ -34,11 +34,6 @@ absl::Status LaunchAttention(const AttentionArgs& args, cudaStream_t stream) {
 
 absl::Status LaunchAttentionRows(const AttentionArgs& args, cudaStream_t stream) {
   const size_t bytes = static_cast<size_t>(args.out.units) * kUnitCols * sizeof(float);
-  if (bytes > (size_t{48} << 10)) {
-    const cudaError_t error = cudaFuncSetAttribute(
-        attention_rows, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
-    if (error != cudaSuccess) return ToStatus(error, "attention_rows");
-  }
   const LaunchShape shape = {.grid = dim3(static_cast<unsigned>(args.num_tokens)),
                              .block = dim3(kRowThreads),
                              .shared_bytes = bytes};

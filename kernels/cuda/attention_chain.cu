@@ -325,9 +325,6 @@ absl::Status LaunchChains(void (*kernel)(AttentionArgs), const AttentionArgs& ar
       sizeof(float) *
       static_cast<size_t>(kTilePages * (head_size + 1) * kPageTokens + kTileKeys * head_size +
                           kQueries * head_size + kQueries * kTileKeys);
-  const cudaError_t error = cudaFuncSetAttribute(
-      kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
-  if (error != cudaSuccess) return ToStatus(error, "attention");
   const LaunchShape shape = {.grid = grid, .block = dim3(kThreads), .shared_bytes = bytes};
   return ToStatus(Launch(stream, shape, kernel, args), "attention");
 }

@@ -206,10 +206,6 @@ template <int kHead, int kWarps>
 absl::Status LaunchForHead(const AttentionArgs& args, cudaStream_t stream) {
   constexpr size_t kBytes = sizeof(RaggedShared<kHead, kWarps>);
   static_assert(kBytes <= (size_t{227} << 10));
-  const cudaError_t error =
-      cudaFuncSetAttribute(attention_ragged<kHead, kWarps>,
-                           cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(kBytes));
-  if (error != cudaSuccess) return ToStatus(error, "attention_ragged");
   const LaunchShape shape = {
       .grid = dim3(static_cast<unsigned>(args.num_blocks * args.kv.num_kv_heads)),
       .block = dim3(32 * kWarps),

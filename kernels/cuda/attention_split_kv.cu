@@ -230,10 +230,6 @@ template <int kHead>
 absl::Status LaunchForHead(const AttentionArgs& args, cudaStream_t stream) {
   constexpr size_t kBytes = sizeof(SplitShared<kHead>);
   static_assert(kBytes <= (size_t{227} << 10));
-  const cudaError_t error =
-      cudaFuncSetAttribute(attention_split_kv<kHead>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                           static_cast<int>(kBytes));
-  if (error != cudaSuccess) return ToStatus(error, "attention_split_kv");
   // As many as are resident at once, each with a KB of the system's own.
   constexpr int kBlocksAMultiprocessor = static_cast<int>((size_t{228} << 10) / (kBytes + 1024));
   const int blocks = std::min(args.max_parts, kBlocksAMultiprocessor * args.num_multiprocessors);

@@ -1,6 +1,9 @@
 #include "kernels/cuda/device.h"
 
+#include <map>
+#include <mutex>
 #include <string>
+#include <utility>
 
 namespace sluice::kernels::cuda {
 namespace {
@@ -20,6 +23,23 @@ absl::Status ToStatus(cudaError_t error, std::string_view what) {
                               cudaGetErrorName(error) + "): " + cudaGetErrorString(error);
   if (error == cudaErrorMemoryAllocation) return absl::ResourceExhaustedError(message);
   return absl::InternalError(message);
+}
+
+cudaError_t AllowShared(const void* kernel, size_t bytes) {
+  // What any kernel may have, together with the little that some declare themselves.
+  constexpr size_t kAlways = size_t{32} << 10;
+  if (bytes <= kAlways) return cudaSuccess;
+  static std::mutex mutex;
+  static std::map<std::pair<int, const void*>, size_t> allowed;
+  int device = 0;
+  if (const cudaError_t error = cudaGetDevice(&device); error != cudaSuccess) return error;
+  const std::lock_guard lock(mutex);
+  size_t& most = allowed[{device, kernel}];
+  if (bytes <= most) return cudaSuccess;
+  const cudaError_t error = cudaFuncSetAttribute(
+      kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
+  if (error == cudaSuccess) most = bytes;
+  return error;
 }
 
 absl::StatusOr<Buffer> AllocateOnDevice(int device, size_t bytes) {

@@ -41,9 +41,16 @@ struct LaunchShape {
 // that compiles it from PTX would let it begin before that has ended.
 bool KernelsWait();
 
+// Lets a kernel have so many bytes of dynamic shared memory on the current device. Never takes any
+// away: engines launch the same kernels in different shapes from threads of their own.
+cudaError_t AllowShared(const void* kernel, size_t bytes);
+
 template <typename... KernelArgs, typename... Args>
 cudaError_t Launch(cudaStream_t stream, const LaunchShape& shape, void (*kernel)(KernelArgs...),
                    Args&&... args) {
+  const cudaError_t allowed =
+      AllowShared(reinterpret_cast<const void*>(kernel), shape.shared_bytes);
+  if (allowed != cudaSuccess) return allowed;
   cudaLaunchConfig_t config = {};
   config.gridDim = shape.grid;
   config.blockDim = shape.block;

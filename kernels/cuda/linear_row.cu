@@ -213,11 +213,6 @@ absl::Status LaunchLinearRow(LinearRowArgs args, cudaStream_t stream) {
   }
   for (int i = args.num_tasks; i <= kMaxTasks; ++i) args.first_block[i] = blocks;
   const size_t bytes = static_cast<size_t>(args.units) * (kUnitCols * sizeof(float) + 128);
-  if (bytes > (size_t{48} << 10)) {
-    const cudaError_t error = cudaFuncSetAttribute(
-        linear_row, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
-    if (error != cudaSuccess) return ToStatus(error, "linear_row");
-  }
   const LaunchShape shape = {.grid = dim3(static_cast<unsigned>(blocks)),
                              .block = dim3(32 * kMaxSlices),
                              .shared_bytes = bytes};

@@ -333,9 +333,6 @@ __global__ void __launch_bounds__(128 * kWarpgroups + 32, StreamBlocks(kWarpgrou
 template <int kTokens, int kWarpgroups, bool kHalf>
 cudaError_t RunOf(const LinearArgs& args, const LinearConfig& config, cudaStream_t stream) {
   const auto kernel = linear_stream<kTokens, kWarpgroups, kHalf>;
-  const cudaError_t error = cudaFuncSetAttribute(
-      kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, config.shared_bytes);
-  if (error != cudaSuccess) return error;
   const LaunchShape shape = {
       .grid = dim3(static_cast<unsigned>(config.grid_x), static_cast<unsigned>(config.grid_y)),
       .block = dim3(static_cast<unsigned>(config.threads)),

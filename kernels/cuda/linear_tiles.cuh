@@ -343,10 +343,6 @@ __global__ void __launch_bounds__(kThreads, 1)
 
 template <typename Unit, int kTokens>
 cudaError_t RunOf(const LinearArgs& args, const LinearConfig& config, cudaStream_t stream) {
-  const cudaError_t error =
-      cudaFuncSetAttribute(linear_tiles<Unit, kTokens>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                           config.shared_bytes);
-  if (error != cudaSuccess) return error;
   const LaunchShape shape = {
       .grid = dim3(static_cast<unsigned>(config.grid_x) * static_cast<unsigned>(config.grid_y)),
       .block = dim3(kThreads),

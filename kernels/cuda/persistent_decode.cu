@@ -26,8 +26,7 @@ absl::Status LaunchPersistentDecode(const DecodeArgs& args, const DecodeStep& st
 }
 
 absl::Status PreparePersistentDecode(const DecodeArgs& args, size_t shared_bytes) {
-  return ToStatus(cudaFuncSetAttribute(KernelFor(args), cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                       static_cast<int>(shared_bytes)),
+  return ToStatus(AllowShared(reinterpret_cast<const void*>(KernelFor(args)), shared_bytes),
                   "persistent_decode");
 }
 

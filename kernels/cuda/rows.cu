@@ -137,21 +137,11 @@ __global__ void cap_logits(float* logits, int64_t n, float scale, float softcap)
   logits[i] = softcap > 0.0f ? soft_cap(x, softcap) : x;
 }
 
-// Shared memory beyond the 48 KB that a kernel has unasked, for rows of up to 56,000 values.
-template <typename Kernel>
-cudaError_t AllowShared(Kernel kernel, size_t bytes) {
-  if (bytes <= (size_t{48} << 10)) return cudaSuccess;
-  return cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                              static_cast<int>(bytes));
-}
-
+// Rows of up to 56,000 values.
 template <typename Args>
 absl::Status LaunchRows(void (*kernel)(Args), const Args& args, int num_rows, int cols,
                         std::string_view name, cudaStream_t stream) {
   const size_t bytes = static_cast<size_t>((cols + kUnitCols - 1) / kUnitCols) * kUnitCols * 4;
-  if (const cudaError_t error = AllowShared(kernel, bytes); error != cudaSuccess) {
-    return ToStatus(error, name);
-  }
   const LaunchShape shape = {.grid = dim3(static_cast<unsigned>(num_rows)),
                              .block = dim3(kRowThreads),
                              .shared_bytes = bytes};

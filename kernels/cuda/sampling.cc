@@ -89,7 +89,6 @@ absl::Status DeviceSampler::Allocate() {
         cudaDeviceGetAttribute(&num_multiprocessors_, cudaDevAttrMultiProcessorCount, device),
         "the sampler's device");
   }
-  if (status.ok()) status = PrepareSampling(shape_.vocab_size);
   const auto take = [&]<typename T>(absl::StatusOr<Buffer> buffer, T** pointer) {
     if (!status.ok()) return;
     status = buffer.status();

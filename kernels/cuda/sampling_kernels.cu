@@ -184,14 +184,6 @@ SamplingConfig ConfigureSampling(int num_rows, int64_t vocab_size, int num_multi
 
 int64_t AdjustedStride(int64_t vocab_size) { return (vocab_size + kTile - 1) / kTile * kTile; }
 
-absl::Status PrepareSampling(int64_t vocab_size) {
-  const int bytes = static_cast<int>(ConfigureSampling(1, vocab_size, 1).shared_bytes);
-  constexpr auto kAttribute = cudaFuncAttributeMaxDynamicSharedMemorySize;
-  cudaError_t error = cudaFuncSetAttribute(sample_rows<512>, kAttribute, bytes);
-  if (error == cudaSuccess) error = cudaFuncSetAttribute(sample_rows<1024>, kAttribute, bytes);
-  return ToStatus(error, "shared memory of the sampler");
-}
-
 absl::Status LaunchGreedy(const SampleLaunch& launch, GreedyScratch* scratch, int num_rows,
                           cudaStream_t stream) {
   if (num_rows == 0) return absl::OkStatus();

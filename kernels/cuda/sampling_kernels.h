@@ -133,9 +133,6 @@ SamplingConfig ConfigureSampling(int num_rows, int64_t vocab_size, int num_multi
 // Columns of a row of SampleLaunch::adjusted.
 int64_t AdjustedStride(int64_t vocab_size);
 
-// Once per device, before the first launch: lets blocks have the shared memory they need.
-absl::Status PrepareSampling(int64_t vocab_size);
-
 // Arg-max of raw logits for rows of plain greedy slots; blocks for num_rows rows, of which those
 // beyond the table's return at once. `scratch` is [num_rows]. Nothing but one kernel: may be
 // captured in a graph.
