@@ -194,6 +194,7 @@ run_engine() {
   done
 }
 
+metrics_port="${METRICS_PORT:-19464}"
 # Starts a server on $model; its address is in $address and the seconds until it was ready in $ready.
 start_server() {
   local since log="$results/serve.log" line
@@ -201,7 +202,7 @@ start_server() {
   : >"$log"
   # Not through `limited`: signals for the shell that runs a function do not reach the server.
   timeout --kill-after=5 240 ./sluice serve --model "$model" --device "$device" --listen 127.0.0.1:0 --max-batch 256 \
-    --max-step-tokens 2048 >"$log" 2>"$results/serve.err" &
+    --max-step-tokens 2048 --metrics-listen "127.0.0.1:$metrics_port" >"$log" 2>"$results/serve.err" &
   server=$!
   for _ in $(seq 3000); do
     line="$(head -n 1 "$log")"
@@ -220,6 +221,15 @@ stop_server() {
   kill -TERM "$server" 2>/dev/null
   wait "$server" 2>/dev/null
 }
+# Seconds of all steps so far, and of the device's waits for the host between them.
+step_seconds() {
+  python3 - "http://127.0.0.1:$metrics_port/metrics" <<'EOF'
+import re, sys, urllib.request
+text = urllib.request.urlopen(sys.argv[1], timeout=10).read().decode()
+print(*(sum(float(x) for x in re.findall(rf"^sluice_step_{name}_seconds_sum\S* (\S+)", text, re.M))
+        for name in ("duration", "host_gap")))
+EOF
+}
 # bench_server CASE LOAD ARGUMENT...: one load.
 bench_server() {
   local name="$1" load="$2" line
@@ -234,7 +244,7 @@ bench_server() {
   say "$name, $load: $(printf '%s' "$line" | sed 's/.*"calls_ok"/"calls_ok"/; s/, "server_first.*//')"
 }
 run_server() {
-  local case
+  local case before gap
   for case in $cases; do
     get_model "$case" || continue
     say "sluice serve $case"
@@ -245,7 +255,13 @@ run_server() {
     record server "$case start" 0 "\"seconds\": $ready"
     say "$case: start to ready $ready s"
     bench_server "$case" first-token --streams 1 --requests 60 --warmup 10 --prompt 128 --output 8
+    before="$(step_seconds)"
     bench_server "$case" 64-streams --streams 64 --requests 512 --prompt 128 --output 128
+    gap="$(echo "$before" "$(step_seconds)" | awk 'NF == 4 && $3 > $1 {printf "%.4f", ($4 - $2) / ($3 - $1)}')"
+    if [ -n "$gap" ]; then
+      record server "$case host-gap" 0 "\"share\": $gap"
+      say "$case, 64 streams: the device waited for the host $gap of its steps' time"
+    fi
     if [ "${QUICK:-0}" != 1 ]; then
       bench_server "$case" 256-streams --streams 256 --requests 1024 --prompt 128 --output 128
     fi

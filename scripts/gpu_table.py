@@ -154,6 +154,11 @@ def add_server(table, lines, figures):
         if engine:
             table.add("  share of the engine's own, %", 75, 90, round(100 * value / engine[0]))
         table.add("  calls that ended OK", line["calls"], line["calls"], line["calls"] - errors)
+        if f"{case} host-gap" in served:
+            table.add("  the device's waits for the host, % of its steps", 5, 1, 100 * served[f"{case} host-gap"]["share"],
+                      higher=False)
+        else:
+            table.missing("  the device's waits for the host")
     for case, least, good in FIRST_TOKEN:
         line = served.get(f"{case} first-token")
         if line and "first_token_ms" in line:
