@@ -10,7 +10,7 @@
 {{- end -}}
 
 {{- define "sluice.nodeAffinity" -}}
-{{- $affinity := deepCopy .Values.nodeAffinity -}}
+{{- $affinity := default dict .Values.nodeAffinity | deepCopy -}}
 {{- if and .Values.gpu.enabled .Values.gpu.products -}}
 {{- $product := dict "key" "nvidia.com/gpu.product" "operator" "In" "values" .Values.gpu.products -}}
 {{- $terms := list -}}

@@ -1,0 +1,147 @@
+"""Value sets that nobody thought of, drawn from the schema (random_values.py). Each either renders into objects that every
+schema and policy takes, or is refused in one sentence that names a value which was given; then that value is left to its
+default, and the rest is tried again, until it renders."""
+
+import json
+import random
+import re
+
+import pytest
+import yaml
+from yamllint import linter
+
+import chart
+import crds
+import policies
+from random_values import Drawer, paths, schema, without
+from test_chart_policy import LINT
+
+SEEDS = range(40)
+MANY = range(1000, 1400)
+EXCEPT_NAMES = re.compile(r"<no value>|<nil>|%!|nil pointer|map\[")
+
+
+def sentence(stderr):
+    """The one sentence of a refusal, and the names of values in it, dotted."""
+    text = stderr.replace("\n\nUse --debug flag to render out invalid YAML", "").rstrip("\n")
+    if match := re.search(r"^Error: execution error at \(sluice/templates/[^)]*\): (.+)\Z", text, re.M):
+        words = match[1]
+        assert not EXCEPT_NAMES.search(words), words
+        head = re.match(r"[A-Za-z][\w.]*(?=: | \()", words)
+        assert head, f"names no value first: {words}"
+        return words, [head[0], *re.findall(r"\b[A-Za-z]\w*(?:\.[A-Za-z]\w*)+", words)]
+    # Of the schema: what null took away, or where it is no value.
+    assert "specifications of the schema" in text, text
+    named = []
+    for place, words in re.findall(r"^ *- (at '.*?'|[^:]*): (.*)$", text, re.M):
+        above = re.sub(r"^at '/?|'$|^\(root\)$", "", place).replace("/", ".")
+        missing = re.findall(r"'([^']+)'", words) if "missing propert" in words else re.findall(r"^([\w-]+) is required", words)
+        named += [f"{above}.{one}".lstrip(".") for one in missing] or [above]
+    assert named and re.search("missing propert|is required|null", text), text
+    return text.splitlines()[-1], named
+
+
+def render(seed, count):
+    """(request, values) of the first of a seed that renders."""
+    draw = random.Random(-seed - 1)
+    version, major = draw.choice(chart.VERSIONS), draw.choice((3, 4))
+    values = Drawer(seed).values()
+    for _ in range(200):
+        request = chart.Request(values=json.dumps(values, ensure_ascii=False), version=version, major=major)
+        run = chart.template(request)
+        if run.returncode == 0:
+            return request, values
+        count("random sets refused in one sentence")
+        words, named = sentence(run.stderr)
+        given = set(paths(values))
+        # The nearest that was given of each that is named.
+        found = []
+        for name in named:
+            while name and name not in given:
+                name = name.rpartition(".")[0]
+            found += [name] if name else []
+        assert found, f"seed {seed}: refused for nothing that was given: {words}\n{json.dumps(values)}"
+        found = [name for name in found if not any(other.startswith(name + ".") for other in found)]
+        values = without(values, draw.choice(found))
+        if not any(path in ("model.existingClaim", "model.hostPath", "model.image.reference", "model.csi.driver") for path in paths(values)):
+            values["model"] = {**(values.get("model") or {}), "existingClaim": "models"}
+    raise AssertionError(f"seed {seed} never renders: {words}")
+
+
+def check(seed, program_flags, count):
+    request, values = render(seed, count)
+    text = chart.text_of(request)
+    objects = [one for one in yaml.load_all(text, chart.UniqueLoader) if one]
+    count("random sets that render")
+    count("values of random sets", len(list(paths(values))))
+    findings = [f"line {problem.line}: {problem.desc}" for problem in linter.run(text, LINT)]
+    # Texts that were drawn may hold anything.
+    given = json.dumps(values, ensure_ascii=False)
+    findings += [line for line in text.splitlines() if re.search("<no value>|<nil>|%!", line) and "%" not in given]
+    looked = policies.Render(f"seed {seed}", request.version, objects, program_flags, values)
+    for name, (policy, _, _) in policies.POLICIES.items():
+        try:
+            policy(looked)
+        except Exception as error:
+            findings.append(f"{name}: {type(error).__name__} {error}")
+        count("policy checks of random sets")
+    for one in objects:
+        if chart.is_custom(one):
+            crds.check(one)
+    try:
+        count("objects of random sets compared with Kubernetes' schemas", chart.check_kubernetes(objects, request.version))
+    except AssertionError as error:
+        findings.append(str(error))
+    assert not findings, f"seed {seed}, helm {request.major}, Kubernetes {request.version}\n" + "\n".join(findings) + "\n" + json.dumps(values, indent=1)
+    return request
+
+
+@pytest.fixture(scope="session")
+def program_flags(serve_flags):
+    return frozenset(serve_flags)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_random_values(seed, program_flags, count):
+    check(seed, program_flags, count)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("seed", MANY)
+def test_many_random_values(seed, program_flags, count):
+    request = check(seed, program_flags, count)
+    # The other helm says the same.
+    fields = {name: getattr(request, name) for name in request.__dataclass_fields__}
+    other = chart.Request(**{**fields, "major": 7 - request.major})
+    assert list(yaml.load_all(chart.text_of(other), yaml.CSafeLoader)) == list(yaml.load_all(chart.text_of(request), yaml.CSafeLoader))
+
+
+def every_path(part, whole, above=""):
+    """Dotted names of every property of the schema that has a default of its own."""
+    while "$ref" in part:
+        part = whole["definitions"][part["$ref"].rpartition("/")[2]]
+    if "allOf" in part:
+        part = whole["definitions"][part["allOf"][0]["$ref"].rpartition("/")[2]]
+    for name, one in part.get("properties", {}).items():
+        yield above + name
+        yield from every_path(one, whole, f"{above}{name}.")
+
+
+def test_every_property_is_drawn():
+    whole = schema()
+    wanted = set(every_path(whole, whole)) - {"global"}
+    drawn = {path for seed in SEEDS for path in paths(Drawer(seed, whole).values())}
+    assert len(wanted) > 150
+    assert not wanted - drawn, wanted - drawn
+
+
+def test_what_is_drawn_fits_the_schema():
+    """But for what null takes away."""
+    import jsonschema
+
+    whole = schema()
+    for seed in SEEDS:
+        values = chart.merged(chart.default_values(), Drawer(seed, whole).values())
+        faults = [error for error in jsonschema.Draft7Validator(whole).iter_errors(values) if error.validator != "required"]
+        assert not faults, (seed, faults[0].message)
+    assert Drawer(3).values() == Drawer(3).values() != Drawer(4).values()
