@@ -221,6 +221,14 @@ def test_notes_warn(name):
     assert NOTES[name] in " ".join(chart.notes(name).split())
 
 
+@pytest.mark.parametrize("text, wanted", [
+    ("a $(A) b", "a 1 b"), ("$(B)", "$(B)"), ("$$(A)", "$(A)"), ("$$$(A)", "$1"), ("$$$$", "$$"), ("$5 $", "$5 $"), ("$(A", "$(A"),
+    ('$(wc -c <"$1") $((1 + 1))', '$(wc -c <"$1") $((1 + 1))'), ("$(A)$(A)", "11")])
+def test_arguments_are_expanded_as_by_the_kubelet(text, wanted):
+    """Cases as in Kubernetes' own third_party/forked/golang/expansion."""
+    assert chart.expand(text, {"A": "1"}) == wanted
+
+
 BALANCER = {"type": "LoadBalancer", "loadBalancerSourceRanges": ["192.0.2.0/24"]}
 WARNED = {
     "who calls cannot be seen": ({"service": BALANCER}, "nodes may hand calls on under their own addresses"),

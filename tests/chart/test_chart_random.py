@@ -2,9 +2,11 @@
 schema and policy takes, or is refused in one sentence that names a value which was given; then that value is left to its
 default, and the rest is tried again, until it renders."""
 
+import functools
 import json
 import random
 import re
+import subprocess
 
 import pytest
 import yaml
@@ -13,6 +15,8 @@ from yamllint import linter
 import chart
 import crds
 import policies
+from certificates import Issuer
+from credentials import TENANT, entry
 from random_values import Drawer, paths, schema, without
 from test_chart_policy import LINT
 
@@ -41,17 +45,17 @@ def sentence(stderr):
     return text.splitlines()[-1], named
 
 
-def render(seed, count):
-    """(request, values) of the first of a seed that renders."""
+@functools.lru_cache(maxsize=None)
+def render(seed):
+    """(request, values, number of refusals) of the first of a seed that renders."""
     draw = random.Random(-seed - 1)
     version, major = draw.choice(chart.VERSIONS), draw.choice((3, 4))
     values = Drawer(seed).values()
-    for _ in range(200):
+    for refusals in range(200):
         request = chart.Request(values=json.dumps(values, ensure_ascii=False), version=version, major=major)
         run = chart.template(request)
         if run.returncode == 0:
-            return request, values
-        count("random sets refused in one sentence")
+            return request, values, refusals
         words, named = sentence(run.stderr)
         given = set(paths(values))
         # The nearest that was given of each that is named.
@@ -69,7 +73,8 @@ def render(seed, count):
 
 
 def check(seed, program_flags, count):
-    request, values = render(seed, count)
+    request, values, refusals = render(seed)
+    count("random sets refused in one sentence", refusals)
     text = chart.text_of(request)
     objects = [one for one in yaml.load_all(text, chart.UniqueLoader) if one]
     count("random sets that render")
@@ -145,3 +150,50 @@ def test_what_is_drawn_fits_the_schema():
         faults = [error for error in jsonschema.Draft7Validator(whole).iter_errors(values) if error.validator != "required"]
         assert not faults, (seed, faults[0].message)
     assert Drawer(3).values() == Drawer(3).values() != Drawer(4).values()
+
+
+@pytest.fixture(scope="session")
+def files(tmp_path_factory):
+    """What Secrets would hold, under the names of their flags."""
+    folder = tmp_path_factory.mktemp("files")
+    issuer = Issuer()
+    certificate, key = issuer.issue("localhost")
+    contents = {"tls-cert": certificate, "tls-key": key, "tls-client-ca": issuer.pem,
+                "auth-file": json.dumps({"tokens": [entry(TENANT)]}).encode(), "tenants": b'{"tenants": {}}'}
+    for name, content in contents.items():
+        (folder / name).write_bytes(content)
+    return folder
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_the_program_takes_the_flags(seed, program, files, tmp_path, count):
+    """It finds no fault but that there is no model."""
+    request, values, _ = render(seed)
+    objects = [one for one in yaml.load_all(chart.text_of(request), yaml.CSafeLoader) if one]
+    container = chart.server(objects)
+    variables = {one["name"]: one["value"] for one in container.get("env", [])}
+    arguments = []
+    for argument in container["args"]:
+        flag, _, value = chart.expand(argument, variables).removeprefix("--").partition("=")
+        if flag == "tenants" and not values.get("tenants", {}).get("existingConfigMap"):
+            [name] = [volume["configMap"]["name"] for volume in chart.pods(objects)[0][1]["volumes"] if volume["name"] == "config"]
+            config = chart.the(objects, "ConfigMap", name)
+            (tmp_path / "tenants.json").write_text(config["data"]["tenants.json"])
+            value = str(tmp_path / "tenants.json")
+        elif (files / flag).exists():
+            value = str(files / flag)
+        elif flag == "model":
+            value = "/nonexistent/model.gguf"
+        elif flag.endswith("listen"):
+            value = "127.0.0.1:0"
+        elif flag == "threads":  # there are as many as the machine allows
+            value = "1"
+        elif flag == "chat-template":
+            continue
+        elif flag == "log-level":
+            value = "off"
+        arguments.append(f"--{flag}={value}" if "=" in argument else argument)
+    run = subprocess.run([program, *arguments], capture_output=True, text=True, timeout=60)
+    assert run.returncode == 78 and "/nonexistent/model.gguf" in run.stderr, (arguments, run)
+    count("command lines of random sets that the program takes", 1)
+
