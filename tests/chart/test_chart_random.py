@@ -21,7 +21,7 @@ from random_values import Drawer, paths, schema, without
 from test_chart_policy import LINT
 
 SEEDS = range(40)
-MANY = range(1000, 1400)
+MANY = range(1000, 1200)
 EXCEPT_NAMES = re.compile(r"<no value>|<nil>|%!|nil pointer|map\[")
 
 
@@ -119,6 +119,64 @@ def test_many_random_values(seed, program_flags, count):
     fields = {name: getattr(request, name) for name in request.__dataclass_fields__}
     other = chart.Request(**{**fields, "major": 7 - request.major})
     assert list(yaml.load_all(chart.text_of(other), yaml.CSafeLoader)) == list(yaml.load_all(chart.text_of(request), yaml.CSafeLoader))
+
+
+def nulls(part, whole, wanted):
+    """Values in which everything is null that `wanted` says, required or not."""
+    part = Drawer(0, whole).resolve(part)
+    result = {}
+    for name, one in part["properties"].items():
+        inner = Drawer(0, whole).resolve(one)
+        if name == "global":
+            continue
+        if "properties" in inner and name in part.get("required", []):
+            if below := nulls(inner, whole, wanted):
+                result[name] = below
+        elif (name in part.get("required", [])) is wanted:
+            result[name] = None
+    return result
+
+
+@pytest.mark.parametrize("major", (3, 4))
+def test_all_that_may_be_null_is(major, program_flags, count):
+    whole = schema()
+    values = nulls(whole, whole, False)
+    assert len(list(paths(values))) > 80
+    values["model"]["existingClaim"] = "models"
+    for more in ({}, {"gateway": {"enabled": True, "parentRefs": [{"name": "a"}]}, "tenants": {"default": {"weight": 2}},
+                      "autoscaling": {"enabled": True}, "monitoring": {"dashboard": {"enabled": True}}}):
+        given = {**values, **{name: {**values[name], **one} for name, one in more.items()}}
+        objects = chart.render(values=given, major=major)
+        chart.check_kubernetes(objects, chart.VERSIONS[-1])
+        looked = policies.Render("all null", chart.VERSIONS[-1], objects, program_flags, given)
+        for policy, _, _ in policies.POLICIES.values():
+            policy(looked)
+            count("policy checks of what may be null")
+
+
+def leaves(values, above=""):
+    for name, value in values.items():
+        if value is None:
+            yield above + name
+        else:
+            yield from leaves(value, f"{above}{name}.")
+
+
+def with_null(path):
+    head, _, rest = path.partition(".")
+    return {head: with_null(rest) if rest else None}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("major", (3, 4))
+def test_what_is_reckoned_with_may_not_be_null(major, count):
+    whole = schema()
+    for path in leaves(nulls(whole, whole, True)):
+        values = with_null(path)
+        values["model"] = {**values.get("model", {}), **chart.MODEL["model"]}
+        run = chart.template(chart.Request(values=json.dumps(values), major=major))
+        assert run.returncode != 0 and path in sentence(run.stderr)[1], (path, run.stderr)
+        count("defaults that cannot be taken away")
 
 
 def every_path(part, whole, above=""):

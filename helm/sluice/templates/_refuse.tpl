@@ -60,7 +60,7 @@
 {{- range $name, $limit := $v.resources.limits -}}
 {{- $request := get $v.resources.requests $name -}}
 {{- $measure := ternary "sluice.millicores" "sluice.bytes" (eq $name "cpu") -}}
-{{- if and $request (gt (include $measure $request | int64) (include $measure $limit | int64)) -}}
+{{- if and $request (not (kindIs "invalid" $limit)) (gt (include $measure $request | int64) (include $measure $limit | int64)) -}}
 {{- fail (printf "resources: the request of %s (%v) is above its limit (%v)" $name $request $limit) -}}
 {{- end -}}
 {{- end -}}
