@@ -612,6 +612,8 @@ def config_maps_exist(render):
             data = made[volume["configMap"]["name"]]
             read = {value.rsplit("/", 1)[1] for value in render.flags.values() if value and value.startswith("/etc/sluice/config/")}
             assert read == set(data)
+            if "tenants.json" in data:
+                assert isinstance(json.loads(data["tenants.json"])["tenants"], dict)
 
 
 @policy(set_in("spec", "template", "metadata", "annotations", value={}), of_set="secure")
