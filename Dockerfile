@@ -36,8 +36,9 @@ LABEL org.opencontainers.image.title="Sluice" \
       org.opencontainers.image.base.name="${BASE}"
 COPY --from=build /out /opt/sluice
 COPY LICENSE /opt/sluice/LICENSE
+# Nothing of which GPUs are seen: that is for `docker run --gpus` or the device plugin to say. "All" here would give them to
+# every container on a node whose runtime is NVIDIA's.
 ENV PATH=/opt/sluice:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
-    NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility
 USER 65532:65532
 EXPOSE 50051 9090 9091

@@ -5,6 +5,7 @@ import functools
 import json
 import os
 import pathlib
+import re
 import subprocess
 
 import yaml
@@ -159,6 +160,42 @@ def quantity(value):
         if text.endswith(unit):
             return float(text[:-len(unit)]) * units[unit]
     return float(text)
+
+
+def merged(base, values):
+    """`values` on top of `base`, as helm does it: null takes a value away."""
+    result = dict(base)
+    for key, value in values.items():
+        if value is None:
+            result.pop(key, None)
+        else:
+            below = base[key] if isinstance(base.get(key), dict) else {}
+            result[key] = merged(below, value) if isinstance(value, dict) else value
+    return result
+
+
+@functools.lru_cache(maxsize=None)
+def default_values():
+    return merged({}, yaml.load((CHART / "values.yaml").read_text(), yaml.CSafeLoader))
+
+
+def expand(text, variables):
+    """An argument as the kubelet hands it on: $(NAME) of a variable that there is, one $ for two."""
+    return re.sub(r"\$(\$|\(([^)]*)\))",
+                  lambda match: "$" if match[1] == "$" else variables.get(match[2], match[0]), text)
+
+
+class UniqueLoader(yaml.SafeLoader):
+    """Refuses a map with two equal keys."""
+
+
+def _construct_unique(loader, node):
+    keys = [loader.construct_object(key) for key, _ in node.value]
+    assert len(keys) == len(set(keys)), f"twice in {keys}"
+    return yaml.SafeLoader.construct_mapping(loader, node, deep=True)
+
+
+UniqueLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _construct_unique)
 
 
 def selects(labels, of):

@@ -28,6 +28,7 @@ import urllib.request
 os.environ["PYTEST_XDIST_WORKER"] = "pod"  # the stubs are made by who starts this
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "e2e"))
 import harness  # noqa: E402
+from chart import expand  # noqa: E402
 from harness import grpc, health_pb2, health_pb2_grpc  # noqa: E402
 
 AS_ROOT = os.environ.get("POD_RUNNER_USER", "root") == "root"
@@ -139,8 +140,9 @@ class Pod:
             privileges += ["--bounding-set=-all", "--inh-caps=-all", "--ambient-caps=-all"]
         if both.get("allowPrivilegeEscalation") is False:
             privileges.append("--no-new-privs")
-        variables = [f"{one['name']}={one['value']}" for one in container.get("env", [])]
-        own = command or [*container["command"], *container.get("args", [])]
+        values = {one["name"]: one["value"] for one in container.get("env", [])}
+        variables = [f"{name}={value}" for name, value in values.items()]
+        own = command or [expand(one, values) for one in [*container["command"], *container.get("args", [])]]
         line = ["unshare", "--pid", "--fork", "--kill-child", f"--mount-proc={root}/proc"]
         if not AS_ROOT:  # who is root in a namespace of his own can only map himself
             line += ["unshare", "--user", "--keep-caps", f"--map-user={user}", f"--map-group={group}"]

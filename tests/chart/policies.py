@@ -20,10 +20,13 @@ class Render:
     version: str
     objects: list = dataclasses.field(hash=False, compare=False)
     program_flags: frozenset = frozenset()
+    given: dict = dataclasses.field(default=None, hash=False, compare=False)  # the values, where no set has them
 
     @functools.cached_property
     def values(self):
-        return chart.set_values(self.name)
+        """Those of the chart and what was given; a value that is unset is not there."""
+        given = chart.set_values(self.name) if self.given is None else self.given
+        return chart.merged(chart.default_values(), given)
 
     @property
     def pod(self):
@@ -68,6 +71,7 @@ def drop_in(*path, kind="Deployment"):
 POD = ("spec", "template", "spec")
 CONTAINER = (*POD, "containers", 0)
 LABEL_VALUE = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?")
+SUBDOMAIN = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*"
 DNS_LABEL = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
 
 # Restricted Pod Security, https://kubernetes.io/docs/concepts/security/pod-security-standards/. Image volumes belong to
@@ -126,7 +130,7 @@ def nothing_of_the_host(render):
 def volumes_are_restricted(render):
     for _, spec in pods(render.objects):
         kinds = {kind for volume in spec["volumes"] for kind in volume if kind != "name"}
-        allowed = RESTRICTED_VOLUMES | ({"hostPath"} if render.name == "host-path" else set())
+        allowed = RESTRICTED_VOLUMES | ({"hostPath"} if render.values["model"].get("hostPath") else set())
         assert kinds <= allowed, kinds - allowed
 
 
@@ -200,7 +204,7 @@ def paths_lie_in_mounts(render):
         for container in spec["containers"]:
             mounts = [mount["mountPath"] for mount in container["volumeMounts"]]
             for flag, value in flags(container).items():
-                if value and value.startswith("/"):
+                if value and value.startswith("/") and flag not in ("model-name", "prompt"):
                     assert [path for path in mounts if value == path or value.startswith(path + "/")], (flag, value)
 
 
@@ -223,7 +227,9 @@ def secrets_are_files(render):
             assert all(set(variable) == {"name", "value"} for variable in container.get("env", []))
         for volume in spec["volumes"]:
             if "secret" in volume:
-                assert volume["secret"]["defaultMode"] == 0o440 and volume["secret"]["items"]
+                # Without a group of the volumes nobody but root would read 0440.
+                assert volume["secret"]["defaultMode"] == (0o440 if "fsGroup" in spec["securityContext"] else 0o444)
+                assert volume["secret"]["items"]
 
 
 @policy(set_in(*POD, "automountServiceAccountToken", value=True))
@@ -240,7 +246,7 @@ def nobody_talks_to_the_api_server(render):
 def accounts_exist(render):
     made = {account["metadata"]["name"] for account in of_kind(render.objects, "ServiceAccount")}
     for _, spec in pods(render.objects):
-        assert spec["serviceAccountName"] in made or render.name == "account"
+        assert spec["serviceAccountName"] in made or not render.values["serviceAccount"]["create"]
 
 
 @policy(drop_in(*CONTAINER, "readinessProbe"))
@@ -353,7 +359,7 @@ def images_are_of_a_version(render):
             assert not container["image"].endswith(":latest")
         for volume in spec["volumes"]:
             if "image" in volume:
-                assert ":" in volume["image"]["reference"].rsplit("/", 1)[1]
+                assert ":" in volume["image"]["reference"].rsplit("/", 1)[-1]
 
 
 @policy(set_in("metadata", "labels", "app.kubernetes.io/part-of", value="a" * 64))
@@ -378,7 +384,10 @@ def pods_do_not_change_with_the_chart(render):
 def names_are_valid(render):
     for one in render.objects:
         name = one["metadata"]["name"]
-        assert len(name) <= 63 and DNS_LABEL.fullmatch(name), name
+        if one["kind"] == "ServiceAccount" and render.values["serviceAccount"].get("name"):
+            assert len(name) <= 253 and re.fullmatch(SUBDOMAIN, name), name
+        else:
+            assert len(name) <= 63 and DNS_LABEL.fullmatch(name), name
         assert one["metadata"]["namespace"] == "inference"
     names = [(one["kind"], one["metadata"]["name"]) for one in render.objects]
     assert len(names) == len(set(names))
@@ -416,7 +425,7 @@ def gpus_are_whole_and_used(render):
 @policy(lambda objects: server(objects)["args"].append("--threads=64"))
 def threads_have_processors(render):
     resources = server(render.objects)["resources"]
-    if "threads" not in render.values.get("server", {}):
+    if "threads" not in render.values["server"]:
         cpu = quantity(resources["limits"].get("cpu", resources["requests"]["cpu"]))
         engines = int(render.flags.get("engines", 1))
         assert 1 <= int(render.flags["threads"]) <= max(1, cpu / engines)
@@ -427,7 +436,10 @@ def memory_is_watched_below_its_limit(render):
     watermark = render.flags["memory-watermark"]
     sizes = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
     of_flag = float(watermark.rstrip("KMGT")) * sizes.get(watermark[-1], 1)
-    assert 0 < of_flag < quantity(server(render.objects)["resources"]["limits"]["memory"])
+    asked = render.values["server"].get("memoryWatermark", "")
+    limit = quantity(server(render.objects)["resources"]["limits"]["memory"])
+    assert of_flag <= limit if asked else 0 < of_flag < limit
+    assert of_flag > 0 or asked == "0"
 
 
 def budget_for_one(objects):
@@ -438,9 +450,12 @@ def budget_for_one(objects):
 def budgets_never_block(render):
     scaled = of_kind(render.objects, "HorizontalPodAutoscaler"), of_kind(render.objects, "ScaledObject")
     fewest = [one["spec"]["minReplicas"] for one in scaled[0]] + [one["spec"]["minReplicaCount"] for one in scaled[1]]
+    most = [one["spec"]["maxReplicas"] for one in scaled[0]] + [one["spec"]["maxReplicaCount"] for one in scaled[1]]
     pods_ = fewest[0] if fewest else deployment(render.objects)["spec"]["replicas"]
     budgets = of_kind(render.objects, "PodDisruptionBudget")
-    assert len(budgets) == (1 if pods_ > 1 else 0)
+    # One that lets a number go holds nobody; one that keeps a number would hold a single pod.
+    counted = pods_ if "minAvailable" in render.values["pdb"] else max([pods_, *most])
+    assert len(budgets) == (1 if render.values["pdb"]["enabled"] and counted > 1 else 0)
     for budget in budgets:
         spec = budget["spec"]
         assert spec["unhealthyPodEvictionPolicy"] == "AlwaysAllow" and ("minAvailable" in spec) is not ("maxUnavailable" in spec)
@@ -458,8 +473,9 @@ def scalers_own_the_replicas(render):
         assert spec["scaleTargetRef"] == {"apiVersion": "apps/v1", "kind": "Deployment",
                                           "name": deployment(render.objects)["metadata"]["name"]}
         behavior = spec["behavior"] if "behavior" in spec else spec["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]
-        assert behavior["scaleDown"]["stabilizationWindowSeconds"] >= 300
-        assert behavior["scaleDown"]["policies"] == [{"type": "Pods", "value": 1, "periodSeconds": 60}]
+        asked = render.values["autoscaling"]
+        assert behavior["scaleDown"]["stabilizationWindowSeconds"] == asked["scaleDownStabilizationSeconds"]
+        assert behavior["scaleDown"]["policies"] == [{"type": "Pods", "value": 1, "periodSeconds": asked["scaleDownPeriodSeconds"]}]
         least, most = (spec["minReplicas"], spec["maxReplicas"]) if "minReplicas" in spec else (spec["minReplicaCount"], spec["maxReplicaCount"])
         assert 1 <= least <= most
 
@@ -552,7 +568,8 @@ def strangers_stay_out(render):
             assert rule.get("from") or (wanted.get("allowAllClients") and port["port"] == "grpc" and "from" not in rule)
             # Metrics and administration are for namespaces that are named.
             if port["port"] != "grpc":
-                assert all(set(source) == {"namespaceSelector"} for source in rule["from"])
+                pickers = [{"podSelector": {}}] if port["port"] == "metrics" and render.values["endpointPicker"]["enabled"] else []
+                assert all(set(source) == {"namespaceSelector"} or source in pickers for source in rule["from"])
         if wanted.get("allowDNS"):
             assert all(port["port"] == 53 for rule in spec["egress"] for port in rule["ports"])
         else:
@@ -595,6 +612,8 @@ def config_maps_exist(render):
             data = made[volume["configMap"]["name"]]
             read = {value.rsplit("/", 1)[1] for value in render.flags.values() if value and value.startswith("/etc/sluice/config/")}
             assert read == set(data)
+            if "tenants.json" in data:
+                assert isinstance(json.loads(data["tenants.json"])["tenants"], dict)
 
 
 @policy(set_in("spec", "template", "metadata", "annotations", value={}), of_set="secure")
@@ -649,3 +668,133 @@ def endpoint_pickers_know_the_metrics(render):
     wanted = render.values.get("endpointPicker", {}).get("enabled", False)
     for key in ("inference.networking.k8s.io/engine-type", "llm-d.ai/engine-type"):
         assert render.pod_labels.get(key) == ("vllm" if wanted else None)
+
+
+def unescaped(objects):
+    arguments = chart.test_pods(objects)[0]["spec"]["containers"][0]["args"]
+    [place] = [index for index, argument in enumerate(arguments) if argument.startswith("--prompt=")]
+    arguments[place] += "$$1"
+
+
+@policy(unescaped)
+def text_comes_as_it_was_given(render):
+    """The kubelet looks for variables in arguments."""
+    variables = {one["name"]: one["value"] for one in render.values.get("env", [])}
+    model = render.values["model"]
+    wanted = model.get("file", "")
+    if model["copy"]["enabled"]:
+        wanted = wanted.rpartition("/")[2]
+        arguments = render.pod["initContainers"][0]["args"]
+        # The script has parentheses behind dollars of its own: none is a variable's name.
+        assert chart.expand(arguments[0], variables) == arguments[0] and "$$" not in arguments[0]
+        assert [chart.expand(one, variables) for one in arguments[2:4]] == [f"/source/{model['file']}", f"/models/{wanted}"]
+    given = {flag: chart.expand(value, variables) for flag, value in render.flags.items() if value}
+    assert given["model"] == f"/models/{wanted}".rstrip("/")
+    assert given.get("model-name", "") == model.get("name", "")
+    for pod in chart.test_pods(render.objects):
+        assert chart.expand(flags(pod["spec"]["containers"][0])["prompt"], {}) == render.values["test"]["prompt"]
+
+
+@policy(set_in(*POD, "tolerations", value=[{"operator": "Equal", "value": "x"}]))
+def taints_and_affinities_are_well_formed(render):
+    """What the API server asks beyond its schema (k8s.io/kubernetes/pkg/apis/core/validation)."""
+    for _, spec in pods(render.objects):
+        for one in spec.get("tolerations", []):
+            assert "key" in one or one.get("operator") == "Exists", one
+            assert one.get("operator", "Equal") == "Equal" or not one.get("value"), one
+            assert "tolerationSeconds" not in one or one.get("effect") == "NoExecute", one
+    affinity = render.pod.get("affinity", {}).get("nodeAffinity", {})
+    terms = affinity.get("requiredDuringSchedulingIgnoredDuringExecution", {}).get("nodeSelectorTerms", [])
+    terms = terms + [one["preference"] for one in affinity.get("preferredDuringSchedulingIgnoredDuringExecution", [])]
+    for one in [one for term in terms for one in term.get("matchExpressions", []) + term.get("matchFields", [])]:
+        values = one.get("values", [])
+        assert one["operator"] not in ("In", "NotIn") or values, one
+        assert one["operator"] not in ("Exists", "DoesNotExist") or not values, one
+        assert one["operator"] not in ("Gt", "Lt") or (len(values) == 1 and int(values[0]) is not None), one
+        assert all(LABEL_VALUE.fullmatch(value) and len(value) <= 63 for value in values), one
+    for one in [one for term in terms for one in term.get("matchFields", [])]:
+        assert one["key"] == "metadata.name" and one["operator"] in ("In", "NotIn") and len(one["values"]) == 1, one
+
+
+@policy(set_in(*CONTAINER, "env", value=[{"name": "A", "value": "1"}, {"name": "A", "value": "2"}]))
+def lists_with_keys_have_each_once(render):
+    """Applied on the server's side, as helm 4 does, a list that is a map takes no key twice."""
+    for _, spec in pods(render.objects):
+        for entries, key in [(spec.get("imagePullSecrets", []), "name"), (spec["volumes"], "name")]:
+            assert len({one[key] for one in entries}) == len(entries)
+        for container in containers(spec):
+            names = [one["name"] for one in container.get("env", [])]
+            assert len(names) == len(set(names))
+    for route in of_kind(render.objects, "GRPCRoute"):
+        parents = [json.dumps(one, sort_keys=True) for one in route["spec"]["parentRefs"]]
+        assert len(parents) == len(set(parents))
+
+
+@policy(set_in("spec", "ipFamilyPolicy", value="RequireDualStack", kind="Service"))
+def who_has_an_address_listens_on_it(render):
+    for service in of_kind(render.objects, "Service"):
+        families, way = service["spec"].get("ipFamilies", []), service["spec"].get("ipFamilyPolicy", "SingleStack")
+        assert len(families) <= (1 if way == "SingleStack" else 2)
+        if "IPv6" in families or way != "SingleStack":
+            assert render.flags["listen"].startswith("[::]:") and render.flags["ops-listen"].startswith("[::]:")
+
+
+def unread(objects):
+    [policy_] = of_kind(objects, "NetworkPolicy")
+    policy_["spec"]["ingress"] = [rule for rule in policy_["spec"]["ingress"] if rule["ports"][0]["port"] != "metrics"]
+
+
+@policy(unread, of_set="scrape-annotations")
+def metrics_can_be_read(render):
+    """By whom they are for: namespaces of Prometheus, and pickers beside the pods."""
+    for one in of_kind(render.objects, "NetworkPolicy"):
+        sources = [source for rule in one["spec"]["ingress"] if rule["ports"][0]["port"] == "metrics" for source in rule["from"]]
+        named = {value for source in sources for term in source.get("namespaceSelector", {}).get("matchExpressions", [])
+                 for value in term["values"]}
+        assert named == set(render.values["networkPolicy"].get("monitoringNamespaces", []))
+        assert ({"podSelector": {}} in sources) is render.values["endpointPicker"]["enabled"]
+
+
+@policy(set_in(*CONTAINER, "resources", "limits", value={"memory": "1e3000"}))
+def quantities_are_in_bounds(render):
+    """Quantities that the server of the API can hold, numbers of 32 bits."""
+    for _, spec in pods(render.objects):
+        for container in containers(spec):
+            for amounts in (container["resources"]["requests"], container["resources"]["limits"]):
+                for name, value in amounts.items():
+                    assert re.fullmatch(r"[0-9]+(\.[0-9]+)?(m|k|Ki|[MGT]i?)?", str(value)), (name, value)
+                    assert 0 < quantity(value) < 2**62, (name, value)
+                    assert re.fullmatch(r"([a-z0-9.-]+/)?[a-z0-9]([-a-z0-9.]*[a-z0-9])?", name), name
+
+    def numbers(part):
+        if isinstance(part, dict):
+            part = list(part.values())
+        if isinstance(part, list):
+            return [number for one in part for number in numbers(one)]
+        return [part] if isinstance(part, (int, float)) and not isinstance(part, bool) else []
+
+    for one in render.objects:
+        if not chart.is_custom(one):
+            assert all(abs(number) < 2**31 for number in numbers(one.get("spec", {}))), one["kind"]
+
+
+@policy(set_in("spec", "template", "metadata", "annotations", "example.com/note", value="other\n"), of_set="labels")
+def what_is_given_arrives(render):
+    """To the last space and line."""
+    values = render.values
+    pod = deployment(render.objects)["spec"]["template"]["metadata"]["annotations"]
+    own = {key: text for key, text in pod.items()
+           if not key.startswith(("checksum/", "prometheus.io/")) and key != "kubectl.kubernetes.io/default-container"}
+    assert own == values.get("podAnnotations", {})
+    name = deployment(render.objects)["metadata"]["name"]
+    for kind, of_kind_, given in (("Service", name, values["service"]), ("GRPCRoute", name, values["gateway"]),
+                                  ("ServiceAccount", None, values["serviceAccount"]),
+                                  ("ConfigMap", name + "-dashboard", values["monitoring"]["dashboard"])):
+        for one in of_kind(render.objects, kind, of_kind_):
+            assert one["metadata"].get("annotations", {}) == given.get("annotations", {}), kind
+    assert server(render.objects).get("env", []) == values.get("env", [])
+    own = [one for one in render.pod.get("tolerations", []) if one.get("key") != "nvidia.com/gpu"]
+    assert own == [one for one in values.get("tolerations", []) if one.get("key") != "nvidia.com/gpu"]
+    for volume in render.pod["volumes"]:
+        if "csi" in volume:
+            assert volume["csi"].get("volumeAttributes", {}) == values["model"]["csi"].get("volumeAttributes", {})

@@ -83,6 +83,31 @@ def test_schema_and_values_have_the_same_fields():
     walk(whole, values(), "values")
 
 
+def test_what_has_a_default_cannot_be_taken_away():
+    """null takes a default away: where the chart reckons with one, the schema wants the value."""
+    whole = schema()
+
+    def may_be_null(part):
+        return part.get("type") == "null" or "null" in part.get("type", []) or None in part.get("enum", []) or any(
+            may_be_null(one) for one in part.get("anyOf", []))
+
+    def walk(part, value):
+        part = resolve(part, whole["definitions"])
+        wanted = set()
+        for name, one in part["properties"].items():
+            inner = resolve(one, whole["definitions"])
+            default = value.get(name)
+            if default and "properties" in inner and inner.get("additionalProperties") is False:
+                wanted.add(name)
+                if name != "resources":
+                    walk(inner, default)
+            elif default not in (None, "", {}, []) and not isinstance(default, (dict, list)) and not may_be_null(inner):
+                wanted.add(name)
+        assert set(part.get("required", [])) == wanted, set(part.get("required", [])) ^ wanted
+
+    walk(whole, values())
+
+
 def test_every_flag_can_be_set(serve_flags):
     """What the program offers the chart does, but for one that does nothing."""
     container = chart.server(chart.render("every-flag"))

@@ -221,6 +221,52 @@ def test_notes_warn(name):
     assert NOTES[name] in " ".join(chart.notes(name).split())
 
 
+@pytest.mark.parametrize("text, wanted", [
+    ("a $(A) b", "a 1 b"), ("$(B)", "$(B)"), ("$$(A)", "$(A)"), ("$$$(A)", "$1"), ("$$$$", "$$"), ("$5 $", "$5 $"), ("$(A", "$(A"),
+    ('$(wc -c <"$1") $((1 + 1))', '$(wc -c <"$1") $((1 + 1))'), ("$(A)$(A)", "11")])
+def test_arguments_are_expanded_as_by_the_kubelet(text, wanted):
+    """Cases as in Kubernetes' own third_party/forked/golang/expansion."""
+    assert chart.expand(text, {"A": "1"}) == wanted
+
+
+BALANCER = {"type": "LoadBalancer", "loadBalancerSourceRanges": ["192.0.2.0/24"]}
+WARNED = {
+    "who calls cannot be seen": ({"service": BALANCER}, "nodes may hand calls on under their own addresses"),
+    "KV cache above the memory": ({"server": {"engines": 3, "kvMemory": "1.5G"}}, "does not fit into resources.limits.memory (4Gi)"),
+    "budget of a single pod": (
+        {"autoscaling": {"enabled": True}, "pdb": {"minAvailable": 1}}, "there is no PodDisruptionBudget"),
+    "update that needs a node": ({"podAntiAffinity": "hard"}, "one node more than there are pods"),
+}
+FITTING = [{"service": {**BALANCER, "externalTrafficPolicy": "Local"}}, {"server": {"engines": 2, "kvMemory": "2G"}},
+           {"gpu": {"enabled": True}, "server": {"kvMemory": "64G"}}, {"autoscaling": {"enabled": True}},
+           {"podAntiAffinity": "hard", "strategy": {"maxUnavailable": 1}}]
+
+
+@pytest.mark.parametrize("name", WARNED)
+def test_notes_warn_of_values(name):
+    values, words = WARNED[name]
+    assert words in " ".join(chart.notes(values={**chart.MODEL, **values}).split())
+
+
+def test_notes_warn_of_nothing_that_fits():
+    for values in FITTING:
+        text = " ".join(chart.notes(values={**chart.MODEL, **values}).split())
+        assert not [words for _, words in WARNED.values() if words in text], (values, text)
+
+
+def test_listening_follows_the_addresses_of_the_service():
+    for values, address in (({}, "0.0.0.0"), ({"ipFamilyPolicy": "SingleStack"}, "0.0.0.0"), ({"ipFamilies": ["IPv4"]}, "0.0.0.0"),
+                            ({"ipFamilyPolicy": "PreferDualStack"}, "[::]"), ({"ipFamilies": ["IPv6"]}, "[::]")):
+        flags = chart.flags(chart.server(chart.render(values={**chart.MODEL, "service": values})))
+        assert flags["listen"] == f"{address}:50051" and flags["ops-listen"] == f"{address}:9090"
+
+
+def test_what_the_server_does_not_ask_for_is_not_shown():
+    test = {"tokenSecret": "token", "clientCertSecret": "certificate"}
+    [pod] = chart.test_pods(chart.render(values={**chart.MODEL, "tls": {"existingSecret": "tls"}, "test": test}))
+    assert [volume["name"] for volume in pod["spec"]["volumes"]] == ["tmp", "ca"]
+
+
 def test_notes_of_the_default_warn_of_nothing():
     text = chart.notes()
     assert "WARNING" not in text and "helm test demo -n inference" in text
@@ -229,15 +275,6 @@ def test_notes_of_the_default_warn_of_nothing():
 
 def test_labels_that_meet_are_written_once():
     """What is given twice, or is the chart's own, would make a map with two equal keys."""
-    class Unique(yaml.SafeLoader):
-        pass
-
-    def construct(loader, node):
-        keys = [loader.construct_object(key) for key, _ in node.value]
-        assert len(keys) == len(set(keys)), f"twice in {keys}"
-        return yaml.SafeLoader.construct_mapping(loader, node, deep=True)
-
-    Unique.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, construct)
     same = {"team": "a", "app.kubernetes.io/part-of": "other"}
     values = {"model": {"existingClaim": "models"}, "commonLabels": {"team": "b"}, "endpointPicker": {"enabled": True},
               "podLabels": {"llm-d.ai/engine-type": "other"},
@@ -245,9 +282,9 @@ def test_labels_that_meet_are_written_once():
                              "dashboard": {"enabled": True, "labels": same}}}
     for major in (3, 4):
         text = chart.text_of(chart.Request(values=json.dumps(values), major=major))
-        objects = [one for one in yaml.load_all(text, Unique) if one]
+        objects = [one for one in yaml.load_all(text, chart.UniqueLoader) if one]
         assert the(objects, "PodMonitor")["metadata"]["labels"]["app.kubernetes.io/part-of"] == "sluice"
         assert the(objects, "PodMonitor")["metadata"]["labels"]["team"] == "a"
         assert deployment(objects)["spec"]["template"]["metadata"]["labels"]["llm-d.ai/engine-type"] == "vllm"
     for of_set in chart.SETS:
-        list(yaml.load_all(chart.text_of(chart.Request(values="{}", of_set=of_set)), Unique))
+        list(yaml.load_all(chart.text_of(chart.Request(values="{}", of_set=of_set)), chart.UniqueLoader))

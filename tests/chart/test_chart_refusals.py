@@ -137,6 +137,53 @@ REFUSED = {
     "route without gateway": ({"gateway": {"enabled": True}}, "gateway.parentRefs"),
     "host with a port": ({"gateway": {"hostnames": ["llm.example.com:443"]}}, "hostnames"),
     "network that is none": ({"networkPolicy": {"clientCIDRs": ["everywhere"]}}, "clientCIDRs"),
+    # What nobody would find out before something did not work.
+    "defaults taken away": ({"termination": {"drainTimeoutSeconds": None}}, "drainTimeoutSeconds"),
+    "all of a default taken away": ({"probes": None}, "probes"),
+    "disk without limit": ({"resources": {"limits": {"ephemeral-storage": None}}}, "ephemeral-storage"),
+    "disk smaller than /tmp": ({"resources": {"requests": {"ephemeral-storage": "1Mi"}, "limits": {"ephemeral-storage": "63Mi"}}}, "at least 64Mi"),
+    "memory beyond all machines": ({"resources": {"limits": {"memory": "99999999Ti"}}}, "resources.limits.memory"),
+    "CPU finer than a thousandth": ({"resources": {"requests": {"cpu": "0.0001"}}}, "resources.requests.cpu"),
+    "watermark above the limit": ({"server": {"memoryWatermark": "5G"}}, "at most resources.limits.memory (4Gi)"),
+    "liveness at the first pause": ({"probes": {"liveness": {"periodSeconds": 3}}}, "at least 10 s expected, got 9"),
+    "IPv6 that nobody listens on": (
+        {"service": {"ipFamilyPolicy": "RequireDualStack"}, "server": {"listenAddress": "0.0.0.0"}},
+        "where nobody would listen"),
+    "IPv6 alone that nobody listens on": (
+        {"service": {"ipFamilies": ["IPv6"]}, "server": {"listenAddress": "0.0.0.0"}},
+        "where nobody would listen"),
+    "two families of one": ({"service": {"ipFamilies": ["IPv4", "IPv6"]}, "server": {"listenAddress": "[::]"}}, "service.ipFamilies: one, or"),
+    "a family twice": ({"service": {"ipFamilies": ["IPv4", "IPv4"]}}, "service.ipFamilies"),
+    "fallback below the fewest": (
+        {"autoscaling": {"enabled": True, "kind": "KEDA", "minReplicas": 2, "keda": {"serverAddress": "http://p:9090", "fallbackReplicas": 1}}},
+        "at least autoscaling.minReplicas"),
+    "variable twice": ({"env": [{"name": "A", "value": "1"}, {"name": "A", "value": "2"}]}, "env: A is there twice"),
+    "pull secret twice": ({"imagePullSecrets": [{"name": "a"}, {"name": "a"}]}, "imagePullSecrets"),
+    "gateway twice": ({"gateway": {"enabled": True, "parentRefs": [{"name": "a"}, {"name": "a"}]}}, "gateway.parentRefs"),
+    "namespace with dots": ({"networkPolicy": {"clientNamespaces": ["a.b"]}}, "clientNamespaces"),
+    "name with an empty part": ({"priorityClassName": "a..b"}, "priorityClassName"),
+    "label whose key is too long": ({"commonLabels": {"a" * 64: "b"}}, "specifications of the schema"),
+    "network outside of all": ({"networkPolicy": {"clientCIDRs": ["10.0.0.256/8"]}}, "clientCIDRs"),
+    "network of no address": ({"networkPolicy": {"clientCIDRs": ["1:::2/64"]}}, "clientCIDRs"),
+    "part of a GPU that does not exist": ({"gpu": {"enabled": True, "resourceName": "nvidia.com/mig-."}}, "gpu.resourceName"),
+    "key of a Secret that is a folder": ({"test": {"tokenKey": ".."}}, "test.tokenKey"),
+    "toleration of nothing": ({"tolerations": [{"value": "a"}]}, "needs a key"),
+    "toleration of all values and one": ({"tolerations": [{"key": "a", "operator": "Exists", "value": "b"}]}, "takes no value"),
+    "toleration that ends without eviction": (
+        {"tolerations": [{"key": "a", "operator": "Exists", "effect": "NoSchedule", "tolerationSeconds": 1}]},
+        "need the effect NoExecute"),
+    "affinity to no values": (
+        {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [
+            {"matchExpressions": [{"key": "a", "operator": "In"}]}]}}},
+        "needs values"),
+    "affinity to a number in words": (
+        {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [
+            {"weight": 1, "preference": {"matchExpressions": [{"key": "a", "operator": "Gt", "values": ["b"]}]}}]}},
+        "needs one value, a whole number"),
+    "affinity to a field that is not known": (
+        {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [
+            {"matchFields": [{"key": "spec.name", "operator": "In", "values": ["a"]}]}]}}},
+        "matchFields know metadata.name"),
     # The rest.
     "value at the top that does not exist": ({"replicas": 3}, "replicas"),
     "value below that does not exist": ({"image": {"registry": "docker.io"}}, "registry"),
@@ -174,11 +221,9 @@ REFUSED = {
 }
 
 
-def merged(base, values):
-    result = dict(base)
-    for key, value in values.items():
-        result[key] = merged(base[key], value) if isinstance(value, dict) and isinstance(base.get(key), dict) else value
-    return result
+def with_claim(values):
+    """What is null stays: helm has to see it."""
+    return {**values, "model": {**CLAIM["model"], **values.get("model", {})}}
 
 
 def test_there_are_enough():
@@ -196,7 +241,7 @@ def test_the_base_renders(major):
 def test_refused(name, count):
     values, words, *version = REFUSED[name]
     for major in (3, 4):
-        request = chart.Request(values=json.dumps(merged(CLAIM, values)), major=major, **({"version": version[0]} if version else {}))
+        request = chart.Request(values=json.dumps(with_claim(values)), major=major, **({"version": version[0]} if version else {}))
         run = chart.template(request)
         assert run.returncode != 0, f"helm {major} rendered it"
         assert not run.stdout

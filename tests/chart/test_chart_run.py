@@ -23,6 +23,7 @@ RUNNER = chart.ROOT / "tests" / "chart" / "pod_runner.py"
 TINY = harness.TINY / "tiny-llama.q4_0.gguf"
 TINY_HASH = hashlib.sha256(TINY.read_bytes()).hexdigest()
 QUICK = {"termination": {"preStopSeconds": 1}}
+NAME = "$(A) $$(A) $$ $5"
 # What `unshare` needs to make namespaces: root, or a kernel that lets others be root in namespaces of their own.
 AS_ROOT = os.geteuid() == 0
 UNSHARE = ["unshare", *([] if AS_ROOT else ["--user", "--map-root-user"]), "--mount", "--net"]
@@ -54,7 +55,9 @@ CASES = {
                    sources=SECURE_SOURCES, client=SECURE_CLIENT),
     "every-flag": dict(of_set="every-flag", model={"model.gguf": TINY}, stream_tokens=40),
     "before the hook": dict(values={**chart.MODEL, "termination": {"preStopSeconds": 2}}, version="1.29", model={"m.gguf": TINY}),
-    "chat-template": dict(of_set="chat-template", values=QUICK, model={"m.gguf": TINY}),
+    # Of a name that the kubelet could take for something else.
+    "chat-template": dict(of_set="chat-template", model={"m.gguf": TINY},
+                          values={**QUICK, "model": {"name": NAME}, "env": [{"name": "A", "value": "wrong"}]}),
     "tenants-in-place": dict(of_set="tenants-in-place", values={**QUICK, "server": {"listenAddress": "[::]"}}, model={"m.gguf": TINY}),
 }
 # Pods that must not serve.
@@ -159,6 +162,11 @@ def test_metrics_are_read_and_have_every_name(case):
             named |= set(re.findall(r"sluice_\w+", trigger["metadata"]["query"]))
     named |= set(re.findall(r"vllm:\w+", (chart.CHART / "README.md").read_text()))
     assert len(named) >= 5 and not named - exported, named - exported
+
+
+def test_text_comes_as_it_was_given(runs):
+    metrics = runs["chat-template"][1]["metrics"]
+    assert f'model="{NAME}"' in metrics, re.findall("^sluice_build_info.*", metrics, re.M)
 
 
 def test_rules_name_metrics_that_are_exported(runs):

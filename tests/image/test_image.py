@@ -1,102 +1,33 @@
 """The image that the Dockerfile makes, built on a Debian that debootstrap made: what is in it, that it serves, and that a
-second build makes the same. Builds the program twice."""
+second build makes the same. Builds the program twice. With --cuda-toolkit it is the image for NVIDIA GPUs, which
+test_cuda_image.py looks further into."""
 
 import contextlib
-import dataclasses
 import os
 import pathlib
 import re
-import shutil
 import signal
-import subprocess
+import sys
 import time
 
 import harness
 import pytest
+from building import COMMIT, GROUP, PROGRAM, SHELL, USER, tree_of
 from file_tree import differences, megabytes, read_tree, writable
 from harness import greedy, health_pb2, pb
-from image_store import ImageStore
+
+sys.path.insert(0, str(harness.ROOT / "scripts"))
+import metrics_table  # noqa: E402
 
 pytestmark = pytest.mark.long
 
-BASE = "docker.io/library/debian:12-slim"  # as the Dockerfile names it
-IMAGE, STAGE, SECOND = "localhost/sluice:test", "localhost/sluice-build:test", "localhost/sluice:second"
-COMMIT = "0123456789ab"
-USER, GROUP = 65532, 65532
-PROGRAM = "/opt/sluice/sluice"
+SECOND = "localhost/sluice:second"
 MAX_MEGABYTES = 120
-FOLDER = harness.ROOT / "build" / "image"
-CACHE = harness.ROOT / "build" / "image-ccache"
 # What of the C library a program is started with; the image has its base's.
 C_LIBRARY = re.compile(r"(lib(c|m|dl|rt|pthread|resolv)\.so\.\d+|ld-linux-x86-64\.so\.2|linux-vdso\.so\.1)")
-SHELL = re.compile(r".*/s?bin/(sh|r?bash|dash|ash|busybox|zsh|m?ksh|t?csh|fish)")
-
-
-@dataclasses.dataclass
-class Image:
-    config: dict  # what the image says of how it is run
-    tree: dict
-    base: dict  # the tree of the image below
-    stage: pathlib.Path  # root of what it was compiled in
-
-
-@pytest.fixture(scope="module")
-def store(request):
-    missing = [program for program in ("buildah", "debootstrap") if shutil.which(program) is None]
-    if missing:
-        pytest.skip(f"not installed: {', '.join(missing)} (scripts/test.sh --full installs what is missing)")
-    if os.geteuid() != 0:
-        pytest.skip("debootstrap, and buildah as it is used here, want root")
-    store = ImageStore(FOLDER)
-    yield store
-    store.remove_containers()
-    if not request.config.getoption("--keep-images", False):
-        shutil.rmtree(FOLDER)
-
-
-def make_base(store):
-    """Debian as small as it comes. The image of that name has less still: no locales, no documents."""
-    container, root = store.container("scratch")
-    done = subprocess.run(["debootstrap", "--variant=minbase", "bookworm", root], capture_output=True, text=True, timeout=1200)
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-1000:]
-    for folder in ("var/cache/apt/archives", "var/lib/apt/lists", "dev"):
-        for path in (root / folder).iterdir():
-            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-    store.commit(container, BASE)
-
-
-def tree_of(store, image):
-    container, root = store.container(image)
-    tree = read_tree(root)
-    store.remove(container)
-    return tree
-
-
-@pytest.fixture(scope="module")
-def image(request, store):
-    take = request.config.getoption("--keep-images", False)
-    if not (take and store.has(BASE)):
-        make_base(store)
-    if not (take and store.has(IMAGE)):
-        # The compiler's cache stays for the next run. What it makes is compared with what the second build makes without.
-        CACHE.mkdir(exist_ok=True)
-        options = ["--layers", "--build-arg", f"COMMIT={COMMIT}", "--volume", f"{CACHE}:/root/.cache/ccache"]
-        begin = time.monotonic()
-        store.build(harness.ROOT, STAGE, "--target", "build", *options)
-        store.build(harness.ROOT, IMAGE, *options)
-        print(f"image: built in {time.monotonic() - begin:.0f} s")
-    _, stage = store.container(STAGE)
-    return Image(store.config(IMAGE), tree_of(store, IMAGE), tree_of(store, BASE), stage)
-
-
-@pytest.fixture
-def container(store, image):
-    """A container without a shell, and its root."""
-    name, root = store.container(IMAGE)
-    for path in filter(SHELL.fullmatch, image.tree):
-        (root / path[1:]).unlink()
-    yield name, root
-    store.remove(name)
+COUNT = next(prompt for prompt in harness.golden_prompts() if prompt["name"] == "count")
+# Metrics that come with flags that the container is not given.
+OF_FLAGS = {"sluice_tls_certificate_not_after_seconds", "sluice_config_reloads_total"}
 
 
 def test_trees_tell_what_differs(tmp_path):
@@ -243,6 +174,60 @@ def program_below(process):
     raise AssertionError("the program does not run")
 
 
+def documented():
+    """{metric: [type, labels]} of docs/observability.md."""
+    table = metrics_table.PAGE.read_text().split(metrics_table.BEGIN)[1].split(metrics_table.END)[0]
+    return {match[1]: [match[2], re.findall(r"`([^`]+)`", match[3])] for match in re.finditer(r"^\| `(\S+)` \| (\w+) \| (.*?) \|", table, re.M)}
+
+
+def check_metrics(text, replies):
+    """Every metric of docs/observability.md is there as it is described, and those that count calls counted `replies`."""
+    exported = {name: facts[:2] for name, facts in metrics_table.parse(text).items()}
+    wanted = {name: facts for name, facts in documented().items() if name not in OF_FLAGS}
+    assert exported == wanted, [(name, exported.get(name), wanted.get(name)) for name in exported.keys() | wanted.keys()
+                                if exported.get(name) != wanted.get(name)]
+
+    def total(name, *labels):
+        found = re.findall(rf"^{name}(?:{{(.*)}})? (\S+)$", text, re.M)
+        assert found, name
+        return sum(float(value) for given, value in found if all(label in given for label in labels))
+
+    usages = [reply.end.usage for reply in replies]
+    prompts, generated = sum(usage.prompt_tokens for usage in usages), sum(len(reply.ids) for reply in replies)
+    assert total("sluice_requests_total", 'method="Generate"', 'code="OK"', 'finish_reason="length"') == len(replies)
+    assert total("sluice_requests_total", 'method="Tokenize"', 'code="OK"') == 1
+    assert total("sluice_requests_total") == len(replies) + 1
+    assert total("sluice_generation_tokens_total") == generated == sum(usage.completion_tokens for usage in usages) > 0
+    assert total("sluice_prompt_tokens_total") + total("sluice_prefix_cache_hits_tokens_total") == prompts > 0
+    assert total("sluice_prefix_cache_queries_tokens_total") == prompts
+    assert total("sluice_tenant_tokens_total") == prompts + generated
+    for name in ("request_duration_seconds", "time_to_first_token_seconds", "queue_time_seconds"):
+        assert total(f"sluice_{name}_count") == total(f"sluice_{name}_bucket", 'le="+Inf"') == len(replies)
+    assert total("sluice_inter_token_latency_seconds_count") == generated - len(replies)
+    assert 0 < total("sluice_steps_total") == total("sluice_step_duration_seconds_count") <= generated + len(replies)
+    assert total("sluice_engine_up") == 1 and total("sluice_leaked_pages") == 0 and total("sluice_nonfinite_logits_total") == 0
+    assert total("sluice_kv_pages", 'state="used"') == 0 < total("sluice_kv_pages", 'state="free"')
+    [(labels, value)] = re.findall(r"^sluice_build_info{(.*)} (\S+)$", text, re.M)
+    assert f"+{COMMIT}\"" in labels and 'backend="cpu' in labels and float(value) == 1
+
+
+def faults_of(text):
+    """{what is wrong: the metrics with it}, each of which has to be found."""
+    def one_more(name):
+        return re.sub(rf"^({name}(?:{{.*}})?) (\d+)$", lambda match: f"{match[1]} {int(match[2]) + 1}", text, count=1, flags=re.M)
+
+    faults = {f"no {name}": re.sub(rf"^(# (HELP|TYPE) )?{name}(_bucket|_sum|_count)?[{{ ].*\n", "", text, flags=re.M)
+              for name in documented() if name not in OF_FLAGS}
+    faults |= {f"one more of {name}": one_more(name) for name in (
+        "sluice_requests_total", "sluice_generation_tokens_total", "sluice_prompt_tokens_total", "sluice_request_duration_seconds_count",
+        "sluice_time_to_first_token_seconds_count", "sluice_leaked_pages", "sluice_steps_total", "sluice_tenant_tokens_total")}
+    faults["another type"] = text.replace("# TYPE sluice_steps_total counter", "# TYPE sluice_steps_total gauge")
+    faults["another label"] = text.replace("\nsluice_open_streams ", '\nsluice_open_streams{x="y"} ')
+    faults["a metric that nobody described"] = text + "# HELP sluice_other x\n# TYPE sluice_other gauge\nsluice_other 1\n"
+    assert all(changed != text for changed in faults.values()), [fault for fault, changed in faults.items() if changed == text]
+    return faults
+
+
 def test_it_serves(store, image, container, tmp_path):
     """With the model mounted read-only, on a read-only root, without a shell."""
     name, root = container
@@ -252,7 +237,7 @@ def test_it_serves(store, image, container, tmp_path):
     before = read_tree(root)
     program = store.script(tmp_path / "sluice", name, image.config["Entrypoint"], *mounts)
     begin = time.monotonic()
-    server = harness.Server(program, "--ops-listen", "127.0.0.1:0", "--log-format", "text", model=f"/models/{harness.MODEL.name}", wait=False)
+    server = harness.Server(program, "--device", "cpu", "--ops-listen", "127.0.0.1:0", "--log-format", "text", model=f"/models/{harness.MODEL.name}", wait=False)
     pid = None
     try:
         for reply in server.client.health.Watch(health_pb2.HealthCheckRequest(), wait_for_ready=True, timeout=120):
@@ -269,15 +254,21 @@ def test_it_serves(store, image, container, tmp_path):
         mounted = [line.split() for line in pathlib.Path(f"/proc/{pid}/mountinfo").read_text().splitlines()]
         assert {fields[4]: fields[5].split(",")[0] for fields in mounted if fields[4] in ("/", "/models")} == {"/": "ro", "/models": "ro"}
 
-        reply = server.client.generate(greedy("1 2 3 4 5 6 7", max_tokens=12))
-        print(f"image: 1 2 3 4 5 6 7{reply.text}")
-        assert reply.text.startswith(" 8 9 10 11") and len(reply.ids) == 12
-        replies = server.client.generate_all([greedy("1 2 3 4 5 6 7", max_tokens=12) for _ in range(4)])
-        assert {one.text for one in replies} == {reply.text}
-        tokens = server.client.stub.Tokenize(pb.TokenizeRequest(text="1 2 3"), timeout=10)
-        assert len(tokens.token_ids) >= 3
-        calls = [line.rsplit(" ", 1) for line in server.metrics().splitlines() if line.startswith("sluice_requests_total{")]
-        assert sum(float(value) for series, value in calls if 'code="OK"' in series and 'method="Generate"' in series) == 5, calls
+        reply = server.client.generate(greedy(COUNT["text"], max_tokens=12))
+        print(f"image: {COUNT['text']}{reply.text}")
+        # The reference's tokens, which decide by far more than computing in another order makes.
+        assert reply.ids == [token for token, margin in COUNT["greedy"]][:12] and min(margin for _, margin in COUNT["greedy"][:12]) > 0.5
+        assert reply.text == " 8 9 10 11 1"
+        replies = server.client.generate_all([greedy(COUNT["text"], max_tokens=12) for _ in range(4)])
+        assert [one.ids for one in replies] == [reply.ids] * 4 and {one.text for one in replies} == {reply.text}
+        tokens = server.client.stub.Tokenize(pb.TokenizeRequest(text=COUNT["text"]), timeout=10)
+        assert tokens.token_ids == COUNT["prompt_ids"]
+        text = server.metrics()
+        check_metrics(text, [reply, *replies])
+        for fault, changed in faults_of(text).items():
+            with pytest.raises(AssertionError):
+                check_metrics(changed, [reply, *replies])
+                print(f"image: not found in the metrics: {fault}")
         # As the health check of deploy/compose.yaml has it.
         probe = store.run("run", "--isolation", "chroot", name, "--", "sluice", "ctl", "probe", f"--server={server.ops_address}")
         assert probe.stdout == "SERVING\n"
@@ -296,7 +287,7 @@ def test_it_serves(store, image, container, tmp_path):
 def test_a_second_build_makes_the_same(store, image):
     """Compiled again, without anything of the first but its base."""
     begin = time.monotonic()
-    store.build(harness.ROOT, SECOND, "--no-cache", "--layers=false", "--build-arg", f"COMMIT={COMMIT}")
+    store.build(harness.ROOT, SECOND, "--no-cache", "--layers=false", *image.options)
     print(f"image: built again in {time.monotonic() - begin:.0f} s")
     second = tree_of(store, SECOND)
     times = [path for path, entry in image.tree.items() if path in second and second[path].time != entry.time]

@@ -25,8 +25,26 @@
 {{- end -}}
 {{- end -}}
 
+{{/* The most. */}}
+{{- define "sluice.mostReplicas" -}}
+{{- if include "sluice.isScaled" . -}}
+{{- int .Values.autoscaling.maxReplicas -}}
+{{- else -}}
+{{- include "sluice.leastReplicas" . -}}
+{{- end -}}
+{{- end -}}
+
 {{- define "sluice.hasPdb" -}}
-{{- if and .Values.pdb.enabled (gt (include "sluice.leastReplicas" . | int) 1) }}true{{ end -}}
+{{- $pods := include (ternary "sluice.mostReplicas" "sluice.leastReplicas" (kindIs "invalid" .Values.pdb.minAvailable)) . | int -}}
+{{- if and .Values.pdb.enabled (gt $pods 1) }}true{{ end -}}
+{{- end -}}
+
+{{- define "sluice.wantsIPv6" -}}
+{{- if or (hasSuffix "DualStack" (default "" .Values.service.ipFamilyPolicy)) (has "IPv6" (default list .Values.service.ipFamilies)) }}true{{ end -}}
+{{- end -}}
+
+{{- define "sluice.listenAddress" -}}
+{{- default (ternary "[::]" "0.0.0.0" (eq (include "sluice.wantsIPv6" .) "true")) .Values.server.listenAddress -}}
 {{- end -}}
 
 {{- define "sluice.hasGateway" -}}

@@ -34,8 +34,8 @@ file with another hash is never left under the model's name: the server does not
       mv "$part" "$target"
       echo "$target has the hash"
     - copy-model
-    - {{ printf "/source/%s" $file | quote }}
-    - {{ include "sluice.modelPath" . | quote }}
+    - {{ printf "/source/%s" $file | include "sluice.literal" | quote }}
+    - {{ include "sluice.modelPath" . | include "sluice.literal" | quote }}
     - {{ .Values.model.sha256 | lower | quote }}
   terminationMessagePolicy: FallbackToLogsOnError
   securityContext:

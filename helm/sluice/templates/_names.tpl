@@ -55,7 +55,7 @@ commonLabels gives way to the chart's own. Call: dict "root" $ "component" NAME 
   "app.kubernetes.io/component" .component
   "app.kubernetes.io/version" .root.Chart.AppVersion
   "app.kubernetes.io/part-of" "sluice" -}}
-{{- toYaml (merge $own (default dict .extra) .root.Values.commonLabels) -}}
+{{- toYaml (merge $own (default dict .extra) (default dict .root.Values.commonLabels)) -}}
 {{- end -}}
 
 {{/* Labels of an object. Called likewise. */}}
@@ -74,6 +74,13 @@ commonLabels gives way to the chart's own. Call: dict "root" $ "component" NAME 
 {{- $variant := ternary "-cuda" "" .Values.gpu.enabled -}}
 {{- printf "%s:%s" $image.repository (default (printf "%s%s" .Chart.AppVersion $variant) $image.tag) -}}
 {{- end -}}
+{{- end -}}
+
+{{/* A map of texts, each on its line whatever is in it. Call: map. */}}
+{{- define "sluice.texts" -}}
+{{- range $key, $text := . }}
+{{ $key | quote }}: {{ $text | quote }}
+{{- end }}
 {{- end -}}
 
 {{/* The address by which clients in the cluster call. */}}

@@ -7,6 +7,11 @@
 {{- printf "%.0f" (mulf (float64 $number) (get $units (trimPrefix $number .) | float64)) -}}
 {{- end -}}
 
+{{/* The same of a size as the program's flags take it, "4G" being a power of 1024. Call: text. */}}
+{{- define "sluice.sizeBytes" -}}
+{{- include "sluice.bytes" (regexReplaceAll "([KMGT])$" . "${1}i") -}}
+{{- end -}}
+
 {{/* Thousandths of a CPU of "2", "1500m", 1.5. Call: text or number. */}}
 {{- define "sluice.millicores" -}}
 {{- $text := toString . -}}

@@ -2,6 +2,9 @@
 
 {{- define "sluice.resources" -}}
 {{- $resources := deepCopy .Values.resources -}}
+{{- if kindIs "invalid" (get $resources.limits "cpu") -}}
+{{- $_ := unset $resources.limits "cpu" -}}
+{{- end -}}
 {{- if .Values.gpu.enabled -}}
 {{- $gpu := dict .Values.gpu.resourceName (int .Values.gpu.count) -}}
 {{- $resources = dict "requests" (merge (default dict $resources.requests) $gpu) "limits" (merge (default dict $resources.limits) $gpu) -}}
@@ -10,7 +13,7 @@
 {{- end -}}
 
 {{- define "sluice.nodeAffinity" -}}
-{{- $affinity := deepCopy .Values.nodeAffinity -}}
+{{- $affinity := default dict .Values.nodeAffinity | deepCopy -}}
 {{- if and .Values.gpu.enabled .Values.gpu.products -}}
 {{- $product := dict "key" "nvidia.com/gpu.product" "operator" "In" "values" .Values.gpu.products -}}
 {{- $terms := list -}}

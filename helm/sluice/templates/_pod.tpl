@@ -1,19 +1,19 @@
 {{/* Parts that pods share. */}}
 
 {{- define "sluice.podSecurityContext" -}}
-{{- with .Values.security -}}
+{{- $security := .Values.security -}}
 runAsNonRoot: true
-{{- if not (kindIs "invalid" .runAsUser) }}
-runAsUser: {{ int .runAsUser }}
+{{- if not (kindIs "invalid" $security.runAsUser) }}
+runAsUser: {{ int $security.runAsUser }}
 {{- end }}
-{{- if not (kindIs "invalid" .runAsGroup) }}
-runAsGroup: {{ int .runAsGroup }}
+{{- if not (kindIs "invalid" $security.runAsGroup) }}
+runAsGroup: {{ int $security.runAsGroup }}
 {{- end }}
-{{- if not (kindIs "invalid" .fsGroup) }}
-fsGroup: {{ int .fsGroup }}
+{{- if not (kindIs "invalid" $security.fsGroup) }}
+fsGroup: {{ int $security.fsGroup }}
 fsGroupChangePolicy: OnRootMismatch
 {{- end }}
-{{- with .supplementalGroups }}
+{{- with $security.supplementalGroups }}
 supplementalGroups:
   {{- range . }}
   - {{ int . }}
@@ -21,7 +21,6 @@ supplementalGroups:
 {{- end }}
 seccompProfile:
   type: RuntimeDefault
-{{- end -}}
 {{- end -}}
 
 {{- define "sluice.containerSecurityContext" -}}
@@ -31,6 +30,17 @@ capabilities:
 privileged: false
 readOnlyRootFilesystem: true
 runAsNonRoot: true
+{{- end -}}
+
+{{/* Text for an argument: the kubelet puts a variable's value in the place of $(NAME), and makes one $ of two. */}}
+{{- define "sluice.literal" -}}
+{{- replace "$" "$$" . -}}
+{{- end -}}
+
+{{/* Mode of files of Secrets, 0440 in decimal. They are root's: without a group of the volumes nobody else could read them
+then, and it is 0444. */}}
+{{- define "sluice.secretMode" -}}
+{{- ternary 292 288 (kindIs "invalid" .Values.security.fsGroup) -}}
 {{- end -}}
 
 {{/* Where the volume of the model comes from. */}}
@@ -57,7 +67,7 @@ csi:
   {{- end }}
   {{- with .csi.volumeAttributes }}
   volumeAttributes:
-    {{- toYaml . | nindent 4 }}
+    {{- include "sluice.texts" . | trim | nindent 4 }}
   {{- end }}
   {{- with .csi.nodePublishSecret }}
   nodePublishSecretRef:
@@ -80,9 +90,9 @@ csi:
 {{/* The flags of `sluice serve`, one a line. Only what differs from the program's defaults, or must be said here. */}}
 {{- define "sluice.args" -}}
 {{- $server := .Values.server -}}
-{{- $listen := $server.listenAddress -}}
+{{- $listen := include "sluice.listenAddress" . -}}
 - serve
-- {{ printf "--model=%s" (include "sluice.modelPath" .) | quote }}
+- {{ printf "--model=%s" (include "sluice.modelPath" .) | include "sluice.literal" | quote }}
 - --listen={{ $listen }}:{{ int .Values.ports.grpc }}
 - --ops-listen={{ $listen }}:{{ int .Values.ports.ops }}
 - --metrics-listen=0.0.0.0:{{ int .Values.ports.metrics }}
@@ -100,7 +110,7 @@ csi:
 - --memory-watermark={{ include "sluice.memoryWatermark" . }}
 - --prefix-cache={{ ternary "on" "off" $server.prefixCache }}
 {{- with .Values.model.name }}
-- {{ printf "--model-name=%s" . | quote }}
+- {{ printf "--model-name=%s" . | include "sluice.literal" | quote }}
 {{- end }}
 {{- with .Values.model.sha256 }}
 - --model-sha256={{ . }}
@@ -143,7 +153,7 @@ csi:
 - --auth-file=/etc/sluice/auth/auth.json
 {{- end }}
 {{- if include "sluice.hasTenants" . }}
-- --tenants=/etc/sluice/{{ ternary "tenants" "config" (ne .Values.tenants.existingConfigMap "") }}/tenants.json
+- --tenants=/etc/sluice/{{ ternary "tenants" "config" (not (empty .Values.tenants.existingConfigMap)) }}/tenants.json
 {{- end }}
 {{- end -}}
 
@@ -167,7 +177,7 @@ mounted (subPath) never changes. */}}
 {{- end }}
 {{- end -}}
 
-{{/* Their volumes. Secrets are read by the group of the volumes only: 288 is 0440. */}}
+{{/* Their volumes. */}}
 {{- define "sluice.fileVolumes" -}}
 {{- if include "sluice.hasConfig" . }}
 - name: config
@@ -184,21 +194,21 @@ mounted (subPath) never changes. */}}
 - name: auth
   secret:
     secretName: {{ . | quote }}
-    defaultMode: 288
+    defaultMode: {{ include "sluice.secretMode" $ }}
     items: [{key: auth.json, path: auth.json}]
 {{- end }}
 {{- with .Values.tls.existingSecret }}
 - name: tls
   secret:
     secretName: {{ . | quote }}
-    defaultMode: 288
+    defaultMode: {{ include "sluice.secretMode" $ }}
     items: [{key: tls.crt, path: tls.crt}, {key: tls.key, path: tls.key}]
 {{- end }}
 {{- with .Values.tls.clientCASecret }}
 - name: client-ca
   secret:
     secretName: {{ . | quote }}
-    defaultMode: 288
+    defaultMode: {{ include "sluice.secretMode" $ }}
     items: [{key: ca.crt, path: ca.crt}]
 {{- end }}
 {{- end -}}

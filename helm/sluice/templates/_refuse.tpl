@@ -60,7 +60,7 @@
 {{- range $name, $limit := $v.resources.limits -}}
 {{- $request := get $v.resources.requests $name -}}
 {{- $measure := ternary "sluice.millicores" "sluice.bytes" (eq $name "cpu") -}}
-{{- if and $request (gt (include $measure $request | int64) (include $measure $limit | int64)) -}}
+{{- if and $request (not (kindIs "invalid" $limit)) (gt (include $measure $request | int64) (include $measure $limit | int64)) -}}
 {{- fail (printf "resources: the request of %s (%v) is above its limit (%v)" $name $request $limit) -}}
 {{- end -}}
 {{- end -}}
@@ -70,6 +70,17 @@
 {{- if lt $grace $least -}}
 {{- fail (printf "termination.gracePeriodSeconds: at least %d (preStopSeconds %d + lameDuckSeconds %d + drainTimeoutSeconds %d + 15) expected, got %d: the kubelet would kill calls that may still end" $least (int $v.termination.preStopSeconds) (int $v.termination.lameDuckSeconds) (int $v.termination.drainTimeoutSeconds) $grace) -}}
 {{- end -}}
+{{- $limits := $v.resources.limits -}}
+{{- $memory := include "sluice.bytes" $limits.memory | int64 -}}
+{{- with $v.server.memoryWatermark -}}
+{{- if gt (include "sluice.sizeBytes" . | int64) $memory -}}
+{{- fail (printf "server.memoryWatermark: at most resources.limits.memory (%s) expected, got %s: the pod would be killed before" $limits.memory .) -}}
+{{- end -}}
+{{- end -}}
+{{- if lt (include "sluice.bytes" (get $limits "ephemeral-storage") | int64) 67108864 -}}
+{{- fail (printf "resources.limits.ephemeral-storage: at least 64Mi expected, the size of /tmp, got %s" (get $limits "ephemeral-storage")) -}}
+{{- end -}}
+
 {{- $progress := include "sluice.progressSeconds" . | int -}}
 {{- $leastProgress := include "sluice.leastProgressSeconds" . | int -}}
 {{- if lt $progress $leastProgress -}}
@@ -80,6 +91,10 @@
 {{- if gt (int $probe.timeoutSeconds) (int $probe.periodSeconds) -}}
 {{- fail (printf "probes.%s: timeoutSeconds (%d) must not exceed periodSeconds (%d)" $name (int $probe.timeoutSeconds) (int $probe.periodSeconds)) -}}
 {{- end -}}
+{{- end -}}
+{{- $trouble := mul $v.probes.liveness.periodSeconds $v.probes.liveness.failureThreshold -}}
+{{- if lt $trouble 10 -}}
+{{- fail (printf "probes.liveness: periodSeconds x failureThreshold: at least 10 s expected, got %d: a short pause would end the pod" $trouble) -}}
 {{- end -}}
 {{- if gt (trimSuffix "s" $v.monitoring.scrapeTimeout | int) (trimSuffix "s" $v.monitoring.interval | int) -}}
 {{- fail (printf "monitoring.scrapeTimeout (%s) must not exceed monitoring.interval (%s)" $v.monitoring.scrapeTimeout $v.monitoring.interval) -}}
@@ -98,9 +113,9 @@
 {{- $stay = div (add (mul (trimSuffix "%" $v.pdb.minAvailable | int) $replicas) 99) 100 | int -}}
 {{- end -}}
 {{- if ge $stay $replicas -}}
-{{- fail (printf "pdb.minAvailable: fewer than the %d pods there are, got %v: no node could be drained" $replicas $v.pdb.minAvailable) -}}
+{{- fail (printf "pdb.minAvailable: fewer than the %d pods that there are at least, got %v: no node could be drained" $replicas $v.pdb.minAvailable) -}}
 {{- end -}}
-{{- else if has (toString $v.pdb.maxUnavailable) $none -}}
+{{- else if and (not (kindIs "invalid" $v.pdb.maxUnavailable)) (has (toString $v.pdb.maxUnavailable) $none) -}}
 {{- fail "pdb.maxUnavailable: at least 1: no node could be drained" -}}
 {{- end -}}
 {{- end -}}
@@ -114,6 +129,9 @@
 {{- if and (eq $v.autoscaling.kind "KEDA") (gt (int (default 0 $v.autoscaling.keda.fallbackReplicas)) (int $v.autoscaling.maxReplicas)) -}}
 {{- fail "autoscaling.keda.fallbackReplicas: at most autoscaling.maxReplicas" -}}
 {{- end -}}
+{{- if and (eq $v.autoscaling.kind "KEDA") $v.autoscaling.keda.fallbackReplicas (lt (int $v.autoscaling.keda.fallbackReplicas) (int $v.autoscaling.minReplicas)) -}}
+{{- fail "autoscaling.keda.fallbackReplicas: at least autoscaling.minReplicas" -}}
+{{- end -}}
 {{- end -}}
 
 {{- if and $v.tls.clientCASecret (not $v.tls.existingSecret) -}}
@@ -125,7 +143,7 @@
 {{- if and $v.tenants.existingConfigMap (or $v.tenants.default $v.tenants.byName) -}}
 {{- fail "tenants: existingConfigMap, or default and byName, not both" -}}
 {{- end -}}
-{{- range $limits := append (values $v.tenants.byName) $v.tenants.default -}}
+{{- range $limits := append (values (default dict $v.tenants.byName)) (default dict $v.tenants.default) -}}
 {{- if and $limits.burst_tokens (not $limits.tokens_per_second) -}}
 {{- fail (printf "tenants: burst_tokens needs tokens_per_second, got %s" (toJson $limits)) -}}
 {{- end -}}
@@ -139,6 +157,12 @@
 {{- end -}}
 {{- if and (ne $v.service.type "LoadBalancer") (or $v.service.loadBalancerClass $v.service.loadBalancerSourceRanges) -}}
 {{- fail "service: loadBalancerClass and loadBalancerSourceRanges need service.type LoadBalancer" -}}
+{{- end -}}
+{{- if and (include "sluice.wantsIPv6" .) (eq (include "sluice.listenAddress" .) "0.0.0.0") -}}
+{{- fail "server.listenAddress: [::] expected, got 0.0.0.0: the Service has addresses of IPv6, where nobody would listen" -}}
+{{- end -}}
+{{- if and (gt (len (default list $v.service.ipFamilies)) 1) (not (hasSuffix "DualStack" (default "" $v.service.ipFamilyPolicy))) -}}
+{{- fail "service.ipFamilies: one, or service.ipFamilyPolicy PreferDualStack or RequireDualStack" -}}
 {{- end -}}
 {{- $policy := $v.networkPolicy -}}
 {{- if and $policy.enabled (ne $v.service.type "ClusterIP") (not (or $policy.allowAllClients $policy.clientCIDRs $v.service.loadBalancerSourceRanges)) -}}
@@ -160,13 +184,62 @@
 {{- if or (hasPrefix "app.kubernetes.io/" $key) (hasPrefix "helm.sh/" $key) -}}
 {{- fail (printf "commonLabels: %s is the chart's own" $key) -}}
 {{- end -}}
-{{- if hasKey $v.podLabels $key -}}
+{{- if hasKey (default dict $v.podLabels) $key -}}
 {{- fail (printf "podLabels: %s is in commonLabels too" $key) -}}
 {{- end -}}
+{{- end -}}
+{{- include "sluice.refusePlacement" . -}}
+{{- $names := list -}}
+{{- range $v.env -}}
+{{- if has .name $names -}}
+{{- fail (printf "env: %s is there twice" .name) -}}
+{{- end -}}
+{{- $names = append $names .name -}}
 {{- end -}}
 {{- range $key, $value := $v.podAnnotations -}}
 {{- if or (hasPrefix "checksum/" $key) (hasPrefix "prometheus.io/" $key) (eq $key "kubectl.kubernetes.io/default-container") -}}
 {{- fail (printf "podAnnotations: %s is the chart's own" $key) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* What the API server would not take of a pod's tolerations and its affinity to nodes. */}}
+{{- define "sluice.refusePlacement" -}}
+{{- range $index, $one := .Values.tolerations -}}
+{{- $operator := default "Equal" $one.operator -}}
+{{- if and (not $one.key) (eq $operator "Equal") -}}
+{{- fail (printf "tolerations: number %d needs a key, or the operator Exists for every taint" $index) -}}
+{{- end -}}
+{{- if and $one.value (eq $operator "Exists") -}}
+{{- fail (printf "tolerations: number %d has the operator Exists, which takes no value" $index) -}}
+{{- end -}}
+{{- if and (hasKey $one "tolerationSeconds") (ne (default "" $one.effect) "NoExecute") -}}
+{{- fail (printf "tolerations: number %d has tolerationSeconds, which need the effect NoExecute" $index) -}}
+{{- end -}}
+{{- end -}}
+{{- $terms := list -}}
+{{- $affinity := default dict .Values.nodeAffinity -}}
+{{- range dig "requiredDuringSchedulingIgnoredDuringExecution" "nodeSelectorTerms" list $affinity -}}
+{{- $terms = append $terms . -}}
+{{- end -}}
+{{- range default list (get $affinity "preferredDuringSchedulingIgnoredDuringExecution") -}}
+{{- $terms = append $terms .preference -}}
+{{- end -}}
+{{- range $terms -}}
+{{- range concat (default list .matchExpressions) (default list .matchFields) -}}
+{{- $count := len (default list .values) -}}
+{{- if and (has .operator (list "In" "NotIn")) (eq $count 0) -}}
+{{- fail (printf "nodeAffinity: %s with the operator %s needs values" .key .operator) -}}
+{{- else if and (has .operator (list "Exists" "DoesNotExist")) (gt $count 0) -}}
+{{- fail (printf "nodeAffinity: %s with the operator %s takes no values" .key .operator) -}}
+{{- else if and (has .operator (list "Gt" "Lt")) (or (ne $count 1) (not (regexMatch "^-?[0-9]{1,18}$" (first .values | toString)))) -}}
+{{- fail (printf "nodeAffinity: %s with the operator %s needs one value, a whole number" .key .operator) -}}
+{{- end -}}
+{{- end -}}
+{{- range default list .matchFields -}}
+{{- if or (ne .key "metadata.name") (not (has .operator (list "In" "NotIn"))) (ne (len (default list .values)) 1) -}}
+{{- fail (printf "nodeAffinity: matchFields know metadata.name with the operator In or NotIn and one value, got %s" (toJson .)) -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
