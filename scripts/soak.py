@@ -278,6 +278,7 @@ class Watch:
         self.canary = self.ask()
         self.begin = time.monotonic()
         self.resident, self.rests = [], []  # (hours, MiB); what was held at each rest
+        self.anonymous = []  # of the resident memory, what is no file's
 
     def ask(self):
         return list(self.server.client.generate(greedy("The first thing that", max_tokens=16, ignore_eos=True), 60).ids)
@@ -292,10 +293,12 @@ class Watch:
         return found
 
     def sample(self):
-        pid = self.server.process.pid
-        with open(f"/proc/{pid}/statm") as file:
-            mebibytes = int(file.read().split()[1]) * os.sysconf("SC_PAGESIZE") / (1 << 20)
-        self.resident.append(((time.monotonic() - self.begin) / 3600, mebibytes))
+        with open(f"/proc/{self.server.process.pid}/status") as file:
+            found = {name: int(kibibytes) / 1024 for name, kibibytes in re.findall(r"^(\w+):\s+(\d+) kB$", file.read(), re.M)}
+        hours = (time.monotonic() - self.begin) / 3600
+        if "VmRSS" in found:  # not of a process that has just ended
+            self.resident.append((hours, found["VmRSS"]))
+            self.anonymous.append((hours, found["RssAnon"]))
 
     def rest(self):
         """Nobody calls: what is still held."""
@@ -322,18 +325,21 @@ class Watch:
         pid = self.server.process.pid
         held = {"fds": len(os.listdir(f"/proc/{pid}/fd")), "threads": len(os.listdir(f"/proc/{pid}/task")),
                 "used_pages": int(left.get("used", 0)), "leaked_pages": int(left.get("sluice_leaked_pages", 0)),
-                "rss_mib": round(self.resident[-1][1], 1) if self.resident else None}
+                "rss_mib": round(self.resident[-1][1], 1) if self.resident else None,
+                "anonymous_mib": round(self.anonymous[-1][1], 1) if self.anonymous else None}
         self.rests.append(held)
         return held
 
-    def slope(self):
-        """Of the means of each minute after the warm-up."""
+    @staticmethod
+    def slope(samples):
+        """Of the means of each minute after the warm-up, rounded."""
         minutes = collections.defaultdict(list)
-        for hours, mebibytes in self.resident:
+        for hours, mebibytes in samples:
             if hours * 3600 >= WARM_UP:
                 minutes[int(hours * 60)].append((hours, mebibytes))
         means = [(sum(x for x, _ in part) / len(part), sum(y for _, y in part) / len(part)) for part in minutes.values()]
-        return slope(means)
+        gradient = slope(means)
+        return None if gradient is None else [round(part, 2) for part in gradient]
 
 
 def soak(server, minutes, seed, rest_every):
@@ -381,14 +387,13 @@ def milliseconds(values, share):
 
 
 def summary(tally, watch, values, minutes):
-    gradient = watch.slope()
     return {
         "minutes": round(minutes, 1), "requests": sum(tally.codes.values()), "tokens": tally.tokens,
         "errors": sum(tally.unexpected.values()), "faults": len(tally.faults),
         "codes": {f"{kind} {code}": count for (kind, code), count in sorted(tally.codes.items())},
         "ttft_ms": {"p50": milliseconds(tally.first, 0.5), "p99": milliseconds(tally.first, 0.99)},
         "inter_token_ms": {"p50": milliseconds(tally.between, 0.5), "p99": milliseconds(tally.between, 0.99)},
-        "rss_slope_mib_per_hour": None if gradient is None else [round(part, 2) for part in gradient],
+        "rss_slope_mib_per_hour": watch.slope(watch.resident), "anonymous_slope_mib_per_hour": watch.slope(watch.anonymous),
         "rss_mib": [round(watch.resident[0][1], 1), round(watch.resident[-1][1], 1)] if watch.resident else None,
         "rests": len(watch.rests), "first_rest": watch.rests[0], "last_rest": watch.rests[-1],
         "leaked_pages": int(values.get("sluice_leaked_pages", -1)), "preemptions": int(values.get("sluice_preemptions_total", -1)),
