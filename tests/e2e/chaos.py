@@ -785,7 +785,7 @@ def the_wall_clock_jumps(w, rounds):
 @case("C18 rates", counts=(5, 60))
 def the_wall_clock_jumps_beside_a_rate(w, seconds):
     """What a tenant is given by the second stays that, though a day passes at once, or has not yet come."""
-    rate, burst, tokens = 100, 50, 20  # a call is less than the burst, so that nothing is lost when calls come late
+    rate, burst, tokens = 100, 300, 20  # the burst is some seconds, so that little is lost when calls come late
     tenants = pathlib.Path(w.folder.name) / "tenants.json"
     tenants.write_text(json.dumps({"default": {"tokens_per_second": rate, "burst_tokens": burst}}))
     server, set_clock = serve_with_another_clock(w, "--tenants", tenants)
