@@ -1,12 +1,14 @@
 #!/usr/bin/env python3
 """Serves a model for a given time under mixed load and says what is left of it.
 
-    build/venv/bin/python3 scripts/soak.py --minutes 30 [--sluice PROGRAM] [--model FILE] [--json FILE] [--note TEXT]
+    build/venv/bin/python3 scripts/soak.py --minutes 30 [--faults] [--sluice PROGRAM] [--model FILE] [--json FILE] [--note TEXT]
 
 Calls of every kind at once: whole ones (greedy, seeded, chats, several sequences, with logprobs, with a shared prompt),
 cancelled ones, readers that stop for a while or for ever, clients that vanish with a reset, requests that are wrong, a burst
-beyond the queue every minute. Every two minutes all of them rest: then no stream may be open, no page used or leaked, no
+beyond the queue every minute, a scrape of the metrics every five seconds. Every two minutes all of them rest: then no stream may be open, no page used or leaked, no
 descriptor or thread be more than at the first rest, and a fixed request must give the tokens that it gave at first.
+With --faults something goes wrong in the server every minute, by failpoints (docs/reliability.md): the program is then
+sluice_planted, and calls may end as the fault has it.
 
 The build folder's Python environment is made by scripts/test.sh. Exit code 0: nothing was left behind, nothing ended
 otherwise than it should.
@@ -25,6 +27,7 @@ import shlex
 import struct
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 
@@ -32,11 +35,18 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests" / "e2e"))
 import grpc  # noqa: E402
 import harness  # noqa: E402
-from harness import Client, Server, greedy, pb, request, wait_until  # noqa: E402
+from credentials import ADMIN, entry, write_tokens  # noqa: E402
+from harness import Client, Server, admin_pb2, admin_pb2_grpc, greedy, pb, request, wait_until  # noqa: E402
 from raw_http2 import RST_STREAM, Raw  # noqa: E402
 
 WARM_UP = 300  # seconds that the slope of resident memory leaves out
 BURST_EVERY, BURST = 60, 96
+FAULT_EVERY = 60
+SCRAPE_EVERY = 5  # seconds
+# What goes wrong in turns: logits of a step that are no numbers, a queue that is full, streams that break, no descriptors for a
+# second or so, slow steps. None of them ends an engine.
+FAULTS = ("logits=error*1", "mailbox=error*2", "write=error*5", "accept=error*20", "runner=sleep:300*5")
+BY_FAULTS = ("INTERNAL", "CANCELLED", "UNAVAILABLE", "RESOURCE_EXHAUSTED", "RST")  # how calls may end then
 FLAGS = ("--max-queue", 64, "--max-batch", 16, "--max-context", 2048, "--kv-memory", "160M")
 TEXT = ("A river rises in the hills, runs through three towns and reaches the sea. People have fished in it, crossed it and "
         "argued over it for as long as anybody can remember. ")
@@ -69,13 +79,15 @@ class Tally:
         self.tokens = 0
         self.first, self.between = [], []  # seconds
         self.faults = []
+        self.planted, self.by_planted = 0, collections.Counter()  # faults of the server, and the calls that ended for them
 
     def end(self, kind, code, expected, tokens=0):
         with self.lock:
             self.codes[kind, code] += 1
             self.tokens += tokens
             if code not in expected:
-                self.unexpected[kind, code] += 1
+                of_fault = self.planted and code in BY_FAULTS
+                (self.by_planted if of_fault else self.unexpected)[kind, code] += 1
 
     def times(self, first, between):
         with self.lock:
@@ -91,8 +103,9 @@ class Tally:
 class Load:
     """The callers, each a thread, and the switch at which they rest."""
 
-    def __init__(self, server, seed):
-        self.server, self.seed, self.tally = server, seed, Tally()
+    def __init__(self, server, seed, token):
+        self.server, self.seed, self.token, self.tally = server, seed, token, Tally()
+        self.headers = [("authorization", f"Bearer {token}")] if token else []
         self.running = threading.Condition()
         self.resting, self.over, self.busy = False, False, 0
         self.threads = []
@@ -104,7 +117,7 @@ class Load:
             self.threads.append(thread)
 
     def loop(self, caller, source):
-        client = Client(self.server.address)
+        client = Client(self.server.address, self.token)
         while True:
             with self.running:
                 self.running.wait_for(lambda: self.over or not self.resting)
@@ -221,7 +234,7 @@ class Load:
 
     def vanishing(self, _, source):
         raw = Raw(self.server.address)
-        raw.start("Generate", self.mixed(source).SerializeToString())
+        raw.start("Generate", self.mixed(source).SerializeToString(), self.headers)
         raw.read_until(lambda: False, source.random())
         if source.random() < 0.5:  # RST in place of FIN
             raw.socket.setsockopt(1, 13, struct.pack("ii", 1, 0))  # SOL_SOCKET, SO_LINGER
@@ -230,7 +243,7 @@ class Load:
 
     def never_reading(self, _, source):
         with Raw(self.server.address, window=0) as raw:
-            stream = raw.start("Generate", greedy(TEXT, max_tokens=1500, ignore_eos=True).SerializeToString())
+            stream = raw.start("Generate", greedy(TEXT, max_tokens=1500, ignore_eos=True).SerializeToString(), self.headers)
             if source.random() < 0.5:
                 raw.read_until(lambda: raw.streams[stream].ended or self.resting or self.over, 45)
             else:
@@ -253,7 +266,7 @@ class Load:
         code = "OK"
         with Raw(self.server.address) as raw:
             body = source.randbytes(200) if change == "bytes" else message.SerializeToString()
-            code = raw.call("Generate", body).code
+            code = raw.call("Generate", body, self.headers).code
         self.tally.end("wrong", code, ("INVALID_ARGUMENT",))
         self.sleep(0.2)
 
@@ -278,6 +291,7 @@ class Watch:
         self.canary = self.ask()
         self.begin = time.monotonic()
         self.resident, self.rests = [], []  # (hours, MiB); what was held at each rest
+        self.anonymous = []  # of the resident memory, what is no file's
 
     def ask(self):
         return list(self.server.client.generate(greedy("The first thing that", max_tokens=16, ignore_eos=True), 60).ids)
@@ -292,10 +306,12 @@ class Watch:
         return found
 
     def sample(self):
-        pid = self.server.process.pid
-        with open(f"/proc/{pid}/statm") as file:
-            mebibytes = int(file.read().split()[1]) * os.sysconf("SC_PAGESIZE") / (1 << 20)
-        self.resident.append(((time.monotonic() - self.begin) / 3600, mebibytes))
+        with open(f"/proc/{self.server.process.pid}/status") as file:
+            found = {name: int(kibibytes) / 1024 for name, kibibytes in re.findall(r"^(\w+):\s+(\d+) kB$", file.read(), re.M)}
+        hours = (time.monotonic() - self.begin) / 3600
+        if "VmRSS" in found:  # not of a process that has just ended
+            self.resident.append((hours, found["VmRSS"]))
+            self.anonymous.append((hours, found["RssAnon"]))
 
     def rest(self):
         """Nobody calls: what is still held."""
@@ -322,24 +338,54 @@ class Watch:
         pid = self.server.process.pid
         held = {"fds": len(os.listdir(f"/proc/{pid}/fd")), "threads": len(os.listdir(f"/proc/{pid}/task")),
                 "used_pages": int(left.get("used", 0)), "leaked_pages": int(left.get("sluice_leaked_pages", 0)),
-                "rss_mib": round(self.resident[-1][1], 1) if self.resident else None}
+                "rss_mib": round(self.resident[-1][1], 1) if self.resident else None,
+                "anonymous_mib": round(self.anonymous[-1][1], 1) if self.anonymous else None}
         self.rests.append(held)
         return held
 
-    def slope(self):
-        """Of the means of each minute after the warm-up."""
+    @staticmethod
+    def slope(samples):
+        """Of the means of each minute after the warm-up, rounded."""
         minutes = collections.defaultdict(list)
-        for hours, mebibytes in self.resident:
+        for hours, mebibytes in samples:
             if hours * 3600 >= WARM_UP:
                 minutes[int(hours * 60)].append((hours, mebibytes))
         means = [(sum(x for x, _ in part) / len(part), sum(y for _, y in part) / len(part)) for part in minutes.values()]
-        return slope(means)
+        gradient = slope(means)
+        return None if gradient is None else [round(part, 2) for part in gradient]
 
 
-def soak(server, minutes, seed, rest_every):
+class Planter:
+    """Makes something go wrong in the server once a minute."""
+
+    def __init__(self, server, tally):
+        self.tally, self.next = tally, time.monotonic() + FAULT_EVERY
+        self.channel = grpc.insecure_channel(server.ops_address)
+        self.stub = admin_pb2_grpc.AdminStub(self.channel)
+
+    def tick(self):
+        if time.monotonic() < self.next:
+            return
+        setting = FAULTS[self.tally.planted % len(FAULTS)]
+        self.set(setting)
+        with self.tally.lock:
+            self.tally.planted += 1
+        self.next += FAULT_EVERY
+
+    def set(self, setting):
+        self.stub.SetFailpoint(admin_pb2.SetFailpointRequest(setting=setting), timeout=60,
+                               metadata=[("authorization", f"Bearer {ADMIN}")])
+
+    def clear(self):
+        for setting in FAULTS:
+            self.set(setting.split("=")[0] + "=off")
+
+
+def soak(server, minutes, seed, rest_every, token):
     watch = Watch(server, None)
-    load = Load(server, seed)
+    load = Load(server, seed, token)
     watch.tally = load.tally
+    planter = Planter(server, load.tally) if token else None
     end = time.monotonic() + minutes * 60
     next_rest = time.monotonic() + min(rest_every, minutes * 30)
     while time.monotonic() < end:
@@ -348,8 +394,14 @@ def soak(server, minutes, seed, rest_every):
             load.tally.fault(f"the server ended with {server.process.returncode}: {server.stderr()[-1000:]}")
             break
         watch.sample()
+        if len(watch.resident) % SCRAPE_EVERY == 0 and server.process.poll() is None:
+            server.metrics()
+        if planter:
+            planter.tick()
         if time.monotonic() >= next_rest:
             with load.rest():
+                if planter:
+                    planter.clear()
                 held = watch.rest()
             next_rest += rest_every
             with load.tally.lock:
@@ -357,6 +409,8 @@ def soak(server, minutes, seed, rest_every):
             print(f"{(time.monotonic() - watch.begin) / 60:6.1f} min  {total} calls  {tokens} tokens  {held}", flush=True)
     load.stop()
     if server.process.poll() is None:
+        if planter:
+            planter.clear()
         watch.rest()
         values = watch.values()
         server.signal()
@@ -381,14 +435,14 @@ def milliseconds(values, share):
 
 
 def summary(tally, watch, values, minutes):
-    gradient = watch.slope()
     return {
         "minutes": round(minutes, 1), "requests": sum(tally.codes.values()), "tokens": tally.tokens,
         "errors": sum(tally.unexpected.values()), "faults": len(tally.faults),
         "codes": {f"{kind} {code}": count for (kind, code), count in sorted(tally.codes.items())},
+        "planted": tally.planted, "ended_by_planted": sum(tally.by_planted.values()),
         "ttft_ms": {"p50": milliseconds(tally.first, 0.5), "p99": milliseconds(tally.first, 0.99)},
         "inter_token_ms": {"p50": milliseconds(tally.between, 0.5), "p99": milliseconds(tally.between, 0.99)},
-        "rss_slope_mib_per_hour": None if gradient is None else [round(part, 2) for part in gradient],
+        "rss_slope_mib_per_hour": watch.slope(watch.resident), "anonymous_slope_mib_per_hour": watch.slope(watch.anonymous),
         "rss_mib": [round(watch.resident[0][1], 1), round(watch.resident[-1][1], 1)] if watch.resident else None,
         "rests": len(watch.rests), "first_rest": watch.rests[0], "last_rest": watch.rests[-1],
         "leaked_pages": int(values.get("sluice_leaked_pages", -1)), "preemptions": int(values.get("sluice_preemptions_total", -1)),
@@ -398,7 +452,8 @@ def summary(tally, watch, values, minutes):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=30)
-    parser.add_argument("--sluice", default=str(ROOT / "build/release/sluice"))
+    parser.add_argument("--faults", action="store_true")
+    parser.add_argument("--sluice", help="default: build/release/sluice, with --faults sluice_planted")
     parser.add_argument("--model", default=str(harness.MODEL))
     parser.add_argument("--seed", type=int, default=int(time.time()))
     parser.add_argument("--rest-every", type=float, default=120, metavar="SECONDS")
@@ -406,14 +461,23 @@ def main():
     parser.add_argument("--note", default="", help="goes into that line")
     arguments = parser.parse_args()
     print(f"seed {arguments.seed}", flush=True)
-    server = Server(arguments.sluice, *FLAGS, model=arguments.model)
+    flags, token = FLAGS, None
+    folder = tempfile.TemporaryDirectory()
+    if arguments.faults:
+        token = ADMIN
+        tokens = write_tokens(pathlib.Path(folder.name) / "tokens.json", entry(ADMIN, "soak", "inference", "admin"))
+        flags += ("--auth-file", tokens, "--ops-listen", "127.0.0.1:0")
+    program = arguments.sluice or ROOT / "build/release" / ("sluice_planted" if arguments.faults else "sluice")
+    server = Server(program, *flags, model=arguments.model)
     print(server.ready.strip(), flush=True)
-    build = server.client.stub.GetModel(pb.GetModelRequest()).provenance.build
+    server.client_ = Client(server.address, token)
+    build = server.client.stub.GetModel(pb.GetModelRequest(), metadata=server.client.metadata).provenance.build
     begin = time.monotonic()
     try:
-        tally, watch, values = soak(server, arguments.minutes, arguments.seed, arguments.rest_every)
+        tally, watch, values = soak(server, arguments.minutes, arguments.seed, arguments.rest_every, token)
     finally:
         server.stop()
+        folder.cleanup()
     judge(tally, watch)
     result = summary(tally, watch, values, (time.monotonic() - begin) / 60)
     for name, value in result.items():

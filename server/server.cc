@@ -34,6 +34,7 @@ using std::chrono::milliseconds;
 constexpr milliseconds kWatchInterval{50};
 constexpr milliseconds kCutGrace{2000};
 constexpr milliseconds kTrimInterval{1000};
+constexpr milliseconds kFullTrimInterval{10'000};
 constexpr size_t kMostFreeBytes = 32 << 20;
 constexpr int kMaxOpsConnections = 256;
 constexpr milliseconds kLeastPatience{100};  // two looks of the watcher
@@ -119,6 +120,7 @@ class Server::Impl {
   Listener ops_;  // empty without an address for it
   std::unique_ptr<Metrics> metrics_;
   int port_ = 0;
+  Time next_full_trim_ = Now();  // watcher only
 
   std::atomic<bool> engines_down_{false};
   engine::Duration hang_timeout_{};  // set by Serve
@@ -319,10 +321,16 @@ void Server::Impl::CheckMemory() {
                is_short ? "refused" : "let in again");
 }
 
-// A flood of calls that are reset leaves hundreds of megabytes in the heaps of gRPC's threads,
-// which glibc keeps because something small lies at their ends.
+// What calls leave free in the heaps of gRPC's threads glibc keeps, because something small lies at
+// their ends: after a flood of calls that are reset hundreds of megabytes, and of usual calls some
+// more each hour, in one heap after the other.
 void Server::Impl::TrimMemory() {
-  if (mallinfo2().fordblks > kMostFreeBytes) malloc_trim(kMostFreeBytes / 2);
+  if (Now() >= next_full_trim_) {
+    malloc_trim(0);
+    next_full_trim_ = Now() + kFullTrimInterval;
+  } else if (mallinfo2().fordblks > kMostFreeBytes) {
+    malloc_trim(kMostFreeBytes / 2);
+  }
 }
 
 void Server::Impl::CheckProgress(int index, engine::Duration passed) {

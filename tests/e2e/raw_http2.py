@@ -65,6 +65,7 @@ class Raw:
         self.encoder, self.decoder, self.last = hpack.Encoder(), hpack.Decoder(), -1
         self.decoder.max_header_list_size = 1 << 20
         self.block = None
+        self.credit, self.updates = 65535, {}  # what may be sent on the connection; what streams (0: it) were given since
         if preface is not None:
             self.send(preface)
             self.frame(SETTINGS, payload=setting(4, window))
@@ -133,10 +134,10 @@ class Raw:
     def upload(self, stream, payload):
         """Sends a body of any size as the server's windows allow (64 KiB at first)."""
         sent = 0
-        self.credit = getattr(self, "credit", 65535)
         stream_credit = 65535
-        self.updates = {}
         while True:
+            self.credit += self.updates.pop(0, 0)
+            stream_credit += self.updates.pop(stream, 0)
             part = payload[sent:sent + min(16384, self.credit, stream_credit)]
             last = sent + len(part) == len(payload)
             if part or last:
@@ -153,8 +154,6 @@ class Raw:
             else:
                 while self.read_frame(0):
                     pass
-            self.credit += self.updates.pop(0, 0)
-            stream_credit += self.updates.pop(stream, 0)
             if self.streams[stream].ended:
                 return
 
@@ -217,7 +216,7 @@ class Raw:
             stream.reset, stream.ended = struct.unpack(">I", payload)[0], True
         elif kind == GOAWAY:
             self.goaway = struct.unpack(">I", payload[4:8])[0]
-        elif kind == WINDOW_UPDATE and hasattr(self, "updates"):
+        elif kind == WINDOW_UPDATE:
             self.updates[number] = self.updates.get(number, 0) + struct.unpack(">I", payload)[0]
         if kind in (DATA, HEADERS) and flags & END_STREAM:
             stream.ended = True
