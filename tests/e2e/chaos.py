@@ -796,6 +796,28 @@ def starved_of_processors(w, seconds):
     return f"{seconds} s with 8 busy loops: 0 false alarms, the slowest health check took {1000 * slowest:.0f} ms"
 
 
+@case("C20 of low priority", long=True)
+def starved_by_priority(w):
+    """The server has the lowest priority beside busy loops: a step takes longer than the limit, for want of processors alone."""
+    server = w.serve("--hang-timeout", "1s", "--max-batch", 4, "--max-step-tokens", 16, model=harness.MODEL)
+    w.expect_canary(server, harness.MODEL)
+    hogs = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(8)]
+    try:
+        for task in os.listdir(f"/proc/{server.process.pid}/task"):
+            os.setpriority(os.PRIO_PROCESS, int(task), 19)
+        before, start = waited_for_processors(server.process.pid), time.monotonic()
+        [call] = begin(server.client, 1, 8, wait=False)
+        assert call.wait(300) == "OK" and call.complete(), (call.code, call.reason, server.stderr()[-500:])
+        seconds = time.monotonic() - start
+        waited = waited_for_processors(server.process.pid) - before
+    finally:
+        for hog in hogs:
+            hog.kill()
+            hog.wait()
+    w.expect_canary(server, harness.MODEL)
+    return f"8 tokens took {seconds:.1f} s, of which a thread waited {waited:.1f} s for a processor; limit 1 s: no false alarm"
+
+
 @case("C22")
 def scrapers_that_hang(w):
     server = w.serve("--ops-listen", "127.0.0.1:0")
