@@ -25,7 +25,8 @@ ResumingStream::ResumingStream(std::vector<Remote> servers, v1::GenerateRequest 
 }
 
 void ResumingStream::Call() {
-  grpc::ChannelArguments arguments;
+  // One that resumes goes to the next server at once.
+  grpc::ChannelArguments arguments = resumes_ ? grpc::ChannelArguments() : RetryingArguments();
   arguments.SetMaxReceiveMessageSize(64 << 20);
   // What the process knows of a server that was down is out of date by now.
   arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);

@@ -32,7 +32,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests" / "e2e"))
 import grpc  # noqa: E402
 import harness  # noqa: E402
-from harness import Client, Server, greedy, pb, request, wait_until  # noqa: E402
+from harness import RETRIES, Client, Server, greedy, pb, request, wait_until  # noqa: E402
 from raw_http2 import RST_STREAM, Raw  # noqa: E402
 
 WARM_UP = 300  # seconds that the slope of resident memory leaves out
@@ -275,12 +275,14 @@ class Watch:
 
     def __init__(self, server, tally):
         self.server, self.tally = server, tally
+        # Idle from rest to rest: its connection may be closed as the call begins, and it takes another one.
+        self.client = Client(server.address, config=RETRIES)
         self.canary = self.ask()
         self.begin = time.monotonic()
         self.resident, self.rests = [], []  # (hours, MiB); what was held at each rest
 
     def ask(self):
-        return list(self.server.client.generate(greedy("The first thing that", max_tokens=16, ignore_eos=True), 60).ids)
+        return list(self.client.generate(greedy("The first thing that", max_tokens=16, ignore_eos=True), 60).ids)
 
     def values(self):
         pattern = r"^(sluice_\w+)(\{[^}]*\})? (\S+)$"
