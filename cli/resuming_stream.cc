@@ -13,7 +13,10 @@ void BeginToResume(const v1::Accepted& accepted, v1::GenerateRequest& request) {
   *request.mutable_output() = accepted.output();
   request.set_add_special(accepted.add_special());
   request.set_parse_special(accepted.parse_special());
-  *request.mutable_resume()->mutable_provenance() = accepted.provenance();
+  v1::Resume& resume = *request.mutable_resume();
+  *resume.mutable_provenance() = accepted.provenance();
+  resume.set_prompt_digest(accepted.prompt_digest());
+  if (accepted.has_rendered_at()) resume.set_rendered_at(accepted.rendered_at());
 }
 
 }  // namespace

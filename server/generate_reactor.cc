@@ -8,6 +8,7 @@
 #include "server/byte_buffers.h"
 #include "server/gate.h"
 #include "server/messages.h"
+#include "server/prompt_encoder.h"
 
 namespace sluice::server {
 namespace {
