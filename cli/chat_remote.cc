@@ -22,7 +22,7 @@ class RemoteChat final : public ChatBackend {
   RemoteChat(const ChatJob& job, Remote remote)
       : job_(job),
         remote_(std::move(remote)),
-        stub_(v1::Inference::NewStub(remote_.Connect(grpc::ChannelArguments()))) {}
+        stub_(v1::Inference::NewStub(remote_.Connect(RetryingArguments()))) {}
 
   absl::Status CheckModel() {
     grpc::ClientContext context;

@@ -34,6 +34,15 @@ void AddRemoteFlags(CLI::App& app, RemoteFlags* flags, const std::string& descri
   file("--token-file", flags->token_file, "With --server: file with the token to send");
 }
 
+grpc::ChannelArguments RetryingArguments() {
+  grpc::ChannelArguments arguments;
+  arguments.SetServiceConfigJSON(R"({"methodConfig": [{
+    "name": [{"service": "sluice.v1.Inference"}],
+    "retryPolicy": {"maxAttempts": 3, "initialBackoff": "0.1s", "maxBackoff": "1s",
+                    "backoffMultiplier": 3, "retryableStatusCodes": ["UNAVAILABLE"]}}]})");
+  return arguments;
+}
+
 absl::StatusOr<Remote> Remote::Open(const RemoteFlags& flags) {
   if (flags.tls_cert.empty() != flags.tls_key.empty() ||
       (!flags.tls_cert.empty() && flags.tls_ca.empty())) {

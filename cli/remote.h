@@ -9,6 +9,10 @@
 
 namespace sluice::cli {
 
+// Of a channel whose calls are tried again when they end UNAVAILABLE before their first message:
+// the connection was closed as the call began, or nobody listened (gRFC A6).
+grpc::ChannelArguments RetryingArguments();
+
 // Makes connections to a server as the flags say. Immutable; thread-safe.
 class Remote {
  public:

@@ -13,7 +13,10 @@ void BeginToResume(const v1::Accepted& accepted, v1::GenerateRequest& request) {
   *request.mutable_output() = accepted.output();
   request.set_add_special(accepted.add_special());
   request.set_parse_special(accepted.parse_special());
-  *request.mutable_resume()->mutable_provenance() = accepted.provenance();
+  v1::Resume& resume = *request.mutable_resume();
+  *resume.mutable_provenance() = accepted.provenance();
+  resume.set_prompt_digest(accepted.prompt_digest());
+  if (accepted.has_rendered_at()) resume.set_rendered_at(accepted.rendered_at());
 }
 
 }  // namespace
@@ -25,7 +28,8 @@ ResumingStream::ResumingStream(std::vector<Remote> servers, v1::GenerateRequest 
 }
 
 void ResumingStream::Call() {
-  grpc::ChannelArguments arguments;
+  // One that resumes goes to the next server at once.
+  grpc::ChannelArguments arguments = resumes_ ? grpc::ChannelArguments() : RetryingArguments();
   arguments.SetMaxReceiveMessageSize(64 << 20);
   // What the process knows of a server that was down is out of date by now.
   arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);

@@ -1,5 +1,7 @@
 #include "engine/engine.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <atomic>
 #include <exception>
@@ -54,6 +56,7 @@ class Engine::Impl {
   bool abandoned() const { return abandoned_.load(); }
   bool crashed() const { return crashed_.load(); }
   bool lost() const { return abandoned() && !ended_.load(); }
+  int thread_id() const { return thread_id_.load(); }
 
   const EngineStats& stats() const { return stats_; }
   const EngineLoad& load() const { return load_; }
@@ -62,6 +65,7 @@ class Engine::Impl {
   // Our code throws nothing; what it calls may, for want of memory above all: streams get a status
   // then, not a broken connection.
   void Run() {
+    thread_id_.store(gettid());
     try {
       loop_.Run();
     } catch (const std::exception&) {
@@ -79,6 +83,7 @@ class Engine::Impl {
   std::atomic<bool> draining_{false};
   std::atomic<bool> abandoned_{false};
   std::atomic<bool> crashed_{false};
+  std::atomic<int> thread_id_{0};
   std::atomic<bool> ended_{false};  // the thread uses nothing of this any more
   EngineLoop loop_;
   Mutex shutdown_mutex_;
@@ -138,6 +143,7 @@ void Engine::Abandon() { impl_->Abandon(); }
 bool Engine::abandoned() const { return impl_->abandoned(); }
 bool Engine::crashed() const { return impl_->crashed(); }
 bool Engine::lost() const { return impl_->lost(); }
+int Engine::thread_id() const { return impl_->thread_id(); }
 
 const EngineStats& Engine::stats() const { return impl_->stats(); }
 

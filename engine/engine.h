@@ -123,6 +123,8 @@ class Engine {
   bool lost() const;
   // Nothing waiting, running or in the mailbox.
   bool idle() const;
+  // The kernel's number of its thread; 0 when that has not begun.
+  int thread_id() const;
   // Known tokens of all sequences that are in the mailbox, waiting or running.
   int64_t load_tokens() const;
 

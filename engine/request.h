@@ -11,6 +11,7 @@
 
 #include "engine/base/clock.h"
 #include "engine/base/ids.h"
+#include "engine/kv/page_size.h"
 #include "engine/sampling/sampling_params.h"
 
 namespace sluice::engine {
@@ -73,6 +74,14 @@ struct Request {
   // Known from the start, of all sequences.
   int64_t num_tokens() const {
     return sampling.n * static_cast<int64_t>(prompt.size() + resume.token_ids.size());
+  }
+  // Of KV caches, all that its sequences may fill. They share the full pages of the prompt; of one
+  // that is scored the first sequence may have pages of its own.
+  int64_t max_positions() const {
+    const auto num_prompt = static_cast<int64_t>(prompt.size());
+    const bool shares = sampling.n > 1 && num_prompt > 0 && output.prompt_logprobs < 0;
+    const int64_t shared = shares ? (num_prompt - 1) / kPageTokens * kPageTokens : 0;
+    return shared + sampling.n * (num_prompt - shared + stopping.max_tokens);
   }
 };
 

@@ -46,9 +46,9 @@ Scheduler::Scheduler(const SchedulerLimits& limits, std::shared_ptr<const Tokeni
 
 Scheduler::~Scheduler() = default;
 
-WaitingQueue::Share Scheduler::ShareOf(const LiveRequest& request) {
-  const Request& asked = request.request();
-  return {asked.tenant, asked.tenant_weight, asked.priority};
+WaitingQueue::Share Scheduler::ShareOf(Sequence& sequence) {
+  const Request& asked = sequence.request().request();
+  return {asked.tenant, asked.tenant_weight, sequence.priority(), sequence.overtaken};
 }
 
 std::optional<std::string> Scheduler::Refusal(const Request& request) const {
@@ -111,8 +111,8 @@ void Scheduler::Add(Request&& request, Time now) {
     auto sequence =
         std::make_unique<Sequence>(id, &live, index, limits_.max_context, &pool_, tokenizer_);
     // What it may take in all: who asks for more waits for more turns.
-    waiting_.Add(ShareOf(live), id, sequence->num_prompt() + live.request().stopping.max_tokens,
-                 sequence.get());
+    waiting_.Add(ShareOf(*sequence), id,
+                 sequence->num_prompt() + live.request().stopping.max_tokens, sequence.get());
     waiting_tokens_ += sequence->num_known();
     live_tokens_ += sequence->num_known();
     live.sequences.push_back(sequence.get());

@@ -39,13 +39,15 @@ namespace sluice::engine {
 // A step takes the running sequences that want one token first, then chunks of the longer rest
 // (prompts), then sequences from the queue, under one budget of tokens; among those that run, the
 // ones of higher priority first, then in order of arrival; the queue gives in turns of its tenants
-// (WaitingQueue), and each tenant's in that same order. A sequence leaves the queue when all its
-// known tokens have pages and every running sequence could still get one more; it then needs pages
-// only as it grows. When the pool is empty, the last running sequence in that order goes back to
-// the queue, keeps its tokens and is computed again later; paused ones go first. So the first
-// running sequence that is not paused always advances, and the queue moves as running ones end: a
-// request that fits the pool alone ends, whatever the pool's size. A sequence that was paused and
-// gave up its pages waits in the queue like any other.
+// (WaitingQueue), and each tenant's in that same order. One that later ones of higher priority have
+// overtaken WaitingQueue::kMostOvertakings times, out of the queue or by taking its pages, comes
+// before all others from then on: so every sequence ends, whatever keeps coming. A sequence leaves
+// the queue when all its known tokens have pages and every running sequence could still get one
+// more; it then needs pages only as it grows. When the pool is empty, the last running sequence in
+// that order goes back to the queue, keeps its tokens and is computed again later; paused ones go
+// first. So the first running sequence that is not paused always advances, and the queue moves as
+// running ones end: a request that fits the pool alone ends, whatever the pool's size. A sequence
+// that was paused and gave up its pages waits in the queue like any other.
 //
 // Up to one planned step may be in flight while the next is planned (`SchedulerLimits::depth`). A
 // sequence that ends with a row in flight becomes a zombie: the row's outcome is dropped, and slot
@@ -124,7 +126,7 @@ class Scheduler {
     std::string_view error_reason;
   };
 
-  static WaitingQueue::Share ShareOf(const LiveRequest& request);
+  static WaitingQueue::Share ShareOf(Sequence& sequence);
   std::optional<std::string> Refusal(const Request& request) const;
   void Refuse(const Request& request, absl::Status status, std::string_view reason, Time now);
   LiveRequest* Find(RequestHandle handle);

@@ -108,7 +108,8 @@ void Scheduler::PlanAdmissions(Time now, StepPlan& plan, int& budget) {
     }
     // Who is behind does not overtake: a large prompt would wait for ever.
     if (!MakeAdmissible(sequence, now)) return sequence.DropPages();
-    waiting_.Take(sequence.id());
+    sequence.overtaken = waiting_.Take(sequence.id(), is_ready);
+    if (sequence.overtaken >= WaitingQueue::kMostOvertakings) sequence.Promote();
     Admit(sequence, now, plan);
     const int chunk = ChunkOf(sequence, budget, plan);
     sequence.AddRow(chunk, plan);
@@ -160,6 +161,7 @@ bool Scheduler::MakeRoom(const Sequence& requester, Time now) {
     victim->HoldIn(num_plans_);
     return false;
   }
+  if (victim->id() < requester.id()) ++victim->overtaken;
   Preempt(*victim, now);
   return true;
 }
@@ -224,8 +226,9 @@ void Scheduler::Preempt(Sequence& sequence, Time now) {
   free_slots_.push_back(sequence.slot());
   sequence.Preempt(now);
   running_.erase(Rank(sequence));
+  if (sequence.overtaken >= WaitingQueue::kMostOvertakings) sequence.Promote();
   // It has had its turn.
-  waiting_.Add(ShareOf(sequence.request()), sequence.id(), 1, &sequence);
+  waiting_.Add(ShareOf(sequence), sequence.id(), 1, &sequence);
   waiting_tokens_ += sequence.num_known();
   stats_->preemptions.fetch_add(1, std::memory_order_relaxed);
   LiveRequest& request = sequence.request();

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <limits>
 #include <memory>
 #include <optional>
 #include <span>
@@ -41,6 +42,9 @@ class Sequence {
   SequenceId id() const { return id_; }
   int index() const { return index_; }
   int32_t priority() const { return priority_; }
+  // Makes it come before all that are not promoted, for good. Not while it runs or waits: its place
+  // there is by its priority.
+  void Promote() { priority_ = std::numeric_limits<int32_t>::max(); }
   LiveRequest& request() { return *request_; }
   State state() const { return state_; }
   bool paused() const { return request_->paused; }
@@ -123,6 +127,9 @@ class Sequence {
   std::optional<std::string> Fault() const;
 
   int preemptions = 0;
+  // Times that later ones left the queue before it or took its pages. While it waits the queue
+  // counts.
+  int overtaken = 0;
   std::optional<Time> cancel_issued;
 
  private:
@@ -137,7 +144,7 @@ class Sequence {
   const SequenceId id_;
   LiveRequest* request_;
   const int index_;
-  const int32_t priority_;
+  int32_t priority_;
   const int max_context_;
   const int num_prompt_;
   std::vector<TokenId> generated_;

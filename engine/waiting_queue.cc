@@ -12,7 +12,9 @@ void WaitingQueue::Add(const Share& share, SequenceId id, int64_t tokens, Sequen
   tenant->second.weight = share.weight;
   const Place place = {tenant, {-share.priority, id}};
   SLUICE_CHECK(places_.emplace(id, place).second, "a sequence waits once");
-  tenant->second.waiting.emplace(place.key, Entry{std::max<int64_t>(1, tokens), sequence});
+  const Entry entry = {std::max<int64_t>(1, tokens), sequence, share.overtaken};
+  tenant->second.arrivals.emplace(id,
+                                  &tenant->second.waiting.emplace(place.key, entry).first->second);
   ++num_changes_;
 }
 
@@ -21,13 +23,12 @@ void WaitingQueue::Advance() {
   if (turn_ == tenants_.end()) turn_ = tenants_.begin();
 }
 
-void WaitingQueue::Take(SequenceId id) {
-  const auto found = places_.find(id);
-  SLUICE_CHECK(found != places_.end(), "what is taken waits");
-  const Place& place = found->second;
+int WaitingQueue::Pay(const Place& place) {
   Tenant& tenant = place.tenant->second;
+  const int overtaken = tenant.waiting.find(place.key)->second.overtaken;
   tenant.saved -= tenant.waiting.find(place.key)->second.tokens;
   Erase(place);
+  return overtaken;
 }
 
 bool WaitingQueue::Remove(SequenceId id) {
@@ -42,6 +43,7 @@ void WaitingQueue::Erase(const Place& place) {
   const Key key = place.key;  // `place` is of what goes
   ++num_changes_;
   tenant->second.waiting.erase(key);
+  tenant->second.arrivals.erase(key.second);
   places_.erase(key.second);
   if (!tenant->second.waiting.empty()) return;
   if (turn_ == tenant) Advance();

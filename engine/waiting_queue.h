@@ -8,6 +8,7 @@
 #include <unordered_map>
 #include <utility>
 
+#include "engine/base/check.h"
 #include "engine/base/ids.h"
 
 namespace sluice::engine {
@@ -19,18 +20,22 @@ class Sequence;
 // `quantum * weight` tokens more, and its first sequence is next once it has saved as many as that
 // costs. So over time tenants that always wait get tokens in proportion to their weights, however
 // long their prompts are and however many they send. Within a tenant, and with one tenant alone,
-// the order is that of priority, then of arrival. A tenant with nothing waiting saves nothing.
-// Engine thread only.
+// the order is that of priority, then of arrival, but for this: of those that are ready the one
+// that came first is next when kMostOvertakings later ones have been taken before it. So what waits
+// does not wait for ever while higher priorities keep coming, and they still get all but one place
+// of kMostOvertakings + 1. A tenant with nothing waiting saves nothing. Engine thread only.
 //
 //   queue.Add({tenant, weight}, sequence_id, tokens, sequence);
-//   while (Sequence* next = queue.Next(is_ready)) { ...; queue.Take(id); }
+//   while (Sequence* next = queue.Next(is_ready)) { ...; queue.Take(id, is_ready); }
 class WaitingQueue {
  public:
   struct Share {
     std::string tenant;
-    int weight = 1;    // at least 1
-    int priority = 0;  // among those of the tenant: higher ones first
+    int weight = 1;     // at least 1
+    int priority = 0;   // among those of the tenant: higher ones first
+    int overtaken = 0;  // so many later ones have been taken before it already
   };
+  static constexpr int kMostOvertakings = 16;
 
   explicit WaitingQueue(int64_t quantum = 512) : quantum_(quantum) {}
 
@@ -42,12 +47,14 @@ class WaitingQueue {
   // same one.
   template <typename IsReady>
   Sequence* Next(const IsReady& is_ready);
-  // Removes a sequence that Next gave, at its tenant's cost.
-  void Take(SequenceId id);
+  // Removes a sequence that Next gave, at its tenant's cost. How often it had been overtaken.
+  template <typename IsReady>
+  int Take(SequenceId id, const IsReady& is_ready);
   // Removes a sequence at nobody's cost; false when it does not wait.
   bool Remove(SequenceId id);
 
-  // Calls visit(sequence, place) for each; `place` is how many of its tenant are before it.
+  // Calls visit(sequence, place) for each; `place` is how many of its tenant are before it, by
+  // priority and arrival.
   template <typename Visit>
   void ForEach(const Visit& visit) const;
   // Grows with every change.
@@ -62,11 +69,13 @@ class WaitingQueue {
   struct Entry {
     int64_t tokens;
     Sequence* sequence;
+    int overtaken;
   };
   struct Tenant {
     int64_t weight = 1;
     int64_t saved = 0;
     std::map<Key, Entry> waiting;
+    std::map<SequenceId, Entry*> arrivals;  // the same
   };
   using Tenants = std::map<std::string, Tenant>;
   struct Place {
@@ -74,10 +83,13 @@ class WaitingQueue {
     Key key;
   };
 
-  // Its first sequence that is ready.
+  // Its sequence that is next, and the one that came first, of those that are ready.
   template <typename IsReady>
   static Entry* FirstReady(Tenant& tenant, const IsReady& is_ready);
+  template <typename IsReady>
+  static Entry* OldestReady(Tenant& tenant, const IsReady& is_ready);
   void Advance();
+  int Pay(const Place& place);
   void Erase(const Place& place);
 
   const int64_t quantum_;
@@ -96,11 +108,31 @@ void WaitingQueue::ForEach(const Visit& visit) const {
 }
 
 template <typename IsReady>
+WaitingQueue::Entry* WaitingQueue::OldestReady(Tenant& tenant, const IsReady& is_ready) {
+  for (const auto& [id, entry] : tenant.arrivals) {
+    if (is_ready(*entry->sequence)) return entry;
+  }
+  return nullptr;
+}
+
+template <typename IsReady>
 WaitingQueue::Entry* WaitingQueue::FirstReady(Tenant& tenant, const IsReady& is_ready) {
+  Entry* oldest = OldestReady(tenant, is_ready);
+  if (!oldest || oldest->overtaken >= kMostOvertakings) return oldest;
   for (auto& [key, entry] : tenant.waiting) {
     if (is_ready(*entry.sequence)) return &entry;
   }
   return nullptr;
+}
+
+template <typename IsReady>
+int WaitingQueue::Take(SequenceId id, const IsReady& is_ready) {
+  const auto found = places_.find(id);
+  SLUICE_CHECK(found != places_.end(), "what is taken waits");
+  Tenant& tenant = found->second.tenant->second;
+  Entry* oldest = OldestReady(tenant, is_ready);
+  if (oldest && oldest != tenant.arrivals.at(id)) ++oldest->overtaken;
+  return Pay(found->second);
 }
 
 template <typename IsReady>

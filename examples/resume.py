@@ -56,6 +56,9 @@ def resolve(call, accepted):
     call.add_special = accepted.add_special
     call.parse_special = accepted.parse_special
     call.resume.provenance.CopyFrom(accepted.provenance)
+    call.resume.prompt_digest = accepted.prompt_digest
+    if accepted.HasField("rendered_at"):  # a chat's template may tell the date
+        call.resume.rendered_at = accepted.rendered_at
 
 
 def main():

@@ -36,7 +36,7 @@ sys.path.insert(0, str(ROOT / "tests" / "e2e"))
 import grpc  # noqa: E402
 import harness  # noqa: E402
 from credentials import ADMIN, entry, write_tokens  # noqa: E402
-from harness import Client, Server, admin_pb2, admin_pb2_grpc, greedy, pb, request, wait_until  # noqa: E402
+from harness import RETRIES, Client, Server, admin_pb2, admin_pb2_grpc, greedy, pb, request, wait_until  # noqa: E402
 from raw_http2 import RST_STREAM, Raw  # noqa: E402
 
 WARM_UP = 300  # seconds that the slope of resident memory leaves out
@@ -288,13 +288,15 @@ class Watch:
 
     def __init__(self, server, tally):
         self.server, self.tally = server, tally
+        # Idle from rest to rest: its connection may be closed as the call begins, and it takes another one.
+        self.client = Client(server.address, config=RETRIES)
         self.canary = self.ask()
         self.begin = time.monotonic()
         self.resident, self.rests = [], []  # (hours, MiB); what was held at each rest
         self.anonymous = []  # of the resident memory, what is no file's
 
     def ask(self):
-        return list(self.server.client.generate(greedy("The first thing that", max_tokens=16, ignore_eos=True), 60).ids)
+        return list(self.client.generate(greedy("The first thing that", max_tokens=16, ignore_eos=True), 60).ids)
 
     def values(self):
         pattern = r"^(sluice_\w+)(\{[^}]*\})? (\S+)$"

@@ -24,11 +24,13 @@ RpcError Unmeetable(double wait_seconds) {
 
 }  // namespace
 
-std::optional<int64_t> MaxTokensOf(const TenantLimits& limits, int64_t num_prompt,
+std::optional<int64_t> MaxTokensOf(const TenantLimits& limits, const engine::Request& request,
                                    int64_t pool_positions) {
   std::optional<int64_t> most = limits.max_tokens;
   if (limits.kv_share < 1) {
-    const int64_t room = ShareOf(limits, pool_positions) - num_prompt;
+    const int64_t n = request.sampling.n;
+    const int64_t of_prompts = request.max_positions() - n * request.stopping.max_tokens;
+    const int64_t room = (ShareOf(limits, pool_positions) - of_prompts) / n;
     most = std::min(most.value_or(room), room);
   }
   return most;

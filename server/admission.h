@@ -10,6 +10,7 @@
 
 #include "engine/base/clock.h"
 #include "engine/base/mutex.h"
+#include "engine/request.h"
 #include "server/drain_rate.h"
 #include "server/rpc_error.h"
 #include "server/tenant_policy.h"
@@ -135,9 +136,10 @@ class Admission {
   DrainRate drain_ ABSL_GUARDED_BY(mutex_);
 };
 
-// The most tokens that a call of a tenant may make after a prompt, by its limits on tokens and KV
-// positions; nothing when it has none. May be below 1: then the prompt alone is too much.
-std::optional<int64_t> MaxTokensOf(const TenantLimits& limits, int64_t num_prompt,
+// The most tokens that each sequence of a call may make after its prompt, by the limits of its
+// tenant on tokens and KV positions; nothing when it has none. May be below 1: then the prompt
+// alone is too much. What the call asks for itself is not looked at.
+std::optional<int64_t> MaxTokensOf(const TenantLimits& limits, const engine::Request& request,
                                    int64_t pool_positions);
 
 }  // namespace sluice::server

@@ -8,6 +8,7 @@
 #include "server/byte_buffers.h"
 #include "server/gate.h"
 #include "server/messages.h"
+#include "server/prompt_encoder.h"
 
 namespace sluice::server {
 namespace {
@@ -159,9 +160,7 @@ void GenerateReactor::Submit(const ServedModel& model, GenerateDraft draft) {
     if (finishing_) return;  // cancelled or cut while it waited for a thread
   }
   if (const auto error = EncodePrompt(model, &draft)) return Reject(*error);
-  const auto tenant_most =
-      MaxTokensOf(policy_->Of(tenant_), static_cast<int64_t>(draft.request.prompt.size()),
-                  PoolPositionsOf(model));
+  const auto tenant_most = MaxTokensOf(policy_->Of(tenant_), draft.request, PoolPositionsOf(model));
   if (const auto error = ResolveLengths(model, tenant_most, &draft)) return Reject(*error);
   if (const auto error = Reserve(model, draft.request)) return Reject(*error);
   Dispatch(model, std::move(draft));
@@ -190,8 +189,7 @@ std::optional<RpcError> GenerateReactor::Reserve(const ServedModel& model,
                                                  const engine::Request& request) {
   Admission::Demand demand;
   demand.prompt_tokens = static_cast<int64_t>(request.prompt.size());
-  demand.positions =
-      request.sampling.n * (demand.prompt_tokens + int64_t{request.stopping.max_tokens});
+  demand.positions = request.max_positions();
   demand.pool_positions = PoolPositionsOf(model);
   demand.backlog = WaitingIn(model, frontend_);
   demand.deadline = deadline_;

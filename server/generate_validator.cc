@@ -6,13 +6,11 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
-#include <ctime>
 #include <limits>
 #include <utility>
 #include <vector>
 
 #include "engine/base/status.h"
-#include "engine/chat/chat_encoder.h"
 #include "engine/resume.h"
 #include "server/messages.h"
 
@@ -22,7 +20,8 @@ namespace {
 using engine::TokenId;
 
 constexpr float kGreedyBelow = 1e-5f;
-constexpr int64_t kMaxScoredPrompt = 16384;  // tokens of a prompt with prompt_logprobs
+constexpr int64_t kMaxScoredPrompt = 16384;           // tokens of a prompt with prompt_logprobs
+constexpr int64_t kLastRenderedAt = 253'402'300'799;  // the end of the year 9999
 
 template <typename Index>
 std::string Indexed(const char* field, Index index) {
@@ -307,6 +306,18 @@ void ValidateResume(const v1::GenerateRequest& in, FieldChecker* check, Generate
   if (!in.resume().has_provenance()) {
     check->Fail("resume.provenance", "is required: the one that the token_ids came with");
   }
+  draft->resumed_digest = in.resume().prompt_digest();
+  if (in.has_chat() && draft->resumed_digest.empty()) {
+    check->Fail("resume.prompt_digest", "is required to resume a chat: that of its accepted");
+  }
+  if (in.resume().has_rendered_at()) {
+    const int64_t at = in.resume().rendered_at();
+    if (at < 0 || at > kLastRenderedAt) {
+      check->Fail("resume.rendered_at",
+                  "must be 0 to " + std::to_string(kLastRenderedAt) + ", is " + std::to_string(at));
+    }
+    draft->render_at = at;
+  }
   if (draft->request.sampling.temperature > 0 && !in.sampling().has_seed()) {
     check->Fail("sampling.seed", "is required to resume a stream that is not greedy");
   }
@@ -407,19 +418,6 @@ std::optional<RpcError> ValidateGenerate(const v1::GenerateRequest& in, const Se
   draft->accepted.set_request_id(in.request_id());
   draft->accepted.set_model(model.name);
   *draft->accepted.mutable_provenance() = ProvenanceOf(model);
-  return std::nullopt;
-}
-
-std::optional<RpcError> EncodePrompt(const ServedModel& model, GenerateDraft* draft) {
-  if (draft->text.empty() && !draft->conversation) return std::nullopt;
-  auto ids = draft->conversation ? model.loaded.chat->Encode(*draft->conversation, draft->encode,
-                                                             std::time(nullptr))
-                                 : model.loaded.tokenizer->Encode(draft->text, draft->encode);
-  if (!ids.ok()) return BadField(draft->input, engine::Message(ids.status()));
-  if (ids->empty()) return BadField(draft->input, "gives no tokens");
-  draft->request.prompt = std::move(*ids);
-  draft->text = std::string();
-  draft->conversation.reset();
   return std::nullopt;
 }
 

@@ -20,7 +20,9 @@ struct GenerateDraft {
   std::string text;                                  // to be tokenised into request.prompt
   std::optional<engine::Conversation> conversation;  // the same, by the chat template
   engine::Tokenizer::EncodeOptions encode;
-  const char* input = "text";  // the field that the prompt came in
+  const char* input = "text";        // the field that the prompt came in
+  std::string resumed_digest;        // what the prompt's is to be; empty: no matter
+  std::optional<int64_t> render_at;  // the time that the template is given; nothing: now
 };
 
 // Parses the body of a call. INVALID_ARGUMENT for malformed bytes and for more than one input.
@@ -31,9 +33,6 @@ std::optional<RpcError> ParseGenerate(const std::string& body, v1::GenerateReque
 std::optional<RpcError> ValidateGenerate(const v1::GenerateRequest& request,
                                          const ServedModel& model, uint64_t seed,
                                          engine::Time arrival, GenerateDraft* draft);
-
-// Tokenises the text or the conversation, if there is one: takes about a second for some megabytes.
-std::optional<RpcError> EncodePrompt(const ServedModel& model, GenerateDraft* draft);
 
 // Checks the prompt's length against context and pool, resolves max_tokens, and works out where a
 // resumed output stands. `tenant_most`: what

@@ -13,10 +13,7 @@
 #include <system_error>
 
 namespace sluice::server {
-namespace {
 
-// The beginning of a small file of /proc, without allocating much: a process short of memory asks
-// too.
 std::string ReadProc(const char* path) {
   char text[1024];
   const int fd = open(path, O_RDONLY | O_CLOEXEC);
@@ -25,6 +22,8 @@ std::string ReadProc(const char* path) {
   close(fd);
   return got <= 0 ? "" : std::string(text, static_cast<size_t>(got));
 }
+
+namespace {
 
 struct Pages {
   unsigned long long all = 0, resident = 0;

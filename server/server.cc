@@ -17,6 +17,7 @@
 #include "server/configuration.h"
 #include "server/delivery.h"
 #include "server/frontend.h"
+#include "server/hang_detector.h"
 #include "server/health_service.h"
 #include "server/inference_service.h"
 #include "server/listener.h"
@@ -38,7 +39,8 @@ constexpr milliseconds kFullTrimInterval{10'000};
 constexpr size_t kMostFreeBytes = 32 << 20;
 constexpr int kMaxOpsConnections = 256;
 constexpr milliseconds kLeastPatience{100};  // two looks of the watcher
-// Of the watcher's time between two looks, what counts as an engine's.
+// Of the watcher's time between two looks, what counts as an engine's: a process that was stopped,
+// or starved, is not one that hangs.
 constexpr milliseconds kMostOfALook{4 * kWatchInterval};
 // A step may take so many times as long as its tokens took when they were few.
 constexpr double kStepPatience = 4;
@@ -93,7 +95,7 @@ class Server::Impl {
   // What the watcher has seen of an engine.
   struct Watched {
     int64_t last_step_nanos = 0;
-    engine::Duration without_progress{};
+    HangDetector hang{kMostOfALook};
     bool fault_logged = false;
   };
   void CheckEngines();
@@ -295,10 +297,8 @@ void Server::Impl::Watch() {
 
 void Server::Impl::CheckEngines() {
   const ServedModel* model = frontend_.model.load();
-  // Time that this thread did not get, the engines may not have got either: a process that was
-  // stopped, or starved, is not one that hangs.
-  const engine::Duration passed = std::min<engine::Duration>(Now() - last_look_, kMostOfALook);
-  last_look_ = Now();
+  const Time now = Now();
+  const engine::Duration passed = now - std::exchange(last_look_, now);
   if (model == nullptr || engines_down_.load()) return;
   const int num_engines = static_cast<int>(model->dispatcher().engines().size());
   watched_.resize(static_cast<size_t>(num_engines));
@@ -342,8 +342,9 @@ void Server::Impl::CheckProgress(int index, engine::Duration passed) {
   const int64_t last_step_nanos = engine.stats().last_step_nanos.load();
   const bool moves = engine.idle() || watched.last_step_nanos != last_step_nanos;
   watched.last_step_nanos = last_step_nanos;
-  watched.without_progress = moves ? engine::Duration{} : watched.without_progress + passed;
-  if (watched.without_progress > hang_timeout_) {
+  if (moves) return watched.hang.Moves();
+  watched.hang.StandsStill(passed, ReadThreadTimes(engine.thread_id()));
+  if (watched.hang.without_progress() > hang_timeout_) {
     dispatcher.Abandon(index, "the engine makes no progress");
   }
 }

@@ -86,12 +86,20 @@ class Reply:
             self.end = event.request_finished
 
 
-class Client:
-    """`token`: sent with every call; `tls`: grpc.ssl_channel_credentials."""
+# What README.md advises: a call that ends UNAVAILABLE before its first message is tried again.
+RETRIES = """{"methodConfig": [{"name": [{"service": "sluice.v1.Inference"}],
+ "retryPolicy": {"maxAttempts": 3, "initialBackoff": "0.1s", "maxBackoff": "1s", "backoffMultiplier": 3,
+                 "retryableStatusCodes": ["UNAVAILABLE"]}}]}"""
 
-    def __init__(self, address, token=None, tls=None):
+
+class Client:
+    """`token`: sent with every call; `tls`: grpc.ssl_channel_credentials; `config`: a service config."""
+
+    def __init__(self, address, token=None, tls=None, config=None):
         options = [("grpc.initial_reconnect_backoff_ms", 20), ("grpc.max_reconnect_backoff_ms", 100),
                    ("grpc.use_local_subchannel_pool", 1)]
+        if config is not None:
+            options.append(("grpc.service_config", config))
         if tls is None:
             self.channel = grpc.insecure_channel(address, options=options)
         else:

@@ -3,6 +3,7 @@
 import importlib.util
 import signal
 import subprocess
+import time
 
 import grpc
 import harness
@@ -127,6 +128,36 @@ def test_program_goes_on_elsewhere(sluice, shared, serve, sampling):
     assert process.returncode == 0, stderr
     assert begin + rest == whole.stdout
     assert b"160 tokens (length)" in stderr and b"resumed 1 times" in stderr
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS)
+def test_chat_goes_on_elsewhere(serve, tmp_path, sampling):
+    """Its template tells the second: the prompt is that of the broken stream, whenever the next server renders it."""
+    template = tmp_path / "dated.jinja"
+    template.write_text("Now is {{ strftime_now('%Y-%m-%d %H:%M:%S') }}. {{ messages[0].content }}")
+    message = request("", max_tokens=120, ignore_eos=True, **sampling)
+    message.chat.messages.add(role="user", content=PROMPT)
+    doomed, other = (serve("--chat-template", template) for _ in range(2))
+    accepted = []
+
+    def events():
+        for count, event in enumerate(example.generate([doomed.address, other.address], message)):
+            if event.HasField("accepted"):
+                accepted.append(event.accepted)
+            if count == 5:
+                time.sleep(1.1)  # another second: rendered anew, it would be another prompt
+                doomed.signal(signal.SIGKILL)
+            yield event
+
+    reply, _ = collect(events())
+    assert 4 <= reply.end.usage.resumed_tokens < 120
+    whole, _ = collect(other.client.stream(resumed(message, accepted[0], [])))
+    assert whole.accepted.prompt_digest == accepted[0].prompt_digest
+    assert_same(reply, whole)
+    later = resumed(message, accepted[0], whole.ids[:5])
+    later.resume.ClearField("rendered_at")
+    error, reason = error_of(other.client, later)
+    assert error.code() == grpc.StatusCode.FAILED_PRECONDITION and reason.reason == "PROMPT_MISMATCH"
 
 
 def test_drained_server_hands_its_streams_on(client, serve):

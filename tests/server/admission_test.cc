@@ -274,12 +274,37 @@ TEST(TenantPolicyTest, TenantsWithoutAnEntryHaveTheDefault) {
 
 TEST(TenantPolicyTest, WhatIsLeftAfterAPrompt) {
   TenantLimits limits;
-  EXPECT_FALSE(MaxTokensOf(limits, 10, 1000).has_value());
+  engine::Request request;
+  request.prompt.resize(10);
+  request.stopping.max_tokens = 7;
+  EXPECT_FALSE(MaxTokensOf(limits, request, 1000).has_value());
   limits.max_tokens = 50;
-  EXPECT_EQ(MaxTokensOf(limits, 10, 1000), 50);
+  EXPECT_EQ(MaxTokensOf(limits, request, 1000), 50);
   limits.kv_share = 0.05;
-  EXPECT_EQ(MaxTokensOf(limits, 10, 1000), 40);
-  EXPECT_EQ(MaxTokensOf(limits, 60, 1000), -10);
+  EXPECT_EQ(MaxTokensOf(limits, request, 1000), 40);
+  request.prompt.resize(60);
+  EXPECT_EQ(MaxTokensOf(limits, request, 1000), -10);
+  // Sequences share the full pages of the prompt: 33 + 3 * (2 + 1) - 1 positions.
+  request.prompt.resize(34);
+  request.sampling.n = 3;
+  limits.kv_share = 0.041;
+  EXPECT_EQ(MaxTokensOf(limits, request, 1000), 1);
+}
+
+TEST(RequestTest, CountsSharedPagesOfThePromptOnce) {
+  engine::Request request;
+  request.stopping.max_tokens = 5;
+  const auto positions = [&](size_t num_prompt, int n) {
+    request.prompt.resize(num_prompt);
+    request.sampling.n = n;
+    return request.max_positions();
+  };
+  EXPECT_EQ(positions(100, 1), 105);
+  EXPECT_EQ(positions(16, 4), 4 * 21);  // the last token's page is each one's own
+  EXPECT_EQ(positions(17, 4), 16 + 4 * (1 + 5));
+  EXPECT_EQ(positions(1000, 8), 992 + 8 * (8 + 5));
+  request.output.prompt_logprobs = 0;
+  EXPECT_EQ(positions(1000, 8), 8 * 1005);
 }
 
 }  // namespace

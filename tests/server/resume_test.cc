@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <chrono>
+#include <ctime>
 #include <functional>
 #include <string>
 #include <thread>
@@ -26,6 +27,8 @@ v1::GenerateRequest Broken(const v1::GenerateRequest& request, const Reply& whol
   *resumed.mutable_stopping() = echo.stopping();
   *resumed.mutable_output() = echo.output();
   *resumed.mutable_resume()->mutable_provenance() = echo.provenance();
+  resumed.mutable_resume()->set_prompt_digest(echo.prompt_digest());
+  if (echo.has_rendered_at()) resumed.mutable_resume()->set_rendered_at(echo.rendered_at());
   const std::vector<int32_t> tokens = whole.Tokens();
   for (size_t i = 0; i < num_tokens; ++i) resumed.mutable_resume()->add_token_ids(tokens[i]);
   return resumed;
@@ -126,6 +129,74 @@ TEST(ResumeTest, RefusesAnotherProvenance) {
     EXPECT_NE(MetadataOf(reply.status, "served_" + name), "");
     EXPECT_EQ(reply.accepted(), nullptr);
   }
+  server.ExpectCanary();
+}
+
+// A chat whose template tells the date goes on with the prompt that it had, whenever that was.
+TEST(ResumeTest, GoesOnWithAChat) {
+  TestServer::Options options;
+  options.chat_template = "{{ strftime_now('%Y-%m-%d %H:%M:%S') }}{{ messages[0].content }}";
+  TestServer first(options), second(options);
+  v1::GenerateRequest request;
+  v1::ChatMessage* message = request.mutable_chat()->add_messages();
+  message->set_role("user");
+  message->set_content("Hi");
+  request.mutable_sampling()->set_seed(3);
+  request.mutable_stopping()->set_max_tokens(12);
+  request.mutable_stopping()->set_ignore_eos(true);
+  request.mutable_output()->set_return_token_ids(true);
+  Reply whole = first.Generate(request);
+  ASSERT_TRUE(whole.status.ok()) << whole.status.error_message();
+  ASSERT_TRUE(whole.accepted()->has_rendered_at());
+  const auto rendered_at = whole.accepted()->rendered_at();
+  EXPECT_NEAR(static_cast<double>(rendered_at), static_cast<double>(std::time(nullptr)), 60);
+  // The same of yesterday: what it then said.
+  v1::GenerateRequest yesterday = Broken(request, whole, 0);
+  yesterday.mutable_resume()->set_rendered_at(rendered_at - 86'400);
+  const Reply refused = second.Generate(yesterday);
+  EXPECT_EQ(refused.status.error_code(), grpc::StatusCode::FAILED_PRECONDITION);
+  EXPECT_EQ(ReasonOf(refused.status), "PROMPT_MISMATCH");
+  EXPECT_EQ(MetadataOf(refused.status, "resumed_prompt_digest"),
+            '"' + whole.accepted()->prompt_digest() + '"');
+  const std::string digest = MetadataOf(refused.status, "served_prompt_digest");
+  ASSERT_EQ(digest.size(), 66u);
+  yesterday.mutable_resume()->set_prompt_digest(digest.substr(1, 64));
+  whole = first.Generate(yesterday);
+  ASSERT_TRUE(whole.status.ok()) << whole.status.error_message();
+  EXPECT_EQ(whole.accepted()->rendered_at(), rendered_at - 86'400);
+  const std::vector<int32_t> tokens = whole.Tokens();
+  ASSERT_EQ(tokens.size(), 12u);
+  for (size_t cut = 0; cut <= tokens.size(); ++cut) {
+    const Reply rest = second.Generate(Broken(request, whole, cut));
+    ASSERT_TRUE(rest.status.ok()) << rest.status.error_message();
+    const auto border = tokens.begin() + static_cast<std::ptrdiff_t>(cut);
+    EXPECT_EQ(TokensFrom(rest, cut), std::vector<int32_t>(border, tokens.end()));
+  }
+  v1::GenerateRequest blind = Broken(request, whole, 3);
+  blind.mutable_resume()->clear_prompt_digest();
+  EXPECT_THAT(FieldsOf(second.Generate(blind).status), Contains("resume.prompt_digest"));
+  for (const int64_t at : {int64_t{-1}, int64_t{253'402'300'800}}) {
+    v1::GenerateRequest beyond = Broken(request, whole, 3);
+    beyond.mutable_resume()->set_rendered_at(at);
+    EXPECT_THAT(FieldsOf(second.Generate(beyond).status), Contains("resume.rendered_at"));
+  }
+}
+
+TEST(ResumeTest, RefusesAnotherPrompt) {
+  TestServer server;
+  const v1::GenerateRequest request = GreedyRequest(5, 12);
+  const Reply whole = server.Generate(request);
+  ASSERT_TRUE(whole.status.ok());
+  EXPECT_FALSE(whole.accepted()->has_rendered_at());
+  v1::GenerateRequest resumed = Broken(request, whole, 3);
+  EXPECT_TRUE(server.Generate(resumed).status.ok());
+  resumed.mutable_token_ids()->set_ids(0, request.token_ids().ids(0) + 1);
+  const Reply reply = server.Generate(resumed);
+  EXPECT_EQ(reply.status.error_code(), grpc::StatusCode::FAILED_PRECONDITION);
+  EXPECT_EQ(ReasonOf(reply.status), "PROMPT_MISMATCH");
+  // Who knows no digest has the prompt itself.
+  resumed.mutable_resume()->clear_prompt_digest();
+  EXPECT_TRUE(server.Generate(resumed).status.ok());
   server.ExpectCanary();
 }
 

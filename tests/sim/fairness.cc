@@ -1,6 +1,7 @@
 #include "tests/sim/fairness.h"
 
 #include <algorithm>
+#include <utility>
 
 namespace sluice::sim {
 
@@ -15,22 +16,58 @@ void Fairness::SetWeight(int index, int weight) {
   tenant.most_weight = std::max<int64_t>(tenant.most_weight, weight);
 }
 
+void Fairness::Arrive(Call* call) {
+  if (call->n > 1 || !call->scored_prompt.empty())
+    tenants_[static_cast<size_t>(call->tenant)].unclear.emplace(call->handle.value, call);
+  Wait(call);
+}
+
 void Fairness::Wait(Call* call) {
   Tenant& tenant = tenants_[static_cast<size_t>(call->tenant)];
   tenant.most_cost = std::max(tenant.most_cost, call->cost);
   if (tenant.waiting.empty()) std::fill(tenant.lag.begin(), tenant.lag.end(), 0);
   tenant.waiting.insert(KeyOf(call));
+  tenant.arrivals.emplace(call->handle.value, call);
 }
 
 void Fairness::Leave(Call* call) {
-  tenants_[static_cast<size_t>(call->tenant)].waiting.erase(KeyOf(call));
+  Tenant& tenant = tenants_[static_cast<size_t>(call->tenant)];
+  tenant.waiting.erase(KeyOf(call));
+  tenant.arrivals.erase(call->handle.value);
 }
 
-std::string Fairness::Admit(Call* call, bool first) {
+void Fairness::End(Call* call) {
+  Leave(call);
+  tenants_[static_cast<size_t>(call->tenant)].unclear.erase(call->handle.value);
+}
+
+std::string Fairness::CountOvertaking(Tenant& tenant, const Call& call, engine::Time began) {
+  for (const auto& [handle, other] : tenant.unclear) {
+    if (handle < call.handle.value && !tenant.arrivals.contains(handle)) ++other->passed;
+  }
+  bool is_first = true;  // of those that were ready
+  for (const auto& [handle, other] : tenant.arrivals) {
+    if (handle >= call.handle.value) break;
+    ++other->passed;
+    if ((other->paused && other->paused_at <= began) || !std::exchange(is_first, false)) continue;
+    if (!tenant.unclear.empty() && tenant.unclear.begin()->first <= handle) continue;
+    if (++other->overtaken > kMostOvertakings) {
+      return "call " + std::to_string(call.handle.value) + " overtook call " +
+             std::to_string(handle) + " of its tenant, as " + std::to_string(kMostOvertakings) +
+             " have before it";
+    }
+  }
+  return "";
+}
+
+std::string Fairness::Admit(Call* call, bool first, engine::Time began) {
   Tenant& tenant = tenants_[static_cast<size_t>(call->tenant)];
   std::fill(tenant.lag.begin(), tenant.lag.end(), 0);
+  if (!first) ++call->passed;
+  if (std::string wrong = CountOvertaking(tenant, *call, began); !wrong.empty()) return wrong;
   const auto name = [call] { return "call " + std::to_string(call->handle.value); };
-  if (!call->first_planned || call->n == 1) {
+  const bool may_be_promoted = call->passed >= kMostOvertakings;
+  if (!may_be_promoted && (!call->first_planned || call->n == 1)) {
     for (const auto& [key, other] : tenant.waiting) {
       if (key >= KeyOf(call).first) break;
       if (!other->paused)

@@ -143,6 +143,8 @@ class SimRunner final : public engine::StepRunner {
   std::set<std::pair<int, uint64_t>> ranks_;  // (-priority, id) of those that ever got a place
   std::optional<uint64_t> first_;  // the id of the first of them that has not been paused since
   bool first_runs_ = false;        // it had a row since it was first
+  // Others that may come before it: overtaken so often that they may be promoted.
+  std::set<uint64_t> may_be_promoted_;
   int plans_without_first_ = 0;
   std::vector<engine::TokenId> previous_;  // sampled by the last step, by row; -1: none
   std::vector<engine::TokenId> sampled_;

@@ -306,7 +306,7 @@ bool Simulation::Enter(Call& call, const engine::Request& request) {
 
   server::Admission::Demand demand;
   demand.prompt_tokens = call.num_prompt;
-  demand.positions = int64_t{call.n} * (call.num_prompt + call.stopping.max_tokens);
+  demand.positions = request.max_positions();
   demand.pool_positions = int64_t{scenario_.limits.num_pages - 1} * engine::kPageTokens;
   demand.backlog = stats_.requests_waiting.load();
   demand.deadline = call.deadline;
@@ -362,7 +362,7 @@ void Simulation::Submit(const Event& event) {
   }
   ++open_;
   live_sequences_ += n;
-  fairness_.Wait(&call);
+  fairness_.Arrive(&call);
   if (call.deadline) deadlines_.push({*call.deadline, &call, false});
   if (call.max_time) deadlines_.push({*call.max_time, &call, false});
   if (call.queue_deadline) deadlines_.push({*call.queue_deadline, &call, true});
@@ -445,6 +445,7 @@ void Simulation::Turn() {
   const bool goes_on = loop_->Step(/*may_block=*/false);
   if (violations_.any()) return;
   const bool computed = runner_->steps() > steps;
+  admissions_ = runner_->TakeAdmissions();
   Deliver();
   if (violations_.any()) return;
   if (computed && stats_.last_step_nanos.load() != clock_.Now().time_since_epoch().count())
@@ -664,7 +665,16 @@ void Simulation::OnRequestEnd(Call& call, const engine::RequestEnd& end) {
   ++(end.status.ok() ? count_.ends_ok : count_.ends_other);
   call.ended = true;
   --open_;
-  fairness_.Leave(&call);
+  // Who got a place in this turn, or came to its end by what the device said, was there when others
+  // got one.
+  const bool got_place =
+      std::any_of(admissions_.begin(), admissions_.end(),
+                  [&](const SimRunner::Admission& admission) { return admission.call == &call; });
+  if (got_place || call.nonfinite) {
+    ended_late_.push_back(&call);
+  } else {
+    fairness_.End(&call);
+  }
   if (call.paused) std::erase(stalled_, &call);
   call.ticket->Ended(stats_.requests_waiting.load(), clock_.Now());
   call.ticket.reset();
@@ -673,17 +683,18 @@ void Simulation::OnRequestEnd(Call& call, const engine::RequestEnd& end) {
 
 // ---------------------------------------------------------------- invariants
 
-void Simulation::CheckAdmissions() {
+void Simulation::CheckAdmissions(Time began) {
   for (Call* call : runner_->TakePreempted()) {
     if (call->open()) fairness_.Wait(call);
   }
-  for (const SimRunner::Admission& admission : runner_->TakeAdmissions()) {
+  for (const SimRunner::Admission& admission : admissions_) {
     Call* call = admission.call;
-    std::string wrong = fairness_.Admit(call, admission.first);
+    std::string wrong = fairness_.Admit(call, admission.first, began);
     if (!wrong.empty()) return violations_.Add(std::move(wrong));
     if (!call->first_planned || call->n == 1) fairness_.Leave(call);
     call->first_planned = true;
   }
+  for (Call* call : std::exchange(ended_late_, {})) fairness_.End(call);
 }
 
 void Simulation::CheckTurn(Time began) {
@@ -691,7 +702,7 @@ void Simulation::CheckTurn(Time began) {
     if (!call->ended && !runner_->failed())
       return Wrong(*call, "goes on after logits that are not finite");
   }
-  CheckAdmissions();
+  CheckAdmissions(began);
   if (violations_.any()) return;
   for (const Call* call : cancelled_) {
     if (call->open()) return Wrong(*call, "was cancelled and goes on");

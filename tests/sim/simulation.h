@@ -93,7 +93,7 @@ class Simulation {
   void Deliver();
   void LookLate(bool everywhere);
   void CheckTurn(engine::Time began);
-  void CheckAdmissions();
+  void CheckAdmissions(engine::Time began);
   void CheckPages();
   void Finish();
   void AbortStalled();
@@ -132,6 +132,8 @@ class Simulation {
   std::vector<Call*> cancelled_;  // since the last turn
   std::vector<Call*> nonfinite_;  // told so in the last turn
   std::vector<Call*> stalled_;
+  std::vector<SimRunner::Admission> admissions_;  // of the turn
+  std::vector<Call*> ended_late_;                 // of those, and like them
   std::priority_queue<Deadline, std::vector<Deadline>, std::greater<>> deadlines_;
   bool pending_ = false;  // commands were posted since the last turn
   bool draining_ = false;

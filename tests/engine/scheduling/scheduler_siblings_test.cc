@@ -81,6 +81,27 @@ TEST_P(SchedulerSiblingsTest, ShareTheirPages) {
   harness.ExpectSound();
 }
 
+// What admission reserves for a call (Request::max_positions) is what it can come to hold, in pages
+// that each sequence fills but for its last.
+TEST_P(SchedulerSiblingsTest, NeverHoldMoreThanTheirPositions) {
+  for (const int size : {1, 16, 17, 32, 40, 100}) {
+    SCOPED_TRACE(std::to_string(size) + " tokens");
+    SchedulerHarness harness(Options());
+    const Request request = MakeSiblings(1, size, 60, 4);
+    harness.Submit(request);
+    const PagePool& pool = harness.scheduler().pool();
+    int most = 0;
+    while (harness.Step()) {
+      int named = 0;
+      for (int page = 1; page <= pool.total(); ++page) named += pool.references(PageId{page}) > 0;
+      most = std::max(most, named);
+    }
+    harness.ExpectSound();
+    EXPECT_LE(most * kPageTokens, request.max_positions() + 4 * (kPageTokens - 1));
+    EXPECT_GT(most * kPageTokens, request.max_positions() - 4 * kPageTokens);
+  }
+}
+
 TEST_P(SchedulerSiblingsTest, PreemptedOrNotTheyAreTheSame) {
   for (const int pages : {7, 9, 12, 20}) {
     for (const int budget : {7, 64}) {

@@ -240,6 +240,65 @@ TEST_P(SchedulerTest, LowerPrioritiesGiveUpTheirPagesFirst) {
   ExpectAllAsAlone(harness, requests);
 }
 
+// Higher ones never stop coming, and take places and pages; the low ones end all the same, in
+// order.
+TEST_P(SchedulerTest, LowPrioritiesEndWhileHigherOnesKeepComing) {
+  SchedulerHarness::Options options = Options();
+  options.num_pages = 8;
+  options.max_batch = 3;
+  SchedulerHarness harness(options);
+  std::vector<Request> low;
+  for (uint64_t i = 1; i <= 2; ++i) {
+    low.push_back(MakeRequest(i, 20, 60, i));
+    low.back().priority = -1;
+    harness.Submit(low.back());
+  }
+  uint64_t last = 2;
+  int waiting = 0;
+  std::vector<uint64_t> ended;
+  for (int step = 0; step < 20'000 && ended.size() < 2; ++step) {
+    for (; waiting < 4; ++waiting) {
+      Request high = MakeRequest(++last, 10, 30, last);
+      high.priority = static_cast<int32_t>(last % 3);
+      harness.Submit(high);
+    }
+    ASSERT_TRUE(harness.Step());
+    waiting = static_cast<int>(harness.stats().requests_waiting.load());
+    for (uint64_t i = 1; i <= 2; ++i) {
+      if (harness.Outcome(i).end && std::find(ended.begin(), ended.end(), i) == ended.end())
+        ended.push_back(i);
+    }
+  }
+  EXPECT_THAT(ended, ElementsAre(1, 2));
+  EXPECT_GT(harness.stats().preemptions.load(), 0u);
+  harness.Finish();
+  harness.ExpectSound();
+  ExpectAllAsAlone(harness, low);
+}
+
+// Who was overtaken so often and got a place keeps it, whoever asks for pages.
+TEST_P(SchedulerTest, WhoWasOvertakenKeepsItsPages) {
+  SchedulerHarness::Options options = Options();
+  options.num_pages = 6;
+  options.max_batch = 2;
+  SchedulerHarness harness(options);
+  Request low = MakeRequest(1, 10, 60, 1);
+  low.priority = -1;
+  for (uint64_t i = 2; i <= 3; ++i) {  // first, so that the low one has to wait
+    harness.Submit(MakeRequest(i, 10, 4, i));
+  }
+  harness.Step();
+  harness.Submit(low);
+  for (uint64_t i = 4; i <= 40; ++i) harness.Submit(MakeRequest(i, 10, 40, i));
+  harness.Finish();
+  harness.ExpectSound();
+  EXPECT_GT(harness.stats().preemptions.load(), 0u);
+  EXPECT_EQ(harness.Outcome(1).end->kv.preemptions, 0);
+  EXPECT_LT(harness.Outcome(1).end->timing.total_seconds,
+            harness.Outcome(40).end->timing.total_seconds);
+  ExpectAllAsAlone(harness, {low});
+}
+
 TEST_P(SchedulerTest, RunsNoMoreSequencesThanSlots) {
   SchedulerHarness::Options options = Options();
   options.max_batch = 3;

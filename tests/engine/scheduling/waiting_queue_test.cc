@@ -25,11 +25,15 @@ class WaitingQueueTest : public testing::Test {
     tokens_of_[id] = tokens;
     queue_.Add({tenant, weight}, SequenceId{id}, tokens, Fake(id));
   }
+  void AddHigh() {
+    const uint64_t id = ++last_;
+    queue_.Add({"a", 1, 5}, SequenceId{id}, 10, Fake(id));
+  }
   // Takes the next; 0 when there is none.
   uint64_t Take() {
     Sequence* next = queue_.Next(Always);
     if (next == nullptr) return 0;
-    queue_.Take(SequenceId{IdOf(next)});
+    queue_.Take(SequenceId{IdOf(next)}, Always);
     taken_tokens_[tenant_of_[IdOf(next)]] += tokens_of_[IdOf(next)];
     return IdOf(next);
   }
@@ -89,9 +93,52 @@ TEST_F(WaitingQueueTest, HigherPrioritiesGoFirstWithinTheirTenantAlone) {
   while (Sequence* next = queue_.Next(Always)) {
     const uint64_t id = IdOf(next);
     if (id != 2) of_a.push_back(id);
-    queue_.Take(SequenceId{id});
+    queue_.Take(SequenceId{id}, Always);
   }
   EXPECT_EQ(of_a, (std::vector<uint64_t>{101, 103, 1, 102}));
+}
+
+// Higher priorities keep coming: the low ones get one place of 17, in order of arrival.
+TEST_F(WaitingQueueTest, LowPrioritiesWaitForSoManyAndNoLonger) {
+  for (uint64_t id = 1; id <= 3; ++id) queue_.Add({"a", 1, -1}, SequenceId{id}, 10, Fake(id));
+  last_ = 3;
+  std::vector<int> before;
+  int count = 0;
+  for (int i = 0; i < 60; ++i) {
+    AddHigh();
+    Sequence* next = queue_.Next(Always);
+    EXPECT_EQ(queue_.Next(Always), next);
+    const int overtaken = queue_.Take(SequenceId{IdOf(next)}, Always);
+    EXPECT_EQ(overtaken, IdOf(next) <= 3 ? WaitingQueue::kMostOvertakings : 0);
+    ++count;
+    if (IdOf(next) <= 3) before.push_back(count);
+  }
+  EXPECT_EQ(before, (std::vector<int>{17, 34, 51}));
+}
+
+// A stalled one neither takes the place of those behind it nor counts who passes.
+TEST_F(WaitingQueueTest, WhoIsNotReadyIsNotOvertaken) {
+  for (uint64_t id = 1; id <= 2; ++id) queue_.Add({"a", 1, -1}, SequenceId{id}, 10, Fake(id));
+  last_ = 2;
+  const auto not_first = [](const Sequence& sequence) { return IdOf(&sequence) != 1; };
+  for (int i = 0; i < 17; ++i) {
+    AddHigh();
+    Sequence* next = queue_.Next(not_first);
+    EXPECT_EQ(IdOf(next) == 2, i == 16);
+    queue_.Take(SequenceId{IdOf(next)}, not_first);
+  }
+  AddHigh();
+  EXPECT_NE(IdOf(queue_.Next(Always)), 1u);
+}
+
+// What it had to bear before it was preempted counts.
+TEST_F(WaitingQueueTest, RemembersOvertakings) {
+  queue_.Add({"a", 1, -1, 15}, SequenceId{1}, 10, Fake(1));
+  for (uint64_t id = 2; id <= 4; ++id) queue_.Add({"a", 1, 5}, SequenceId{id}, 10, Fake(id));
+  last_ = 4;
+  EXPECT_EQ(Take(), 2u);
+  EXPECT_EQ(Take(), 1u);
+  EXPECT_EQ(Take(), 3u);
 }
 
 TEST_F(WaitingQueueTest, PassesOverWhatIsNotReady) {
@@ -102,7 +149,7 @@ TEST_F(WaitingQueueTest, PassesOverWhatIsNotReady) {
   std::set<uint64_t> taken;
   while (Sequence* next = queue_.Next(not_first)) {
     taken.insert(IdOf(next));
-    queue_.Take(SequenceId{IdOf(next)});
+    queue_.Take(SequenceId{IdOf(next)}, not_first);
   }
   EXPECT_EQ(taken, (std::set<uint64_t>{2, 3}));
   EXPECT_EQ(queue_.size(), 1u);
