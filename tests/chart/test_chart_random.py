@@ -31,9 +31,9 @@ def sentence(stderr):
     if match := re.search(r"^Error: execution error at \(sluice/templates/[^)]*\): (.+)\Z", text, re.M):
         words = match[1]
         assert not EXCEPT_NAMES.search(words), words
-        head = re.match(r"[A-Za-z][\w.]*(?=: | \()", words)
+        head = re.match(r"[A-Za-z][\w.-]*(?=: | \()", words)
         assert head, f"names no value first: {words}"
-        return words, [head[0], *re.findall(r"\b[A-Za-z]\w*(?:\.[A-Za-z]\w*)+", words)]
+        return words, [head[0], *re.findall(r"\b[A-Za-z]\w*(?:\.[A-Za-z][\w-]*)+", words)]
     # Of the schema: what null took away, or where it is no value.
     assert "specifications of the schema" in text, text
     named = []
