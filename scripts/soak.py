@@ -286,10 +286,10 @@ class Load:
 class Watch:
     """What the process holds, and what must be so when nobody calls."""
 
-    def __init__(self, server, tally):
+    def __init__(self, server, tally, token):
         self.server, self.tally = server, tally
         # Idle from rest to rest: its connection may be closed as the call begins, and it takes another one.
-        self.client = Client(server.address, config=RETRIES)
+        self.client = Client(server.address, token, config=RETRIES)
         self.canary = self.ask()
         self.begin = time.monotonic()
         self.resident, self.rests = [], []  # (hours, MiB); what was held at each rest
@@ -384,7 +384,7 @@ class Planter:
 
 
 def soak(server, minutes, seed, rest_every, token):
-    watch = Watch(server, None)
+    watch = Watch(server, None, token)
     load = Load(server, seed, token)
     watch.tally = load.tally
     planter = Planter(server, load.tally) if token else None
