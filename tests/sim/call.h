@@ -72,6 +72,7 @@ struct Call {
   bool after_drain = false;  // was
   bool admitted = false;
   bool first_planned = false;  // as the device sees it
+  int preemptions = 0;         // that are known here
   int passed = 0;     // times that a later one of its tenant got a place, or took its, at most
   int overtaken = 0;  // of those, certainly out of the queue with it the first that came
   bool ended = false;

@@ -28,9 +28,11 @@ class Fairness {
   // It got a place.
   void Leave(Call* call);
   void End(Call* call);
-  // A sequence of `call` got a place in the turn that began at `began`; `first`: it never had one.
-  // Returns what is wrong with that; empty when nothing is.
-  std::string Admit(Call* call, bool first, engine::Time began);
+  bool Waits(const Call& call) const;
+  // A sequence of `call` got a place in the turn that began at `began`; `first`: it never had one;
+  // `knows_all`: Wait has been called for all that wait. Returns what is wrong with that; empty
+  // when nothing is.
+  std::string Admit(Call* call, bool first, bool knows_all, engine::Time began);
 
   static constexpr int kMostOvertakings = 16;  // of the scheduler's queue
 
@@ -50,7 +52,7 @@ class Fairness {
     return {{-call->priority, call->handle.value}, call};
   }
 
-  std::string CountOvertaking(Tenant& tenant, const Call& call, engine::Time began);
+  std::string CountOvertaking(Tenant& tenant, const Call& call, bool knows_all, engine::Time began);
 
   std::vector<Tenant> tenants_;
 };

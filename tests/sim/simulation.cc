@@ -663,6 +663,8 @@ void Simulation::OnRequestEnd(Call& call, const engine::RequestEnd& end) {
       (end.kv.recomputed_tokens > 0 && end.kv.preemptions == 0))
     return Wrong(call, "wrong accounts of its pages");
   ++(end.status.ok() ? count_.ends_ok : count_.ends_other);
+  preemptions_ += static_cast<uint64_t>(end.kv.preemptions - call.preemptions);
+  call.preemptions = static_cast<int>(end.kv.preemptions);
   call.ended = true;
   --open_;
   // Who got a place in this turn, or came to its end by what the device said, was there when others
@@ -684,12 +686,21 @@ void Simulation::OnRequestEnd(Call& call, const engine::RequestEnd& end) {
 // ---------------------------------------------------------------- invariants
 
 void Simulation::CheckAdmissions(Time began) {
+  const auto preempted = [this](Call* call) {
+    ++preemptions_;
+    ++call->preemptions;
+  };
   for (Call* call : runner_->TakePreempted()) {
-    if (call->open()) fairness_.Wait(call);
+    if (!call->open()) continue;
+    if (!fairness_.Waits(*call)) preempted(call);
+    fairness_.Wait(call);
   }
+  // Others may be waiting of which that shows only when they get a place again.
+  const bool knows_all = preemptions_ == stats_.preemptions.load();
   for (const SimRunner::Admission& admission : admissions_) {
     Call* call = admission.call;
-    std::string wrong = fairness_.Admit(call, admission.first, began);
+    if (!admission.first && !fairness_.Waits(*call)) preempted(call);
+    std::string wrong = fairness_.Admit(call, admission.first, knows_all, began);
     if (!wrong.empty()) return violations_.Add(std::move(wrong));
     if (!call->first_planned || call->n == 1) fairness_.Leave(call);
     call->first_planned = true;

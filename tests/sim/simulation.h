@@ -134,6 +134,7 @@ class Simulation {
   std::vector<Call*> stalled_;
   std::vector<SimRunner::Admission> admissions_;  // of the turn
   std::vector<Call*> ended_late_;                 // of those, and like them
+  uint64_t preemptions_ = 0;                      // that are known here
   std::priority_queue<Deadline, std::vector<Deadline>, std::greater<>> deadlines_;
   bool pending_ = false;  // commands were posted since the last turn
   bool draining_ = false;
