@@ -145,8 +145,8 @@ def test_chat_goes_on_elsewhere(serve, tmp_path, sampling):
             if event.HasField("accepted"):
                 accepted.append(event.accepted)
             if count == 5:
-                time.sleep(1.1)  # another second: rendered anew, it would be another prompt
                 doomed.signal(signal.SIGKILL)
+                time.sleep(1.1)  # another second: rendered anew, it would be another prompt
             yield event
 
     reply, _ = collect(events())
