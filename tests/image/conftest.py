@@ -23,8 +23,7 @@ def pytest_addoption(parser):
                          help="test the image for NVIDIA GPUs in place of that for CPUs, compiled with the CUDA toolkit in FOLDER "
                               "(/usr/local/cuda), which is put into the base as NVIDIA's images have it; takes long")
         parser.addoption("--cuda-preset", metavar="PRESET", default="hopper",
-                         help="CMake preset of that image: cuda, or hopper for compute capability 9.0 alone, which compiles in a "
-                              "fifth of the time")
+                         help="CMake preset of that image: cuda, or hopper for compute capability 9.0 alone, which compiles faster")
 
 
 def pytest_collection_modifyitems(config, items):

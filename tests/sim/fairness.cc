@@ -74,7 +74,8 @@ std::string Fairness::Admit(Call* call, bool first, bool knows_all, engine::Time
   if (std::string wrong = CountOvertaking(tenant, *call, knows_all, began); !wrong.empty())
     return wrong;
   const auto name = [call] { return "call " + std::to_string(call->handle.value); };
-  const bool may_be_promoted = call->passed >= kMostOvertakings;
+  // How often others passed one that went back to the queue is not known to the turn.
+  const bool may_be_promoted = call->passed >= kMostOvertakings || call->preemptions > 0;
   if (!may_be_promoted && (!call->first_planned || call->n == 1)) {
     for (const auto& [key, other] : tenant.waiting) {
       if (key >= KeyOf(call).first) break;

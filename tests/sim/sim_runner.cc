@@ -61,7 +61,7 @@ void SimRunner::NoteAdmissions(const StepPlan& plan) {
     const bool first = sequence.call == nullptr;
     if (first) ranks_.insert({-call->priority, row.sequence.value});
     // Those of this plan are not counted yet.
-    if (call->passed + static_cast<int>(count) + (first ? 0 : 1) >= Fairness::kMostOvertakings)
+    if (!first || call->passed + static_cast<int>(count) >= Fairness::kMostOvertakings)
       may_be_promoted_.insert(row.sequence.value);
     sequence.call = call;
     sequence.index = reset.sequence_index;
