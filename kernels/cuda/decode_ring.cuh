@@ -2,12 +2,12 @@
 
 // The weights that one warp of the persistent decode kernel multiplies by, in the order in which it
 // needs them, through a ring of its own in shared memory: as soon as a chunk has been used its slot
-// is filled with the chunk `num_slots` ahead, whatever stage that belongs to. Four warps beside the
-// eight ask for the copies of all rings (PTX ISA, cp.async.bulk); two mbarriers a slot tell when it
-// is full and when it is free. In one form of the kernel quantised weights become operands in their
-// slot, as early as their warp has nothing else to do; its code is kept short and in one place, for
-// a step that runs through it once a stage waits for instructions as it waits for weights. In the
-// other they become operands in registers, as they are multiplied.
+// is filled with the chunk `num_slots` ahead, whatever stage that belongs to. Four warps beside
+// those that multiply ask for the copies of all rings (PTX ISA, cp.async.bulk); two mbarriers a
+// slot tell when it is full and when it is free. In one form of the kernel quantised weights become
+// operands in their slot, as early as their warp has nothing else to do; its code is kept short and
+// in one place, for a step that runs through it once a stage waits for instructions as it waits for
+// weights. In the other they become operands in registers, as they are multiplied.
 
 #include <type_traits>
 

@@ -49,7 +49,7 @@ double CpuSeconds() {
   return seconds(usage.ru_utime) + seconds(usage.ru_stime);
 }
 
-double MostSeconds() { return kUnderSanitizer ? 10 : 1; }
+double MostSeconds() { return kUnderSanitizer ? 30 : 1; }
 int64_t MostBytes() { return (kUnderSanitizer ? int64_t{512} : int64_t{64}) << 20; }
 
 engine::EngineOptions ProbeOptions() {
