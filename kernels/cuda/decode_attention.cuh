@@ -18,14 +18,19 @@ struct DecodeAttention {
   alignas(16) std::byte keys[TileShape<kHead>::kKeyBytes];
   alignas(16) std::byte values[TileShape<kHead>::kValueBytes];
   BlockTile tile;
-  alignas(16) float heads[(kTileQueries + 2) * kHead];  // queries, then K and V of the token
-  alignas(16) float part[kTileQueries * (kHead + 2)];
-  alignas(16) float merged[kTileQueries * (kHead + 2)];
+  alignas(16) float own[2 * kHead];  // K and V of the token
+  // Behind it, each DecodeHeadFloats: the queries of the KV head's heads, of which nothing is
+  // needed once there is a part [heads][2 + D]; what parts are merged to.
+  __device__ float* queries() { return reinterpret_cast<float*>(this + 1); }
+  __device__ float* part() { return queries(); }
+  __device__ float* merged(const DecodeArgs& args) {
+    return queries() + DecodeHeadFloats(args.head_size, args.num_heads / args.num_kv_heads);
+  }
 };
 
-static_assert(sizeof(DecodeAttention<64>) <= DecodeAttentionBytes(64) &&
-              sizeof(DecodeAttention<128>) <= DecodeAttentionBytes(128) &&
-              sizeof(DecodeAttention<256>) <= DecodeAttentionBytes(256));
+static_assert(sizeof(DecodeAttention<64>) == DecodeAttentionBytes(64) &&
+              sizeof(DecodeAttention<128>) == DecodeAttentionBytes(128) &&
+              sizeof(DecodeAttention<256>) == DecodeAttentionBytes(256));
 
 // One part of one KV head.
 struct DecodePart {
@@ -53,7 +58,8 @@ __device__ __forceinline__ void take_heads(const DecodeArgs& args, const DecodeS
                         : beyond < head_size
                             ? own + beyond
                             : own + args.num_kv_heads * head_size + beyond - head_size;
-    *reinterpret_cast<float4*>(scratch.heads + i) = take_quad(from);
+    float* to = beyond < 0 ? scratch.queries() + i : scratch.own + beyond;
+    *reinterpret_cast<float4*>(to) = take_quad(from);
   }
 }
 
@@ -62,7 +68,7 @@ __device__ __forceinline__ void finish_head(const DecodeArgs& args, const Decode
                                             float* head) {
   const int lane = threadIdx.x % 32;
   if (norm.weight != nullptr) norm_head(head, args.head_size, norm, lane);
-  rotate_head(head, args.style, stage.cols, lane, [&](int i) { return s.rotations[i]; });
+  rotate_head(head, args.style, stage.cols, lane, [&](int i) { return s.rotations()[i]; });
   __syncwarp();
 }
 
@@ -77,12 +83,12 @@ __device__ __forceinline__ void store_own(const DecodeArgs& args, const DecodeSt
   const int64_t begin =
       (static_cast<int64_t>(s.pages[s.position / kPageTokens]) * args.num_kv_heads + kv_head) *
       head_size * kPageTokens;
-  const float* own = scratch.heads + args.num_heads / args.num_kv_heads * head_size;
-  auto* keys = reinterpret_cast<__half*>(const_cast<std::byte*>(stage.keys)) + begin;
-  auto* values = reinterpret_cast<__half*>(const_cast<std::byte*>(stage.values)) + begin;
+  const DecodeCache& cache = s.caches(args.tables)[stage.first_task];
+  auto* keys = reinterpret_cast<__half*>(const_cast<std::byte*>(cache.keys)) + begin;
+  auto* values = reinterpret_cast<__half*>(const_cast<std::byte*>(cache.values)) + begin;
   for (int d = threadIdx.x; d < head_size; d += kRowThreads) {
-    const __half k = __float2half_rn(own[d]);
-    const __half v = __float2half_rn(own[head_size + d]);
+    const __half k = __float2half_rn(scratch.own[d]);
+    const __half v = __float2half_rn(scratch.own[head_size + d]);
     keys[d * kPageTokens + slot] = k;
     values[slot * head_size + d] = v;
     *reinterpret_cast<__half*>(scratch.keys + tile_key_offset<kHead>(key, d)) = k;
@@ -130,14 +136,15 @@ __device__ __forceinline__ void request_tile(const DecodeArgs& args, const Paged
 template <int kHead>
 __device__ __forceinline__ void attend_part(const DecodeArgs& args, const DecodeStage& stage,
                                             DecodeShared& s, const DecodePart& part) {
-  auto& scratch = *reinterpret_cast<DecodeAttention<kHead>*>(s.row);
+  auto& scratch = *reinterpret_cast<DecodeAttention<kHead>*>(s.row());
   const int head_size = args.head_size;
   const int ratio = args.num_heads / args.num_kv_heads;
   KvLayer kv;
   kv.num_kv_heads = args.num_kv_heads;
   kv.head_size = head_size;
-  kv.k = const_cast<std::byte*>(stage.keys);
-  kv.v = const_cast<std::byte*>(stage.values);
+  const DecodeCache& cache = s.caches(args.tables)[stage.first_task];
+  kv.k = const_cast<std::byte*>(cache.keys);
+  kv.v = const_cast<std::byte*>(cache.values);
   const PagedHead head(kv, s.pages, part.kv_head);
   request_tile<kHead>(args, head, part.first_key, part.end, scratch);
   const int warp = threadIdx.x / 32;
@@ -146,13 +153,14 @@ __device__ __forceinline__ void attend_part(const DecodeArgs& args, const Decode
   meet_rows();
   const int first_seen = stage.window > 0 ? max(0, s.position - stage.window + 1) : 0;
   for (int row = warp; row < ratio; row += 8) {
-    float* query = scratch.heads + row * head_size;
-    finish_head(args, stage, s, stage.q_norm, query);
+    float* query = scratch.queries() + row * head_size;
+    finish_head(args, stage, s, {cache.q_norm, nullptr, cache.q_epsilon, NormKind::kRms}, query);
     fill_query<kHead>(scratch.rows, row, head_size, first_seen, s.position,
                       [&](int d) { return *reinterpret_cast<const float2*>(query + d); });
   }
   if (part.holds_own && warp == 7) {
-    finish_head(args, stage, s, stage.k_norm, scratch.heads + ratio * head_size);
+    finish_head(args, stage, s, {cache.k_norm, nullptr, cache.k_epsilon, NormKind::kRms},
+                scratch.own);
   }
   const PagedAttentionArgs op = {args.attention_scale, args.softcap, stage.window};
   const int stride = head_size + 2;
@@ -169,14 +177,14 @@ __device__ __forceinline__ void attend_part(const DecodeArgs& args, const Decode
     }
     attend_tile_by_block<kHead>(scratch.rows, shared_address(scratch.keys),
                                 shared_address(scratch.values), first_key, op, head_size,
-                                scratch.tile, scratch.part, stride, ratio);
+                                scratch.tile, scratch.part(), stride, ratio);
     meet_rows();
     if (args.part_tiles > 1) {
       const bool first = first_key <= max(part.first_key, first_seen);
-      merge_tile(scratch.merged, scratch.part, head_size, ratio, first);
+      merge_tile(scratch.merged(args), scratch.part(), head_size, ratio, first);
     }
   }
-  const float* outcome = args.part_tiles > 1 ? scratch.merged : scratch.part;
+  const float* outcome = args.part_tiles > 1 ? scratch.merged(args) : scratch.part();
   const int quads = 1 + head_size / 4;
   for (int i = threadIdx.x; i < ratio * quads; i += kRowThreads) {
     const float* row = outcome + i / quads * stride;
@@ -201,7 +209,7 @@ __device__ __forceinline__ void attend_stage(const DecodeArgs& args, const Decod
   const int first_seen = stage.window > 0 ? max(0, s.position - stage.window + 1) : 0;
   const int first_part = first_seen / part_keys;
   const int num_parts = args.num_parts - first_part;
-  for (int i = s.work.first_item(stage); i < num_parts * args.num_kv_heads;
+  for (int i = first_item(stage); i < num_parts * args.num_kv_heads;
        i += static_cast<int>(gridDim.x)) {
     DecodePart part;
     part.kv_head = i / num_parts;

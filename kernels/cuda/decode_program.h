@@ -6,7 +6,8 @@
 // reading the weights; here blocks meet through the values they hand over (handoff.cuh), and the
 // weights of later stages are on their way all the while (decode_ring.cuh).
 //
-// Stages of a layer, with what a block waits for and hands over:
+// The embedding [E] is handed over at first. Stages of a layer, with what a block waits for and
+// hands over:
 //   qkv        residual [E]            -> q, k, v [(H + 2 G) D]
 //   attention  q, k, v of one KV head  -> parts [H][parts][4 + D]; stores K and V
 //   merge      parts of one head       -> its outcome [D]
@@ -32,24 +33,32 @@
 
 namespace sluice::kernels::cuda {
 
-// One matrix of a stage.
-struct alignas(16) DecodeTask {
-  const std::byte* quants = nullptr;
-  const uint32_t* scales = nullptr;
-  const uint32_t* supers = nullptr;
-  const float* row_factors = nullptr;
-  const float* bias = nullptr;
+// What matrices of several layers have in common.
+struct alignas(8) DecodeShape {
+  // Bytes from the quants on; 0 where there are none.
+  uint32_t scales_at = 0;
+  uint32_t supers_at = 0;
+  uint32_t row_factors_at = 0;
   int32_t rows = 0;
   int32_t tiles = 0;
   int32_t units = 0;
   int32_t slice_units = 0;
   int32_t first_group = 0;  // of the stage's groups of work
-  int32_t out = 0;          // where its outcome begins, floats into the handoff set or the logits
   DType type = DType::kF32;
   uint8_t slices_log2 = 0;
   uint8_t num_slices = 0;    // that have units
   uint16_t quant_bytes = 0;  // of one tile and unit
   uint16_t scale_bytes = 0;
+
+  bool operator==(const DecodeShape&) const = default;
+};
+
+// One matrix of a stage.
+struct alignas(8) DecodeTask {
+  const std::byte* quants = nullptr;
+  const float* bias = nullptr;
+  int32_t out = 0;  // where its outcome begins, floats into the handoff set or the logits
+  int32_t shape = 0;
 };
 
 enum class DecodeStageKind : uint8_t { kQkv, kAttention, kMerge, kOutput, kGateUp, kDown, kHead };
@@ -72,32 +81,39 @@ struct DecodeForm {
 // For models whose stages wait for each other, and for those whose quants are most of the work.
 inline constexpr DecodeForm kPreparedForm = {1, 3, 4, true};
 inline constexpr DecodeForm kDirectForm = {3, 2, 4, false};
+inline constexpr DecodeForm kForms[] = {kPreparedForm, kDirectForm};
 
 // Work of products comes in groups: what the warps of a team do between two barriers, a warp a
 // (tile, slice), in several rounds where slices are more than warps. A group of W warps has
 // W / slices tiles of one matrix, or W / 2 / slices of both gate and up, at least one.
-struct alignas(16) DecodeStage {
+struct alignas(8) DecodeStage {
   DecodeStageKind kind = DecodeStageKind::kQkv;
   uint8_t num_tasks = 0;
   GateActivation activation = GateActivation::kSilu;
-  int32_t first_task = 0;
+  int32_t first_task = 0;  // of attention: its entry of DecodeProgram's caches
   int32_t num_groups = 0;
   // That group 0 falls to, the others in turn: block b's team t counts as t * blocks + b. Of
   // attention and merging: blocks.
   int32_t first_team = 0;
-  int32_t in = 0;        // floats into the handoff set; -1: the embedding's residual
+  int32_t in = 0;        // floats into the handoff set
   int32_t residual = 0;  // what the outcome is added to, as `in`
   int32_t cols = 0;
-  float scale = 1.0f;                  // of what is added to the residual
-  float epsilon = 0.0f;                // of the norm in front
-  const float* norm_weight = nullptr;  // [cols]
+  float scale = 1.0f;    // of what is added to the residual
+  float epsilon = 0.0f;  // of the norm in front
   // Attention and its merging.
-  const std::byte* keys = nullptr;  // pages
-  const std::byte* values = nullptr;
-  DeviceNorm q_norm;
-  DeviceNorm k_norm;
   int32_t out = 0;  // of parts, or of what they are merged to
   int32_t window = 0;
+  const float* norm_weight = nullptr;  // [cols]
+};
+
+// A layer's KV cache and the RMS norms of its heads, null where there are none.
+struct alignas(8) DecodeCache {
+  const std::byte* keys = nullptr;  // pages
+  const std::byte* values = nullptr;
+  const float* q_norm = nullptr;
+  const float* k_norm = nullptr;
+  float q_epsilon = 0.0f;
+  float k_epsilon = 0.0f;
 };
 
 // In front of a part's weighted values: their maximum, their sum, two zeros.
@@ -114,11 +130,24 @@ struct DecodeStep {
   int32_t pages[kMaxDecodePages];  // of positions up to its own
 };
 
-struct DecodeArgs {
-  const DecodeStage* stages = nullptr;
-  const DecodeTask* tasks = nullptr;
+struct DecodeArgs;
+// Byte offsets of a block's arrays in shared memory (decode_shared.cuh). A pure function.
+struct DecodeLayout {
+  int32_t tables = 0, row = 0, values = 0, norm = 0, rotations = 0, parts = 0, reduce = 0,
+          zeros = 0, barriers = 0, contents = 0, slots = 0, bytes = 0;
+  static DecodeLayout Of(const DecodeArgs& args);
+};
+
+// The program's tables, one after another.
+struct DecodeTables {
+  const std::byte* at = nullptr;
   int32_t num_stages = 0;
-  int32_t num_tasks = 0;
+  // Bytes from `at` on: after the stages tasks, shapes and caches, then the end, a multiple of 16.
+  int32_t tasks_at = 0, shapes_at = 0, caches_at = 0, bytes = 0;
+};
+
+struct DecodeArgs {
+  DecodeTables tables;
   EmbedArgs embed;
   // The model.
   int32_t width = 0;      // E
@@ -135,20 +164,14 @@ struct DecodeArgs {
   float* handoff = nullptr;       // of this step, kAbsent throughout
   float* next_handoff = nullptr;  // of the next, made kAbsent
   int32_t handoff_floats = 0;
+  int32_t embedding = 0;   // of the token, floats into the handoff set
   int32_t num_parts = 0;   // of attention, at this step's position
   int32_t part_tiles = 1;  // tiles of 64 keys in one part: 1, or a split's 4
   // The launch.
   DecodeForm form;
   int32_t ring_slots = 0;  // of each warp
   int32_t slot_bytes = 0;
-};
-
-// Byte offsets of a block's arrays in shared memory (decode_shared.cuh). A pure function.
-struct DecodeLayout {
-  int32_t stages = 0, tasks = 0, residual = 0, row = 0, values = 0, norm = 0, rotations = 0,
-          parts = 0, reduce = 0, zeros = 0, barriers = 0, contents = 0, pages = 0, slots = 0,
-          bytes = 0;
-  __host__ __device__ static DecodeLayout Of(const DecodeArgs& args);
+  DecodeLayout layout;
 };
 
 // Rows of at most so many columns are kept in f32 until their power of two is known; longer ones
@@ -156,11 +179,15 @@ struct DecodeLayout {
 inline constexpr int kMaxKeptCols = 8192;
 
 // One of the rings' slots, a chunk of weights (decode_ring.cuh), where quants are made operands.
-inline constexpr int kPreparedSlotBytes = 4608;
+inline constexpr int kPreparedSlotBytes = 4480;
 inline constexpr int kPreparedUnits = 2;
-// Units of a slot where quants are multiplied as they are: about 2 KB.
-__host__ __device__ constexpr int DirectUnits(int unit_bytes) {
+// Where quants are multiplied as they are: units that a warp has in registers at once, and those of
+// a slot, as many or twice that: fewer requests for the same bytes.
+__host__ __device__ constexpr int UnitsAtOnce(int unit_bytes) {
   return unit_bytes > 896 ? 1 : 1792 / unit_bytes;
+}
+__host__ __device__ constexpr int DirectUnits(int unit_bytes) {
+  return unit_bytes > 1536 ? 1 : 2 * UnitsAtOnce(unit_bytes);
 }
 inline constexpr int kMaxRingSlots = 8;  // of a warp
 
@@ -168,10 +195,14 @@ inline constexpr int kMaxRingSlots = 8;  // of a warp
 // decode_attention.cuh, which asserts it.
 __host__ __device__ constexpr int32_t DecodeAttentionBytes(int32_t head_size) {
   const int32_t head = head_size <= 64 ? 64 : head_size <= 128 ? 128 : 256;
-  return head * (64 + 128 + 128 + 72 + 128) + 512 + 192 + 1024 + 6656 + 256;
+  return head * (64 + 128 + 128 + 8) + 512 + 192 + 1024 + 6656;
+}
+// Behind it, floats: queries of one KV head, or a tile's part, and what parts are merged to.
+__host__ __device__ constexpr int32_t DecodeHeadFloats(int32_t head_size, int32_t ratio) {
+  return (ratio * (head_size + 2) + 3) / 4 * 4;
 }
 
-__host__ __device__ inline DecodeLayout DecodeLayout::Of(const DecodeArgs& args) {
+inline DecodeLayout DecodeLayout::Of(const DecodeArgs& args) {
   DecodeLayout layout;
   const auto take = [&](int32_t bytes) {
     const int32_t at = layout.bytes;
@@ -179,14 +210,14 @@ __host__ __device__ inline DecodeLayout DecodeLayout::Of(const DecodeArgs& args)
     return at;
   };
   const auto padded = [](int32_t cols) { return (cols + kUnitCols - 1) / kUnitCols * kUnitCols; };
-  layout.stages = take(args.num_stages * static_cast<int32_t>(sizeof(DecodeStage)));
-  layout.tasks = take(args.num_tasks * static_cast<int32_t>(sizeof(DecodeTask)));
-  layout.residual = take(padded(args.width) * 4);
+  layout.tables = take(args.tables.bytes);
   const int32_t row = padded(args.max_cols) * 2;
   const int32_t row_bytes = (row + 127) / 128 * 128;
   const int32_t values_bytes = padded(args.kept_cols) * 4;
   const int32_t both = row_bytes + values_bytes + padded(args.width) * 4;
-  const int32_t attention = DecodeAttentionBytes(args.head_size);
+  const int32_t attention =
+      DecodeAttentionBytes(args.head_size) +
+      2 * 4 * DecodeHeadFloats(args.head_size, args.num_heads / args.num_kv_heads);
   layout.row = take(both > attention ? both : attention);
   layout.values = layout.row + row_bytes;
   layout.norm = layout.values + values_bytes;
@@ -197,7 +228,6 @@ __host__ __device__ inline DecodeLayout DecodeLayout::Of(const DecodeArgs& args)
   layout.zeros = take(128);
   layout.barriers = take((2 * warps * kMaxRingSlots + 1) * 8);
   layout.contents = take(warps * kMaxRingSlots);
-  layout.pages = take(kMaxDecodePages * 4);
   layout.slots = take(warps * args.ring_slots * args.slot_bytes);
   return layout;
 }

@@ -12,29 +12,27 @@
 namespace sluice::kernels::cuda {
 namespace {
 
-DecodeTask TaskOf(const Linear& linear) {
-  const PackedWeight& weight = *linear.weight;
+DecodeShape ShapeOf(const PackedWeight& weight) {
   const PackedLayout layout = PackedLayout::Of(weight.type, weight.rows, weight.cols);
-  const PackedView view = ViewOf(layout, weight.storage.bytes());
-  DecodeTask task;
-  task.quants = view.quants;
-  task.scales = view.scales;
-  task.supers = layout.supers_at != layout.rows_at ? view.supers : nullptr;
-  task.row_factors = view.row_factors;
-  task.bias = linear.bias;
-  task.rows = view.rows;
-  task.tiles = view.tiles;
-  task.units = view.units;
-  task.slice_units = SliceUnits(view.tiles, view.units);
-  task.slices_log2 = static_cast<uint8_t>(NumSlicesLog2(view.tiles));
-  task.num_slices = static_cast<uint8_t>((task.units + task.slice_units - 1) / task.slice_units);
-  task.type = view.type;
-  task.quant_bytes = static_cast<uint16_t>(layout.quant_bytes);
-  task.scale_bytes = static_cast<uint16_t>(layout.scale_words * kTileRows * 4);
-  return task;
+  const auto at = [](int64_t begin, int64_t end) {
+    return begin == end ? 0 : static_cast<uint32_t>(begin);
+  };
+  DecodeShape shape;
+  shape.scales_at = at(layout.scales_at, layout.supers_at);
+  shape.supers_at = at(layout.supers_at, layout.rows_at);
+  shape.row_factors_at = at(layout.rows_at, layout.bytes);
+  shape.rows = layout.rows;
+  shape.tiles = layout.tiles;
+  shape.units = layout.units;
+  shape.slice_units = SliceUnits(layout.tiles, layout.units);
+  shape.slices_log2 = static_cast<uint8_t>(NumSlicesLog2(layout.tiles));
+  shape.num_slices =
+      static_cast<uint8_t>((layout.units + shape.slice_units - 1) / shape.slice_units);
+  shape.type = layout.type;
+  shape.quant_bytes = static_cast<uint16_t>(layout.quant_bytes);
+  shape.scale_bytes = static_cast<uint16_t>(layout.scale_words * kTileRows * 4);
+  return shape;
 }
-
-DeviceNorm ToDevice(const Norm& norm) { return {norm.weight, norm.bias, norm.epsilon, norm.kind}; }
 
 bool IsPlainRms(const Norm& norm) {
   return norm.weight != nullptr && norm.bias == nullptr && norm.kind == NormKind::kRms;
@@ -70,7 +68,13 @@ DecodeStage& DecodeRecorder::AddProducts(DecodeStageKind kind, const Norm* norm,
     stage.epsilon = norm->epsilon;
   }
   for (const Linear* linear : linears) {
-    DecodeTask task = TaskOf(*linear);
+    DecodeTask task;
+    const PackedWeight& weight = *linear->weight;
+    task.quants = weight.storage.bytes();
+    task.bias = linear->bias;
+    task.shape = static_cast<int32_t>(tasks_.size());  // until Finish
+    shapes_.push_back(ShapeOf(weight));
+    Require(weight.storage.size() < uint64_t{1} << 32, "a matrix of more than 4 GB");
     if (!IsHalf(linear->weight->type)) quantized_ += linear->inputs() * linear->outputs();
     tasks_.push_back(task);
   }
@@ -86,6 +90,7 @@ absl::Status DecodeRecorder::Embed(const EmbedArgs& args) {
   Require(args.num_ropes <= 1, "several tables of rotations");
   args_.embed = args;
   args_.width = args.table.cols;
+  args_.embedding = residual_ = TakeHandoff(args_.width);
   args_.num_heads = static_cast<int32_t>(shape_.num_heads);
   args_.num_kv_heads = static_cast<int32_t>(shape_.num_kv_heads);
   args_.head_size = static_cast<int32_t>(shape_.head_size);
@@ -100,10 +105,9 @@ absl::Status DecodeRecorder::Qkv(const NormQkvRopeStoreArgs& args, const KvLayer
   task[0].out = qkv_;
   task[1].out = qkv_ + static_cast<int32_t>(widths[0]);
   task[2].out = task[1].out + static_cast<int32_t>(widths[1]);
-  const auto head_norm = [&](const Norm& norm) {
-    Require(norm.weight == nullptr || IsPlainRms(norm), "a head norm other than RMS");
-    return ToDevice(norm);
-  };
+  for (const Norm* norm : {&args.q_head_norm, &args.k_head_norm}) {
+    Require(norm->weight == nullptr || IsPlainRms(*norm), "a head norm other than RMS");
+  }
   Require(kv.type == DType::kF16, "a KV cache other than f16");
   Require(args.head_size % 16 == 0 && args.head_size <= kMaxDecodeHeadSize,
           "a head size other than a multiple of 16 up to 256");
@@ -113,10 +117,9 @@ absl::Status DecodeRecorder::Qkv(const NormQkvRopeStoreArgs& args, const KvLayer
   attention.kind = DecodeStageKind::kAttention;
   attention.in = qkv_;
   attention.cols = static_cast<int32_t>(args.rope.rotary_size / 2);
-  attention.keys = kv.k;
-  attention.values = kv.v;
-  attention.q_norm = head_norm(args.q_head_norm);
-  attention.k_norm = head_norm(args.k_head_norm);
+  attention.first_task = static_cast<int32_t>(caches_.size());
+  caches_.push_back({kv.k, kv.v, args.q_head_norm.weight, args.k_head_norm.weight,
+                     args.q_head_norm.epsilon, args.k_head_norm.epsilon});
   stages_.push_back(attention);
   return absl::OkStatus();
 }
@@ -189,12 +192,12 @@ void DecodeRecorder::ShareOut() {
       const bool pair = stage.kind == DecodeStageKind::kGateUp;
       stage.num_groups = 0;
       for (int i = 0; i < (pair ? 1 : stage.num_tasks); ++i) {
-        DecodeTask& task = tasks_[static_cast<size_t>(stage.first_task + i)];
-        const int32_t log2 = std::max<int32_t>(form.team_log2 - (pair ? 1 : 0), task.slices_log2);
-        const int32_t tiles = 1 << (log2 - task.slices_log2);
+        DecodeShape& shape = shapes_[static_cast<size_t>(stage.first_task + i)];
+        const int32_t log2 = std::max<int32_t>(form.team_log2 - (pair ? 1 : 0), shape.slices_log2);
+        const int32_t tiles = 1 << (log2 - shape.slices_log2);
         Require((pair ? 2 : 1) << log2 <= form.group_items(), "gate and up of eight slices");
-        task.first_group = stage.num_groups;
-        stage.num_groups += (task.tiles + tiles - 1) / tiles;
+        shape.first_group = stage.num_groups;
+        stage.num_groups += (shape.tiles + tiles - 1) / tiles;
       }
       stage.first_team = next;
       next += stage.num_groups;
@@ -209,12 +212,41 @@ void DecodeRecorder::SizeSlots() {
   // Long rows are kept in registers.
   args_.kept_cols = std::min(args_.kept_cols, args_.width);
   args_.slot_bytes = 0;
-  for (const DecodeTask& task : tasks_) {
-    const int32_t unit_bytes = task.quant_bytes + task.scale_bytes;
-    const int32_t supers = task.supers == nullptr ? 0 : 2 * kTileRows * 4;
-    const int32_t bytes = DirectUnits(unit_bytes) * unit_bytes + supers;
+  for (const DecodeShape& shape : shapes_) {
+    const int32_t unit_bytes = shape.quant_bytes + shape.scale_bytes;
+    const int32_t units = DirectUnits(unit_bytes);
+    const int32_t supers = shape.supers_at == 0 ? 0 : (units + 6) / 4 * kTileRows * 4;
+    const int32_t bytes = units * unit_bytes + supers;
     args_.slot_bytes = std::max(args_.slot_bytes, (bytes + 127) / 128 * 128);
   }
+}
+
+std::vector<std::byte> DecodeRecorder::MakeTables() {
+  // Equal shapes once.
+  std::vector<DecodeShape> shapes;
+  for (DecodeTask& task : tasks_) {
+    const DecodeShape& shape = shapes_[static_cast<size_t>(task.shape)];
+    const auto found = std::find(shapes.begin(), shapes.end(), shape);
+    task.shape = static_cast<int32_t>(found - shapes.begin());
+    if (found == shapes.end()) shapes.push_back(shape);
+  }
+  shapes_ = std::move(shapes);
+  std::vector<std::byte> bytes;
+  const auto add = [&](const auto& table) {
+    const auto at = static_cast<int32_t>(bytes.size());
+    const auto begin = reinterpret_cast<const std::byte*>(table.data());
+    bytes.insert(bytes.end(), begin, begin + table.size() * sizeof(table[0]));
+    return at;
+  };
+  DecodeTables& tables = args_.tables;
+  tables.num_stages = static_cast<int32_t>(stages_.size());
+  add(stages_);
+  tables.tasks_at = add(tasks_);
+  tables.shapes_at = add(shapes_);
+  tables.caches_at = add(caches_);
+  bytes.resize((bytes.size() + 15) / 16 * 16);  // as bulk copies have it
+  tables.bytes = static_cast<int32_t>(bytes.size());
+  return bytes;
 }
 
 absl::StatusOr<std::unique_ptr<DecodeProgram>> DecodeRecorder::Finish(PersistentDecode wanted) {
@@ -226,8 +258,7 @@ absl::StatusOr<std::unique_ptr<DecodeProgram>> DecodeRecorder::Finish(Persistent
     return absl::UnimplementedError("no persistent decode kernel for this model: " + obstacle_);
   }
   std::unique_ptr<DecodeProgram> program(new DecodeProgram());
-  args_.num_stages = static_cast<int32_t>(stages_.size());
-  args_.num_tasks = static_cast<int32_t>(tasks_.size());
+  const std::vector<std::byte> tables = MakeTables();
   int device = 0, most_shared = 0;
   RETURN_IF_ERROR(ToStatus(cudaGetDevice(&device), "the current device"));
   RETURN_IF_ERROR(ToStatus(
@@ -239,26 +270,23 @@ absl::StatusOr<std::unique_ptr<DecodeProgram>> DecodeRecorder::Finish(Persistent
     return absl::UnimplementedError(
         "no persistent decode kernel for this model: its rows leave too little shared memory");
   }
-  const size_t stage_bytes = (stages_.size() * sizeof(DecodeStage) + 255) / 256 * 256;
-  const size_t task_bytes = (tasks_.size() * sizeof(DecodeTask) + 255) / 256 * 256;
+  const size_t table_bytes = (tables.size() + 255) / 256 * 256;
   const size_t set_bytes = static_cast<size_t>(args_.handoff_floats) * sizeof(float);
-  auto memory = AllocateMemory(stage_bytes + task_bytes + 2 * set_bytes);
+  auto memory = AllocateMemory(table_bytes + 2 * set_bytes);
   if (!memory.ok()) return memory.status();
   std::byte* bytes = memory->bytes();
-  RETURN_IF_ERROR(CopyToDevice(bytes, stages_.data(), stages_.size() * sizeof(DecodeStage)));
-  RETURN_IF_ERROR(
-      CopyToDevice(bytes + stage_bytes, tasks_.data(), tasks_.size() * sizeof(DecodeTask)));
-  std::byte* sets = bytes + stage_bytes + task_bytes;
+  RETURN_IF_ERROR(CopyToDevice(bytes, tables.data(), tables.size()));
+  std::byte* sets = bytes + table_bytes;
   RETURN_IF_ERROR(ToStatus(cudaMemset(sets, 0xff, 2 * set_bytes), "clearing handoff sets"));
   RETURN_IF_ERROR(ToStatus(cudaDeviceSynchronize(), "clearing handoff sets"));
-  args_.stages = reinterpret_cast<const DecodeStage*>(bytes);
-  args_.tasks = reinterpret_cast<const DecodeTask*>(bytes + stage_bytes);
+  args_.tables.at = bytes;
+  args_.layout = DecodeLayout::Of(args_);
   program->handoffs_[0] = reinterpret_cast<float*>(sets);
   program->handoffs_[1] = reinterpret_cast<float*>(sets + set_bytes);
   program->args_ = args_;
   program->memory_ = *std::move(memory);
   program->blocks_ = blocks_;
-  program->shared_bytes_ = static_cast<size_t>(DecodeLayout::Of(args_).bytes);
+  program->shared_bytes_ = static_cast<size_t>(args_.layout.bytes);
   RETURN_IF_ERROR(PreparePersistentDecode(args_, program->shared_bytes_));
   return program;
 }

@@ -39,19 +39,23 @@ class DecodeRecorder {
   void ShareOut();
   void SizeSlots();
   int32_t TakeHandoff(int64_t floats);
+  // Stages, tasks, shapes and caches as the kernel reads them.
+  std::vector<std::byte> MakeTables();
 
   const WorkspaceShape shape_;
   std::string obstacle_;
   DecodeArgs args_;
   std::vector<DecodeStage> stages_;
   std::vector<DecodeTask> tasks_;
+  std::vector<DecodeShape> shapes_;  // of each task; from MakeTables on different ones
+  std::vector<DecodeCache> caches_;
   // Values of quantised weights up to which preparing them is better: one sequence of 0.5B Q4_K_M
   // decodes at 1,545 tokens a second so (context 512) and at 1,160 otherwise (128), of 7B Q4_K_M at
   // 205 and 354 (H200); where the two meet is an estimate.
   static constexpr int64_t kMostPrepared = 2'500'000'000;
   int64_t quantized_ = 0;
   int32_t blocks_ = 0;
-  int32_t residual_ = -1;  // where the residual stands after the last stage
+  int32_t residual_ = 0;  // where the residual stands after the last stage
   int32_t qkv_ = 0;
 };
 

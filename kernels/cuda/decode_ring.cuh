@@ -124,27 +124,32 @@ __device__ __noinline__ inline void make_operands(std::byte* slot, int contents)
 // What a warp does in one go: units [begin, end) of one tile.
 struct DecodeItem {
   const DecodeTask* task = nullptr;
+  const DecodeShape* shape = nullptr;
   int tile = 0;
   int begin = 0;
   int end = 0;
 };
 
+// A block's first item of a stage of attention or merging.
+__device__ __forceinline__ int first_item(const DecodeStage& stage) {
+  const int item = static_cast<int>(blockIdx.x) - stage.first_team;
+  return item < 0 ? item + static_cast<int>(gridDim.x) : item;
+}
+
 // A block's view of the program's tables.
 struct DecodeWork {
   const DecodeStage* stages;  // in shared memory
   const DecodeTask* tasks;
+  const DecodeShape* shapes;
   int num_stages;
 
-  // Of attention and merging.
-  __device__ int first_item(const DecodeStage& stage) const {
-    const int item = static_cast<int>(blockIdx.x) - stage.first_team;
-    return item < 0 ? item + static_cast<int>(gridDim.x) : item;
-  }
+  __device__ const DecodeShape& shape(const DecodeTask& task) const { return shapes[task.shape]; }
+
   // The first matrix of `group`.
   __device__ const DecodeTask* task_of(const DecodeStage& stage, int group) const {
     const DecodeTask* task = tasks + stage.first_task;
     if (stage.kind == DecodeStageKind::kGateUp) return task;
-    for (int i = 1; i < stage.num_tasks && group >= task[1].first_group; ++i) ++task;
+    for (int i = 1; i < stage.num_tasks && group >= shape(task[1]).first_group; ++i) ++task;
     return task;
   }
 };
@@ -169,33 +174,35 @@ struct TeamWork : DecodeWork {
     return has;
   }
   // Items of one matrix in a group.
-  __device__ static int items_log2(const DecodeStage& stage, const DecodeTask& task) {
+  __device__ static int items_log2(const DecodeStage& stage, const DecodeShape& shape) {
     const int least = kForm.team_log2 - (stage.kind == DecodeStageKind::kGateUp ? 1 : 0);
-    return max(least, static_cast<int>(task.slices_log2));
+    return max(least, static_cast<int>(shape.slices_log2));
   }
   // How often the items of `group` take the team's warps.
   __device__ int num_rounds(const DecodeStage& stage, int group) const {
     const bool pair = stage.kind == DecodeStageKind::kGateUp;
     if (kWarps == kMaxSlices) {  // only gate and up of eight slices each come twice
-      return pair && tasks[stage.first_task].slices_log2 == kForm.team_log2 ? 2 : 1;
+      return pair && shape(tasks[stage.first_task]).slices_log2 == kForm.team_log2 ? 2 : 1;
     }
-    return (pair ? 2 : 1) << items_log2(stage, *task_of(stage, group)) >> kForm.team_log2;
+    return (pair ? 2 : 1) << items_log2(stage, shape(*task_of(stage, group))) >> kForm.team_log2;
   }
   // The part of `group` that falls to a team's `warp` in `round`; begin = end when none does.
   __device__ DecodeItem item(const DecodeStage& stage, int group, int round, int warp) const {
     const DecodeTask* task = task_of(stage, group);
-    const int log2 = items_log2(stage, *task);
+    const int log2 = items_log2(stage, shape(*task));
     int within = round * kWarps + warp;
     task += within >> log2;
     within &= (1 << log2) - 1;
+    const DecodeShape& shape = this->shape(*task);
     DecodeItem item;
     item.task = task;
+    item.shape = &shape;
     item.tile =
-        ((group - task->first_group) << (log2 - task->slices_log2)) + (within >> task->slices_log2);
-    const int slice = within & ((1 << task->slices_log2) - 1);
-    if (item.tile >= task->tiles) return item;
-    item.begin = min(task->units, slice * task->slice_units);
-    item.end = min(task->units, item.begin + task->slice_units);
+        ((group - shape.first_group) << (log2 - shape.slices_log2)) + (within >> shape.slices_log2);
+    const int slice = within & ((1 << shape.slices_log2) - 1);
+    if (item.tile >= shape.tiles) return item;
+    item.begin = min(shape.units, slice * shape.slice_units);
+    item.end = min(shape.units, item.begin + shape.slice_units);
     return item;
   }
 };
@@ -318,19 +325,21 @@ class ChunkCursor {
   // Prepares for an item's chunks; false when it has none.
   __device__ bool begin(const DecodeItem& item) {
     if (item.begin >= item.end) return false;
-    const DecodeTask& task = *item.task;
-    const int64_t index = static_cast<int64_t>(item.tile) * task.units + item.begin;
+    const std::byte* quants = item.task->quants;
+    const DecodeShape& shape = *item.shape;
+    const int64_t index = static_cast<int64_t>(item.tile) * shape.units + item.begin;
     unit_ = item.begin;
     end_ = item.end;
-    type_ = task.type;
-    quant_bytes_ = task.quant_bytes;
-    scale_bytes_ = task.scale_bytes;
-    if constexpr (!kForm.prepares) chunk_units_ = DirectUnits(task.quant_bytes + task.scale_bytes);
-    quants_ = task.quants + index * quant_bytes_;
-    scales_ = reinterpret_cast<const std::byte*>(task.scales) + index * scale_bytes_;
-    supers_ = task.supers == nullptr
+    type_ = shape.type;
+    quant_bytes_ = shape.quant_bytes;
+    scale_bytes_ = shape.scale_bytes;
+    if constexpr (!kForm.prepares) chunk_units_ = DirectUnits(quant_bytes_ + scale_bytes_);
+    quants_ = quants + index * quant_bytes_;
+    scales_ = quants + shape.scales_at + index * scale_bytes_;
+    supers_ = shape.supers_at == 0
                   ? nullptr
-                  : task.supers + static_cast<int64_t>(item.tile) * (task.units / 4) * kTileRows;
+                  : reinterpret_cast<const uint32_t*>(quants + shape.supers_at) +
+                        static_cast<int64_t>(item.tile) * (shape.units / 4) * kTileRows;
     return true;
   }
 

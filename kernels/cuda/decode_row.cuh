@@ -62,7 +62,7 @@ __device__ __forceinline__ float4 times(const float4& a, const float4& b) {
 __device__ __forceinline__ float2 meet(float x, float y, DecodeShared& s) {
   x = warp_sum(x);
   const uint32_t y_bits = __reduce_max_sync(~0u, __float_as_uint(y));  // as such numbers compare
-  float* exchange = s.reduce + 16 * s.turn;
+  float* exchange = s.reduce() + 16 * s.turn;
   s.turn ^= 1;
   if (threadIdx.x % 32 == 0) {
     exchange[threadIdx.x / 32] = x;
@@ -83,37 +83,37 @@ __device__ __forceinline__ float2 meet(float x, float y, DecodeShared& s) {
 __device__ __forceinline__ void request_norm(const DecodeStage& stage, const DecodeShared& s) {
   if (stage.norm_weight == nullptr) return;
   for (int k = 4 * threadIdx.x; k < stage.cols; k += kRowStep) {
-    copy_async(shared_address(s.norm + k), stage.norm_weight + k, true);
+    copy_async(shared_address(s.norm() + k), stage.norm_weight + k, true);
   }
   commit_copies();
 }
 
 // Zeros up to a whole unit of columns.
-__device__ __forceinline__ void clear_tail(int cols, DecodeShared& s) {
+__device__ __forceinline__ void clear_tail(int cols, uint4* row) {
   const int padded = (cols + kUnitCols - 1) / kUnitCols * kUnitCols;
   const int k = cols + 4 * static_cast<int>(threadIdx.x);
-  if (k < padded) write_words(s.row, k, make_float4(0.0f, 0.0f, 0.0f, 0.0f), 1.0f);
+  if (k < padded) write_words(row, k, make_float4(0.0f, 0.0f, 0.0f, 0.0f), 1.0f);
 }
 
 // Returns the row's shift: it holds values times 2^shift, once the threads have met.
 __device__ __forceinline__ int make_row(const DecodeArgs& args, const DecodeStage& stage,
                                         DecodeShared& s) {
   const int cols = stage.cols;
-  const float* from = stage.in < 0 ? s.residual : args.handoff + stage.in;
+  const float* from = args.handoff + stage.in;
   const bool normed = stage.norm_weight != nullptr;
   const float4 ones = make_float4(1.0f, 1.0f, 1.0f, 1.0f);
   const auto weights = [&](int k) {
-    return normed ? *reinterpret_cast<const float4*>(s.norm + k) : ones;
+    return normed ? *reinterpret_cast<const float4*>(s.norm() + k) : ones;
   };
   float squares = 0.0f;
   float most = 0.0f;
   wait_for_copies<0>();
   for (int at = 0; at < cols; at += args.kept_cols) {
     const int piece = min(args.kept_cols, cols - at);
-    take_vector(from + at, piece, s.values);
+    take_vector(from + at, piece, s.values());
 #pragma unroll 1
     for (int k = 4 * threadIdx.x; k < piece; k += kRowStep) {
-      const float4 value = *reinterpret_cast<const float4*>(s.values + k);
+      const float4 value = *reinterpret_cast<const float4*>(s.values() + k);
       squares = __fmaf_rn(value.x, value.x, squares);
       squares = __fmaf_rn(value.y, value.y, squares);
       squares = __fmaf_rn(value.z, value.z, squares);
@@ -133,14 +133,14 @@ __device__ __forceinline__ int make_row(const DecodeArgs& args, const DecodeStag
   const float4 inverses = make_float4(inverse, inverse, inverse, inverse);
   for (int at = 0; at < cols; at += args.kept_cols) {
     const int piece = min(args.kept_cols, cols - at);
-    if (cols > args.kept_cols) take_vector(from + at, piece, s.values);
+    if (cols > args.kept_cols) take_vector(from + at, piece, s.values());
 #pragma unroll 1
     for (int k = 4 * threadIdx.x; k < piece; k += kRowStep) {
-      const float4 value = *reinterpret_cast<const float4*>(s.values + k);
-      write_words(s.row, at + k, times(times(value, inverses), weights(at + k)), scale);
+      const float4 value = *reinterpret_cast<const float4*>(s.values() + k);
+      write_words(s.row(), at + k, times(times(value, inverses), weights(at + k)), scale);
     }
   }
-  clear_tail(cols, s);
+  clear_tail(cols, s.row());
   return shift;
 }
 

@@ -13,7 +13,7 @@ DecodeKernel KernelFor(const DecodeArgs& args) {
 
 }  // namespace
 
-DecodeKernel PreparedDecodeKernel(int head_size) { return DecodeKernelOf<true>(head_size); }
+DecodeKernel PreparedDecodeKernel(int head_size) { return DecodeKernelOf<0>(head_size); }
 
 absl::Status LaunchPersistentDecode(const DecodeArgs& args, const DecodeStep& step, int blocks,
                                     size_t shared_bytes, cudaStream_t stream) {

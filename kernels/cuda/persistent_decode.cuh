@@ -9,6 +9,7 @@
 #include "kernels/cuda/decode_merge.cuh"
 #include "kernels/cuda/decode_program.h"
 #include "kernels/cuda/decode_ring.cuh"
+#include "kernels/cuda/decode_row.cuh"
 #include "kernels/cuda/decode_shared.cuh"
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/handoff.cuh"
@@ -91,7 +92,7 @@ __device__ __forceinline__ void run_item(const DecodeItem& item, const DecodeSha
   float acc[4] = {};
 #pragma unroll 1
   for (int begin = item.begin; begin < item.end; begin += kPreparedUnits) {
-    multiply(ring.chunk(), min(kPreparedUnits, item.end - begin), s.row + begin * 8, acc);
+    multiply(ring.chunk(), min(kPreparedUnits, item.end - begin), s.row() + begin * 8, acc);
     ring.release();
   }
   leave_sums(acc, parts);
@@ -133,28 +134,28 @@ __device__ __forceinline__ void run_item(const DecodeItem& item, const DecodeSha
     const int lane = threadIdx.x % 32;
     const uint32_t stride = lane < 4 ? 128 : 0;
     uint32_t words =
-        lane < 4 ? shared_address(s.row + item.begin * 8 + lane) : shared_address(s.zeros);
-    with_unit(item.task->type, [&]<typename Unit>() {
-      constexpr int kUnits = DirectUnits(Unit::kBytes + kTileRows * 4 * Unit::kScaleWords);
-      int first = item.begin;
+        lane < 4 ? shared_address(s.row() + item.begin * 8 + lane) : shared_address(s.zeros());
+    with_unit(item.shape->type, [&]<typename Unit>() {
+      constexpr int kUnitBytes = Unit::kBytes + kTileRows * 4 * Unit::kScaleWords;
+      constexpr int kUnits = UnitsAtOnce(kUnitBytes);
 #pragma unroll 1
-      for (; first + kUnits <= item.end; first += kUnits) {
+      for (int first = item.begin; first < item.end; first += DirectUnits(kUnitBytes)) {
+        const int count = min(DirectUnits(kUnitBytes), item.end - first);
         const std::byte* chunk = ring.chunk();
-        // All of them before the first is used: their loads take turns with nothing.
-        Unit units[kUnits];
-#pragma unroll
-        for (int i = 0; i < kUnits; ++i) take_stored(chunk, kUnits, first, i, units[i]);
-#pragma unroll
-        for (int i = 0; i < kUnits; ++i, words += stride) multiply_unit(units[i], words, acc);
-        ring.release();
-      }
-      const int rest = item.end - first;
-      if (rest > 0) {
-        const std::byte* chunk = ring.chunk();
+        int i = 0;
 #pragma unroll 1
-        for (int i = 0; i < rest; ++i, words += stride) {
+        for (; i + kUnits <= count; i += kUnits) {
+          // All of them before the first is used: their loads take turns with nothing.
+          Unit units[kUnits];
+#pragma unroll
+          for (int j = 0; j < kUnits; ++j) take_stored(chunk, count, first, i + j, units[j]);
+#pragma unroll
+          for (int j = 0; j < kUnits; ++j, words += stride) multiply_unit(units[j], words, acc);
+        }
+#pragma unroll 1
+        for (; i < count; ++i, words += stride) {
           Unit unit;
-          take_stored(chunk, rest, first, i, unit);
+          take_stored(chunk, count, first, i, unit);
           multiply_unit(unit, words, acc);
         }
         ring.release();
@@ -188,28 +189,32 @@ __device__ __forceinline__ RowEnd row_end(const DecodeArgs& args, const DecodeSt
   RowEnd end;
   const DecodeTask* task = work.task_of(stage, group);
   const bool pair = stage.kind == DecodeStageKind::kGateUp;
-  const int items_log2 = work.items_log2(stage, *task);
-  const int tiles_log2 = items_log2 - task->slices_log2;
+  const DecodeShape& shape = work.shape(*task);
+  const int items_log2 = work.items_log2(stage, shape);
+  const int tiles_log2 = items_log2 - shape.slices_log2;
   const int row = (static_cast<int>(threadIdx.x) + 32 * turn) % kForm.team_threads();
   if (row >= kTileRows << tiles_log2) return end;
-  const int n = ((group - task->first_group) * kTileRows << tiles_log2) + row;
-  if (n >= task->rows) return end;
+  const int n = ((group - shape.first_group) * kTileRows << tiles_log2) + row;
+  if (n >= shape.rows) return end;
   end.row = row;
   end.n = n;
-  end.part = (row / kTileRows << task->slices_log2) * kTileRows + row % kTileRows;
+  end.part = (row / kTileRows << shape.slices_log2) * kTileRows + row % kTileRows;
   end.gate_part = end.part + (kTileRows << items_log2);
-  end.num_slices = task->num_slices;
+  end.num_slices = shape.num_slices;
   end.out = stage.kind == DecodeStageKind::kHead ? args.logits + n : args.handoff + task->out + n;
 #pragma unroll
   for (int m = 0; m < 2; ++m) {
     if (m == 1 && !pair) break;
-    end.has_factors[m] = task[m].row_factors != nullptr;
+    const uint32_t factors_at = work.shape(task[m]).row_factors_at;
+    end.has_factors[m] = factors_at != 0;
     end.has_biases[m] = task[m].bias != nullptr;
-    if (end.has_factors[m]) end.factors[m] = __ldg(task[m].row_factors + n);
+    if (end.has_factors[m]) {
+      end.factors[m] = __ldg(reinterpret_cast<const float*>(task[m].quants + factors_at) + n);
+    }
     if (end.has_biases[m]) end.biases[m] = __ldg(task[m].bias + n);
   }
   if (stage.kind == DecodeStageKind::kOutput || stage.kind == DecodeStageKind::kDown) {
-    end.before = (stage.residual < 0 ? s.residual : args.handoff + stage.residual) + n;
+    end.before = args.handoff + stage.residual + n;
     end.before_value = __uint_as_float(look(end.before));
   }
   return end;
@@ -260,7 +265,7 @@ __device__ __forceinline__ void finish_group(const DecodeStage& stage, const flo
 __device__ __forceinline__ void prepare(const DecodeArgs& args, const DecodeStage& stage,
                                         const DecodeItem& item, DecodeRing& ring) {
   const float* last = args.handoff + stage.in + stage.cols - 1;
-  uint32_t there = stage.in < 0 ? 0 : look(last);
+  uint32_t there = look(last);
   ring.prepare((item.end - item.begin + kPreparedUnits - 1) / kPreparedUnits);
   while (__shfl_sync(~0u, there, 0) == kAbsent && ring.can_prepare()) {
     there = look(last);
@@ -275,12 +280,12 @@ constexpr int kRowQuads = (160 + kForm.warps() - 1) / kForm.warps();  // 20,480 
 template <DecodeForm kForm>
 constexpr int kMostRowCols = kRowQuads<kForm> * 4 * 32 * kForm.warps();
 template <DecodeForm kForm>
-__device__ __noinline__ int make_plain_row(const DecodeArgs& args, const DecodeStage& stage,
-                                           DecodeShared& s) {
+__device__ __noinline__ int make_plain_row(const float* vector, int num_cols, uint4* row,
+                                           float* maxima) {
   constexpr int kStep = 4 * 32 * kForm.warps();
   constexpr int kQuads = kRowQuads<kForm>;
-  const float* from = args.handoff + stage.in + 4 * threadIdx.x;
-  const int cols = stage.cols - 4 * static_cast<int>(threadIdx.x);  // from the thread's first on
+  const float* from = vector + 4 * threadIdx.x;
+  const int cols = num_cols - 4 * static_cast<int>(threadIdx.x);  // from the thread's first on
   uint4 bits[kQuads];
 #pragma unroll
   for (int i = 0; i < kQuads; ++i) {
@@ -305,19 +310,19 @@ __device__ __noinline__ int make_plain_row(const DecodeArgs& args, const DecodeS
                  fabsf(value.w));
   }
   const uint32_t most_bits = __reduce_max_sync(~0u, __float_as_uint(most));
-  if (threadIdx.x % 32 == 0) s.maxima[threadIdx.x / 32] = __uint_as_float(most_bits);
+  if (threadIdx.x % 32 == 0) maxima[threadIdx.x / 32] = __uint_as_float(most_bits);
   meet_all<kForm>();
-  most = s.maxima[0];
+  most = maxima[0];
 #pragma unroll
-  for (int i = 1; i < kForm.warps(); ++i) most = fmaxf(most, s.maxima[i]);
+  for (int i = 1; i < kForm.warps(); ++i) most = fmaxf(most, maxima[i]);
   const int shift = shift_of(most);
   const float scale = power_of_two(shift);
 #pragma unroll
   for (int i = 0; i < kQuads; ++i) {
     if (i * kStep >= cols) continue;
-    write_words(s.row, i * kStep + 4 * static_cast<int>(threadIdx.x), as_floats(bits[i]), scale);
+    write_words(row, i * kStep + 4 * static_cast<int>(threadIdx.x), as_floats(bits[i]), scale);
   }
-  clear_tail(stage.cols, s);
+  clear_tail(num_cols, row);
   return shift;
 }
 
@@ -344,19 +349,19 @@ __device__ __forceinline__ void run_product(const DecodeArgs& args, const Decode
   begin_group(0);
   int shift = 0;
   if (!kForm.prepares && stage.norm_weight == nullptr && stage.cols <= kMostRowCols<kForm>) {
-    shift = make_plain_row<kForm>(args, stage, s);
+    shift = make_plain_row<kForm>(args.handoff + stage.in, stage.cols, s.row(), s.maxima());
   } else if (threadIdx.x < kRowThreads) {
     request_norm(stage, s);
     if constexpr (kForm.prepares) prepare(args, stage, item, ring);
     shift = make_row(args, stage, s);
   }
-  if (!kForm.prepares && threadIdx.x == 0) *s.shift = shift;
+  if (!kForm.prepares && threadIdx.x == 0) *s.shift() = shift;
   meet_all<kForm>();
-  if (!kForm.prepares) shift = *s.shift;
+  if (!kForm.prepares) shift = *s.shift();
   const float row_scale = power_of_two(-shift);  // of the products
 #pragma unroll 1
   for (int turn = 0; group < stage.num_groups;) {
-    float* parts = s.parts + (2 * team + s.parts_turn) * kGroupParts;
+    float* parts = s.parts() + (2 * team + s.parts_turn) * kGroupParts;
     s.parts_turn ^= 1;
 #pragma unroll 1
     for (int round = 0;;) {
@@ -375,43 +380,40 @@ __device__ __forceinline__ void run_product(const DecodeArgs& args, const Decode
   if constexpr (kForm.teams > 1) meet_all<kForm>();
 }
 
-// The token's row of the embedding and the rotations of its position, each block for itself.
+// The token's row of the embedding, each block its share, and the rotations of its position.
 __device__ __forceinline__ void embed(const DecodeArgs& args, int token, DecodeShared& s) {
   if (token < 0) token = __ldcg(args.embed.previous_tokens + ~token);
   token = max(0, min(args.embed.table.rows - 1, token));
-  for (int k = threadIdx.x; k < args.width; k += kRowThreads) {
-    s.residual[k] = __fmul_rn(args.embed.scale, packed_value(args.embed.table, token, k));
+  for (int k = blockIdx.x * kRowThreads + threadIdx.x; k < args.width;
+       k += gridDim.x * kRowThreads) {
+    hand_over(args.handoff + args.embedding + k,
+              __fmul_rn(args.embed.scale, packed_value(args.embed.table, token, k)));
   }
   const float position = static_cast<float>(s.position);
   if (args.embed.num_ropes > 0) {
     const EmbedArgs::RopeTable& rope = args.embed.ropes[0];
     for (int i = threadIdx.x; i < rope.half; i += kRowThreads) {
-      s.rotations[i] = rotation_of(position, rope.inverse_frequencies[i], rope.magnitude);
+      s.rotations()[i] = rotation_of(position, rope.inverse_frequencies[i], rope.magnitude);
     }
   }
 }
 
-template <bool kPrepares>
-inline constexpr DecodeForm kFormOf = kPrepares ? kPreparedForm : kDirectForm;
-
 // kHead: the head size padded to 64, 128 or 256.
-template <int kHead, bool kPrepares>
-__global__ void __launch_bounds__(block_threads(kFormOf<kPrepares>), 1)
+template <int kHead, int kFormIndex>
+__global__ void __launch_bounds__(block_threads(kForms[kFormIndex]), 1)
     persistent_decode(const __grid_constant__ DecodeArgs args,
                       const __grid_constant__ DecodeStep step) {
-  constexpr DecodeForm kForm = kFormOf<kPrepares>;
+  constexpr DecodeForm kForm = kForms[kFormIndex];
   extern __shared__ __align__(128) std::byte memory[];
-  DecodeShared s = DecodeShared::In(memory, args);
-  const TeamWork<kForm> work = {s.work};
+  DecodeShared s(memory, args);
+  const TeamWork<kForm> work = {s.work(args.tables)};
   const int warp = threadIdx.x / 32;
-  for (int i = threadIdx.x; i < s.num_barriers(); i += blockDim.x) init_barrier(s.barriers + i);
-  if (threadIdx.x < 8) s.zeros[threadIdx.x] = make_uint4(0, 0, 0, 0);
+  for (int i = threadIdx.x; i < s.num_barriers(); i += blockDim.x) init_barrier(s.barriers() + i);
+  if (threadIdx.x < 8) s.zeros()[threadIdx.x] = make_uint4(0, 0, 0, 0);
   asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
   __syncthreads();
-  s.request_tables(args);
-  for (int i = threadIdx.x; i <= step.position / kPageTokens; i += blockDim.x) {
-    s.pages[i] = step.pages[i];
-  }
+  s.request_tables(args.tables);
+  s.pages = step.pages;
   s.position = step.position;
   wait_phase(s.table_barrier(), 0);
   __syncthreads();
@@ -434,8 +436,8 @@ __global__ void __launch_bounds__(block_threads(kFormOf<kPrepares>), 1)
     meet_rows();
   }
 #pragma unroll 1
-  for (int i = 0; i < args.num_stages; ++i) {
-    const DecodeStage& stage = s.work.stages[i];
+  for (int i = 0; i < args.tables.num_stages; ++i) {
+    const DecodeStage& stage = work.stages[i];
     if (stage.kind == DecodeStageKind::kAttention) {
       if (makes_rows) attend_stage<kHead>(args, stage, s);
     } else if (stage.kind == DecodeStageKind::kMerge) {
@@ -448,11 +450,11 @@ __global__ void __launch_bounds__(block_threads(kFormOf<kPrepares>), 1)
   }
 }
 
-template <bool kPrepares>
+template <int kFormIndex>
 DecodeKernel DecodeKernelOf(int head_size) {
-  return head_size <= 64    ? persistent_decode<64, kPrepares>
-         : head_size <= 128 ? persistent_decode<128, kPrepares>
-                            : persistent_decode<256, kPrepares>;
+  return head_size <= 64    ? persistent_decode<64, kFormIndex>
+         : head_size <= 128 ? persistent_decode<128, kFormIndex>
+                            : persistent_decode<256, kFormIndex>;
 }
 
 }  // namespace

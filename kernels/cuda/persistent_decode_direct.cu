@@ -4,6 +4,6 @@
 
 namespace sluice::kernels::cuda {
 
-DecodeKernel DirectDecodeKernel(int head_size) { return DecodeKernelOf<false>(head_size); }
+DecodeKernel DirectDecodeKernel(int head_size) { return DecodeKernelOf<1>(head_size); }
 
 }  // namespace sluice::kernels::cuda
