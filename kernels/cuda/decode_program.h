@@ -35,8 +35,7 @@ namespace sluice::kernels::cuda {
 
 // What matrices of several layers have in common.
 struct alignas(8) DecodeShape {
-  // Bytes from the quants on; 0 where there are none.
-  uint32_t scales_at = 0;
+  // Bytes from the units on; 0 where there are none.
   uint32_t supers_at = 0;
   uint32_t row_factors_at = 0;
   int32_t rows = 0;
@@ -46,16 +45,15 @@ struct alignas(8) DecodeShape {
   int32_t first_group = 0;  // of the stage's groups of work
   DType type = DType::kF32;
   uint8_t slices_log2 = 0;
-  uint8_t num_slices = 0;    // that have units
-  uint16_t quant_bytes = 0;  // of one tile and unit
-  uint16_t scale_bytes = 0;
+  uint8_t num_slices = 0;   // that have units
+  uint16_t unit_bytes = 0;  // of one tile and unit
 
   bool operator==(const DecodeShape&) const = default;
 };
 
 // One matrix of a stage.
 struct alignas(8) DecodeTask {
-  const std::byte* quants = nullptr;
+  const std::byte* units = nullptr;
   const float* bias = nullptr;
   int32_t out = 0;  // where its outcome begins, floats into the handoff set or the logits
   int32_t shape = 0;
@@ -184,7 +182,7 @@ inline constexpr int kPreparedUnits = 2;
 // Where quants are multiplied as they are: units that a warp has in registers at once, and those of
 // a slot, as many or twice that: fewer requests for the same bytes.
 __host__ __device__ constexpr int UnitsAtOnce(int unit_bytes) {
-  return unit_bytes > 896 ? 1 : 1792 / unit_bytes;
+  return unit_bytes > 896 ? 1 : 2500 / unit_bytes;
 }
 __host__ __device__ constexpr int DirectUnits(int unit_bytes) {
   return unit_bytes > 1536 ? 1 : 2 * UnitsAtOnce(unit_bytes);

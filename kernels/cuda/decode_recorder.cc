@@ -18,7 +18,6 @@ DecodeShape ShapeOf(const PackedWeight& weight) {
     return begin == end ? 0 : static_cast<uint32_t>(begin);
   };
   DecodeShape shape;
-  shape.scales_at = at(layout.scales_at, layout.supers_at);
   shape.supers_at = at(layout.supers_at, layout.rows_at);
   shape.row_factors_at = at(layout.rows_at, layout.bytes);
   shape.rows = layout.rows;
@@ -29,8 +28,7 @@ DecodeShape ShapeOf(const PackedWeight& weight) {
   shape.num_slices =
       static_cast<uint8_t>((layout.units + shape.slice_units - 1) / shape.slice_units);
   shape.type = layout.type;
-  shape.quant_bytes = static_cast<uint16_t>(layout.quant_bytes);
-  shape.scale_bytes = static_cast<uint16_t>(layout.scale_words * kTileRows * 4);
+  shape.unit_bytes = static_cast<uint16_t>(layout.unit_bytes);
   return shape;
 }
 
@@ -70,7 +68,7 @@ DecodeStage& DecodeRecorder::AddProducts(DecodeStageKind kind, const Norm* norm,
   for (const Linear* linear : linears) {
     DecodeTask task;
     const PackedWeight& weight = *linear->weight;
-    task.quants = weight.storage.bytes();
+    task.units = weight.storage.bytes();
     task.bias = linear->bias;
     task.shape = static_cast<int32_t>(tasks_.size());  // until Finish
     shapes_.push_back(ShapeOf(weight));
@@ -213,10 +211,9 @@ void DecodeRecorder::SizeSlots() {
   args_.kept_cols = std::min(args_.kept_cols, args_.width);
   args_.slot_bytes = 0;
   for (const DecodeShape& shape : shapes_) {
-    const int32_t unit_bytes = shape.quant_bytes + shape.scale_bytes;
-    const int32_t units = DirectUnits(unit_bytes);
+    const int32_t units = DirectUnits(shape.unit_bytes);
     const int32_t supers = shape.supers_at == 0 ? 0 : (units + 6) / 4 * kTileRows * 4;
-    const int32_t bytes = units * unit_bytes + supers;
+    const int32_t bytes = units * shape.unit_bytes + supers;
     args_.slot_bytes = std::max(args_.slot_bytes, (bytes + 127) / 128 * 128);
   }
 }

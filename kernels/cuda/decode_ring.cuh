@@ -17,10 +17,9 @@
 
 namespace sluice::kernels::cuda {
 
-// A slot: operands of two units of a tile as UnitHalf has them, 2048 bytes each, before whose end
-// quants lie at first; then scales, then the words of K-quants' blocks of 256. Where quants stay
-// what they are: units, scales and words without gaps.
-inline constexpr int kSlotScalesAt = 4096;
+// A slot: operands of two units of a tile as UnitHalf has them, 2048 bytes each. At first the units
+// as stored end at kSlotSupersAt, behind the first one's operands; then come the words of K-quants'
+// blocks of 256. Where quants stay what they are: units and words without gaps.
 inline constexpr int kSlotSupersAt = 4352;
 
 struct RingSlots {
@@ -91,14 +90,13 @@ __device__ __forceinline__ bool are_operands(uint8_t contents) {
 template <typename Unit>
 __device__ __forceinline__ void make_operands_of(std::byte* slot, int units, int first) {
   const int lane = threadIdx.x % 32;
-  const std::byte* quants = slot + kSlotScalesAt - units * Unit::kBytes;
-  const auto* scales = reinterpret_cast<const uint32_t*>(slot + kSlotScalesAt);
+  static_assert(kSlotSupersAt - 2 * kUnitBytes<Unit> >= UnitHalf::kBytes);
+  const std::byte* stored = slot + kSlotSupersAt - units * kUnitBytes<Unit>;
   const auto* supers = reinterpret_cast<const uint32_t*>(slot + kSlotSupersAt);
 #pragma unroll 1
   for (int i = 0; i < units; ++i) {
     Unit unit;
-    unit.template take<SharedWords>(quants + i * Unit::kBytes,
-                                    scales + i * kTileRows * Unit::kScaleWords,
+    unit.template take<SharedWords>(stored + i * kUnitBytes<Unit>,
                                     supers + (first + i) / 4 * kTileRows, lane);
     __syncwarp();
     uint32_t a[4][4];
@@ -272,23 +270,21 @@ class ChunkCursor {
   // Asks for the next chunk, to `slot`; one thread. `full` tells when it is there.
   __device__ __forceinline__ void request(std::byte* slot, uint64_t* full, uint8_t* contents) {
     const int units = min(chunk_units_, end_ - unit_);
-    const uint32_t quant_bytes = static_cast<uint32_t>(units) * quant_bytes_;
-    const uint32_t scale_bytes = static_cast<uint32_t>(units) * scale_bytes_;
+    const uint32_t unit_bytes = static_cast<uint32_t>(units) * unit_bytes_;
     const int first_super = unit_ / 4;
     const uint32_t super_bytes =
         supers_ == nullptr ? 0 : ((unit_ + units - 1) / 4 - first_super + 1) * kSuperBytes;
-    std::byte* quants = slot;
-    std::byte* scales = slot + quant_bytes;
-    std::byte* supers = scales + scale_bytes;
+    std::byte* stored = slot;
+    std::byte* supers = slot + unit_bytes;
     if constexpr (kForm.prepares) {
       *contents = contents_of(units, unit_, type_);
-      scales = slot + kSlotScalesAt;
-      supers = slot + kSlotSupersAt;
-      if (!are_operands(*contents)) quants = scales - quant_bytes;
+      if (!are_operands(*contents)) {
+        supers = slot + kSlotSupersAt;
+        stored = supers - unit_bytes;
+      }
     }
-    expect_bytes(full, quant_bytes + scale_bytes + super_bytes);
-    copy_bulk(quants, quants_, quant_bytes, full);
-    if (scale_bytes > 0) copy_bulk(scales, scales_, scale_bytes, full);
+    expect_bytes(full, unit_bytes + super_bytes);
+    copy_bulk(stored, data_, unit_bytes, full);
     if (super_bytes > 0) {
       copy_bulk(supers, supers_ + first_super * kTileRows, super_bytes, full);
     }
@@ -296,8 +292,7 @@ class ChunkCursor {
   // To the chunk after.
   __device__ __forceinline__ void advance() {
     const int units = min(chunk_units_, end_ - unit_);
-    quants_ += static_cast<uint32_t>(units) * quant_bytes_;
-    scales_ += static_cast<uint32_t>(units) * scale_bytes_;
+    data_ += static_cast<uint32_t>(units) * unit_bytes_;
     unit_ += units;
     if (unit_ < end_) return;
     ++round_;
@@ -325,20 +320,18 @@ class ChunkCursor {
   // Prepares for an item's chunks; false when it has none.
   __device__ bool begin(const DecodeItem& item) {
     if (item.begin >= item.end) return false;
-    const std::byte* quants = item.task->quants;
+    const std::byte* data = item.task->units;
     const DecodeShape& shape = *item.shape;
     const int64_t index = static_cast<int64_t>(item.tile) * shape.units + item.begin;
     unit_ = item.begin;
     end_ = item.end;
     type_ = shape.type;
-    quant_bytes_ = shape.quant_bytes;
-    scale_bytes_ = shape.scale_bytes;
-    if constexpr (!kForm.prepares) chunk_units_ = DirectUnits(quant_bytes_ + scale_bytes_);
-    quants_ = quants + index * quant_bytes_;
-    scales_ = quants + shape.scales_at + index * scale_bytes_;
+    unit_bytes_ = shape.unit_bytes;
+    if constexpr (!kForm.prepares) chunk_units_ = DirectUnits(shape.unit_bytes);
+    data_ = data + index * unit_bytes_;
     supers_ = shape.supers_at == 0
                   ? nullptr
-                  : reinterpret_cast<const uint32_t*>(quants + shape.supers_at) +
+                  : reinterpret_cast<const uint32_t*>(data + shape.supers_at) +
                         static_cast<int64_t>(item.tile) * (shape.units / 4) * kTileRows;
     return true;
   }
@@ -355,10 +348,8 @@ class ChunkCursor {
   int end_ = 0;
   DType type_ = DType::kF32;
   int chunk_units_ = kPreparedUnits;
-  uint32_t quant_bytes_ = 0;
-  uint32_t scale_bytes_ = 0;
-  const std::byte* quants_ = nullptr;
-  const std::byte* scales_ = nullptr;
+  uint32_t unit_bytes_ = 0;
+  const std::byte* data_ = nullptr;  // of unit_
   const uint32_t* supers_ = nullptr;
 };
 

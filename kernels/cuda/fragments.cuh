@@ -96,6 +96,13 @@ __device__ __forceinline__ uint32_t word_of(const uint4& v, int i) {
   return i == 0 ? v.x : i == 1 ? v.y : i == 2 ? v.z : v.w;
 }
 
+template <typename Unit>
+inline constexpr int kUnitBytes = Unit::kBytes + Unit::kScaleWords* kTileRows * 4;
+template <typename Unit>
+__device__ __forceinline__ const std::byte* unit_at(const PackedView& w, int tile, int unit) {
+  return w.unit_data + (static_cast<int64_t>(tile) * w.units + unit) * kUnitBytes<Unit>;
+}
+
 // ---- half-precision weights
 
 struct UnitHalf {
@@ -105,15 +112,14 @@ struct UnitHalf {
 
   uint4 steps[4];
 
-  // `chunk`: the unit's quants; scales and supers, where there are any, of its tile's first row.
+  // `chunk`: the unit's quants and scales; supers, where there are any, of its tile's first row.
   template <typename Words>
-  __device__ void take(const std::byte* chunk, const uint32_t*, const uint32_t*, int lane) {
+  __device__ void take(const std::byte* chunk, const uint32_t*, int lane) {
 #pragma unroll
     for (int j = 0; j < 4; ++j) steps[j] = Words::four(chunk + j * 512 + lane * 16);
   }
   __device__ void load(const PackedView& w, int tile, int unit, int lane) {
-    take<GlobalWords>(w.quants + (static_cast<int64_t>(tile) * w.units + unit) * kBytes, nullptr,
-                      nullptr, lane);
+    take<GlobalWords>(unit_at<UnitHalf>(w, tile, unit), nullptr, lane);
   }
   template <int j>
   __device__ void fragment(int, uint32_t (&a)[4]) const {
@@ -140,7 +146,8 @@ struct UnitLegacy {
   uint32_t scale[2][kScaleWords];  // of rows g and g + 8
 
   template <typename Words>
-  __device__ void take(const std::byte* chunk, const uint32_t* scales, const uint32_t*, int lane) {
+  __device__ void take(const std::byte* chunk, const uint32_t*, int lane) {
+    const auto* scales = reinterpret_cast<const uint32_t*>(chunk + kBytes);
     low = Words::four(chunk + lane * 16);
     if constexpr (kType == DType::kQ8_0) high = Words::four(chunk + 512 + lane * 16);
     if constexpr (kFifthBit) fifth = Words::one(chunk + 512 + lane * 4);
@@ -157,9 +164,7 @@ struct UnitLegacy {
     }
   }
   __device__ void load(const PackedView& w, int tile, int unit, int lane) {
-    const int64_t index = static_cast<int64_t>(tile) * w.units + unit;
-    take<GlobalWords>(w.quants + index * kBytes, w.scales + index * kTileRows * kScaleWords,
-                      nullptr, lane);
+    take<GlobalWords>(unit_at<UnitLegacy>(w, tile, unit), nullptr, lane);
   }
 
   // The quants of pair p of step j as exact f16 integers, whatever the type's offset.
@@ -237,8 +242,8 @@ struct UnitSuper {
   uint32_t super[2];
 
   template <typename Words>
-  __device__ void take(const std::byte* chunk, const uint32_t* scales, const uint32_t* supers,
-                       int lane) {
+  __device__ void take(const std::byte* chunk, const uint32_t* supers, int lane) {
+    const auto* scales = reinterpret_cast<const uint32_t*>(chunk + kBytes);
     if constexpr (kNibbles) nibbles = Words::four(chunk + lane * 16);
     if constexpr (kTwoBits) twos = Words::two(chunk + kTwoBitsAt + lane * 8);
     if constexpr (kOneBit) ones = Words::one(chunk + kOneBitAt + lane * 4);
@@ -249,9 +254,8 @@ struct UnitSuper {
     }
   }
   __device__ void load(const PackedView& w, int tile, int unit, int lane) {
-    const int64_t index = static_cast<int64_t>(tile) * w.units + unit;
     take<GlobalWords>(
-        w.quants + index * kBytes, w.scales + index * kTileRows,
+        unit_at<UnitSuper>(w, tile, unit),
         w.supers + (static_cast<int64_t>(tile) * (w.units / 4) + unit / 4) * kTileRows, lane);
   }
 

@@ -12,14 +12,10 @@ namespace sluice::kernels::cuda {
 // Weights of one tile of 16 rows: so many units that copies are about two KiB long.
 struct StageShape {
   int32_t units = 0;        // in a stage
-  int32_t quant_bytes = 0;  // of a unit
-  int32_t scale_bytes = 0;  // of a unit's 16 rows
+  int32_t unit_bytes = 0;   // of a unit: quants and the scales of its 16 rows
   int32_t super_bytes = 0;  // of the whole stage: its units may lie in two blocks of 256
 
-  __host__ __device__ constexpr int32_t scales_at() const { return units * quant_bytes; }
-  __host__ __device__ constexpr int32_t supers_at() const {
-    return units * (quant_bytes + scale_bytes);
-  }
+  __host__ __device__ constexpr int32_t supers_at() const { return units * unit_bytes; }
   __host__ __device__ constexpr int32_t bytes() const { return supers_at() + super_bytes; }
 };
 
@@ -28,28 +24,28 @@ __host__ __device__ constexpr StageShape StageOf(DType type) {
     case DType::kF32:
     case DType::kF16:
     case DType::kBF16:
-      return {1, 2048, 0, 0};
+      return {1, 2048, 0};
     case DType::kQ8_0:
-      return {2, 1024, 64, 0};
+      return {2, 1024 + 64, 0};
     case DType::kQ4_0:
     case DType::kIQ4_NL:
-      return {4, 512, 64, 0};
+      return {4, 512 + 64, 0};
     case DType::kQ4_1:
-      return {4, 512, 128, 0};
+      return {4, 512 + 128, 0};
     case DType::kQ5_0:
-      return {4, 640, 64, 0};
+      return {4, 640 + 64, 0};
     case DType::kQ5_1:
-      return {4, 640, 128, 0};
+      return {4, 640 + 128, 0};
     case DType::kQ2_K:
-      return {4, 256, 64, 128};
+      return {4, 256 + 64, 128};
     case DType::kQ3_K:
-      return {4, 384, 64, 128};
+      return {4, 384 + 64, 128};
     case DType::kQ4_K:
-      return {4, 512, 64, 128};
+      return {4, 512 + 64, 128};
     case DType::kQ5_K:
-      return {4, 640, 64, 128};
+      return {4, 640 + 64, 128};
     case DType::kQ6_K:
-      return {4, 768, 64, 128};
+      return {4, 768 + 64, 128};
   }
   return {};
 }

@@ -25,7 +25,7 @@ struct StagedHalf {
   const std::byte* at = nullptr;
 
   template <typename Words>
-  __device__ void take(const std::byte* chunk, const uint32_t*, const uint32_t*, int lane) {
+  __device__ void take(const std::byte* chunk, const uint32_t*, int lane) {
     at = chunk + lane * 16;
   }
   template <int j>
@@ -60,13 +60,8 @@ struct WeightRing {
     const int64_t index = static_cast<int64_t>(tile) * w.units + first;
     const int first_super = first / 4;
     const int num_supers = shape.super_bytes == 0 ? 0 : (first + count - 1) / 4 - first_super + 1;
-    arrive_expecting(barrier, count * (shape.quant_bytes + shape.scale_bytes) + num_supers * 64);
-    copy_bulk(to, w.quants + index * shape.quant_bytes, count * shape.quant_bytes, barrier);
-    if (shape.scale_bytes > 0) {
-      copy_bulk(to + shape.scales_at(),
-                reinterpret_cast<const std::byte*>(w.scales) + index * shape.scale_bytes,
-                count * shape.scale_bytes, barrier);
-    }
+    arrive_expecting(barrier, count * shape.unit_bytes + num_supers * 64);
+    copy_bulk(to, w.unit_data + index * shape.unit_bytes, count * shape.unit_bytes, barrier);
     if (num_supers > 0) {
       const int64_t block = static_cast<int64_t>(tile) * (w.units / 4) + first_super;
       copy_bulk(to + shape.supers_at(), w.supers + block * kTileRows, num_supers * 64, barrier);
@@ -94,11 +89,9 @@ struct WeightRing {
                                                 Unit& unit) const {
     constexpr StageShape kShape = shape_of<Unit>();
     const std::byte* stage = memory + slot * kShape.bytes();
-    const auto* scales =
-        reinterpret_cast<const uint32_t*>(stage + kShape.scales_at() + inside * kShape.scale_bytes);
     const uint32_t super = (first + inside) / 4 - first / 4;
     const auto* supers = reinterpret_cast<const uint32_t*>(stage + kShape.supers_at() + super * 64);
-    unit.template take<SharedWords>(stage + inside * kShape.quant_bytes, scales, supers, lane);
+    unit.template take<SharedWords>(stage + inside * kShape.unit_bytes, supers, lane);
   }
   // The warp's part of unit u; units come ascending.
   template <typename Unit>
@@ -134,7 +127,7 @@ struct WeightRing {
     return {Unit::kBytes == 2048   ? 1
             : Unit::kBytes == 1024 ? 2
                                    : 4,
-            Unit::kBytes, Unit::kScaleWords * 64, Unit::kSupers ? 128 : 0};
+            kUnitBytes<Unit>, Unit::kSupers ? 128 : 0};
   }
 };
 

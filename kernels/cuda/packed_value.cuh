@@ -51,7 +51,7 @@ __device__ inline float packed_value(const PackedView& w, int row, int k) {
   const int second = k % 2;
   const int64_t index = static_cast<int64_t>(tile) * w.units + unit;
   if (w.type == DType::kF32 || w.type == DType::kF16 || w.type == DType::kBF16) {
-    const auto* chunk = reinterpret_cast<const __half*>(w.quants + index * 2048);
+    const auto* chunk = reinterpret_cast<const __half*>(w.unit_data + index * 2048);
     const float value = __half2float(chunk[(j * 32 + lane) * 8 + p * 2 + second]);
     return w.row_factors == nullptr ? value : __fmul_rn(value, w.row_factors[row]);
   }
@@ -62,15 +62,17 @@ __device__ inline float packed_value(const PackedView& w, int row, int k) {
                     : w.type == DType::kQ2_K ? 256
                     : fifth                  ? 640
                                              : 512;
-  const auto* chunk = reinterpret_cast<const uint32_t*>(w.quants + index * bytes);
+  const int words = w.type == DType::kQ4_1 || w.type == DType::kQ5_1 ? 2 : 1;  // of a row's scales
+  const std::byte* data = w.unit_data + index * (bytes + words * kTileRows * 4);
+  const auto* chunk = reinterpret_cast<const uint32_t*>(data);
   const int quant = packed_quant(w, chunk, lane, j, p, second);
   const float q = static_cast<float>(quant);
-  const int64_t scale_row = index * kTileRows + row % kTileRows;
-  const uint32_t word = w.scales[scale_row];
+  const auto* scales = reinterpret_cast<const uint32_t*>(data + bytes) + row % kTileRows * words;
+  const uint32_t word = scales[0];
   switch (w.type) {
     case DType::kQ4_1:
     case DType::kQ5_1: {
-      const uint32_t dm = w.scales[scale_row * 2 + j / 2];
+      const uint32_t dm = scales[j / 2];
       return __fadd_rn(__fmul_rn(low_half(dm), q), high_half(dm));
     }
     case DType::kQ4_0:

@@ -8,14 +8,14 @@
 // A unit has four steps j of 16 columns; a step four pairs p of neighbouring columns a lane. Lane
 // 4 g + t holds in pair p the columns 16 j + 8 (p / 2) + 2 t and + 1 of row g + 8 (p % 2).
 //
-//   quants   [tile][unit] of
+//   units    [tile][unit] of quants, behind them scales, so that one copy brings both; quants are
 //     F32 F16 BF16   f16 [j][lane][p][2]; F32 and BF16 times the row's power of two
 //     Q8_0           u8 [j / 2][lane][j % 2][p][2], quant + 128
 //     others         planes: nibbles [lane][j], one word: pair p's first at bit 4 p, second at
 //                    16 + 4 p; two bits [lane][j / 2], at 2 (4 (j % 2) + p) and 16 + that; one bit
 //                    [lane], at 4 j + p and 16 + that. 4-bit types have nibbles, 5-bit nibbles and
 //                    one bit, Q6_K nibbles and two bits, Q3_K two bits and one bit, Q2_K two bits
-//   scales   [tile][unit][row] words: (d, d) f16 of the two blocks; or (d, m), (d, m); or four
+//            and scales [row] words: (d, d) f16 of the two blocks; or (d, m), (d, m); or four
 //            bytes: scale, minimum, scale, minimum (Q4_K, Q5_K), scale | minimum << 4 of each
 //            sixteen (Q2_K), signed scales of each sixteen (Q3_K, Q6_K)
 //   supers   [tile][unit / 4][row] words: (d, dmin) f16 of a K-quant's block of 256
@@ -42,8 +42,8 @@ struct PackedLayout {
   int32_t units = 0;        // of 64 columns
   int32_t quant_bytes = 0;  // of one tile and unit
   int32_t scale_words = 0;  // of one row and unit
-  int64_t scales_at = 0;    // byte offsets of the parts; quants are at 0
-  int64_t supers_at = 0;
+  int32_t unit_bytes = 0;   // of one tile and unit, quants and scales
+  int64_t supers_at = 0;    // byte offsets of the parts; units are at 0
   int64_t rows_at = 0;
   int64_t bytes = 0;
 
@@ -57,8 +57,7 @@ struct PackedView {
   int32_t cols = 0;
   int32_t tiles = 0;
   int32_t units = 0;
-  const std::byte* quants = nullptr;
-  const uint32_t* scales = nullptr;
+  const std::byte* unit_data = nullptr;
   const uint32_t* supers = nullptr;
   const float* row_factors = nullptr;  // null: 1
 };

@@ -58,7 +58,7 @@ __device__ __forceinline__ void multiply(const std::byte* chunk, int units, cons
 #pragma unroll
   for (int i = 0; i < kPreparedUnits; ++i) {
     if (i >= units) break;
-    weights[i].take<SharedWords>(chunk + i * UnitHalf::kBytes, nullptr, nullptr, lane);
+    weights[i].take<SharedWords>(chunk + i * UnitHalf::kBytes, nullptr, lane);
     // Only column 0 of the eight is a token: the four lanes that hold it.
     low[i] = lane < 4 ? row[i * 8 + lane] : zero;
     high[i] = lane < 4 ? row[i * 8 + 4 + lane] : zero;
@@ -102,10 +102,8 @@ __device__ __forceinline__ void run_item(const DecodeItem& item, const DecodeSha
 template <typename Unit>
 __device__ __forceinline__ void take_stored(const std::byte* chunk, int units, int first_unit,
                                             int i, Unit& unit) {
-  const auto* scales = reinterpret_cast<const uint32_t*>(chunk + units * Unit::kBytes);
-  const uint32_t* supers = scales + units * kTileRows * Unit::kScaleWords;
-  unit.template take<SharedWords>(chunk + i * Unit::kBytes,
-                                  scales + i * kTileRows * Unit::kScaleWords,
+  const auto* supers = reinterpret_cast<const uint32_t*>(chunk + units * kUnitBytes<Unit>);
+  unit.template take<SharedWords>(chunk + i * kUnitBytes<Unit>,
                                   supers + (first_unit % 4 + i) / 4 * kTileRows, threadIdx.x % 32);
 }
 
@@ -136,11 +134,11 @@ __device__ __forceinline__ void run_item(const DecodeItem& item, const DecodeSha
     uint32_t words =
         lane < 4 ? shared_address(s.row() + item.begin * 8 + lane) : shared_address(s.zeros());
     with_unit(item.shape->type, [&]<typename Unit>() {
-      constexpr int kUnitBytes = Unit::kBytes + kTileRows * 4 * Unit::kScaleWords;
-      constexpr int kUnits = UnitsAtOnce(kUnitBytes);
+      constexpr int kUnits = UnitsAtOnce(kUnitBytes<Unit>);
+      constexpr int kChunk = DirectUnits(kUnitBytes<Unit>);
 #pragma unroll 1
-      for (int first = item.begin; first < item.end; first += DirectUnits(kUnitBytes)) {
-        const int count = min(DirectUnits(kUnitBytes), item.end - first);
+      for (int first = item.begin; first < item.end; first += kChunk) {
+        const int count = min(kChunk, item.end - first);
         const std::byte* chunk = ring.chunk();
         int i = 0;
 #pragma unroll 1
@@ -209,7 +207,7 @@ __device__ __forceinline__ RowEnd row_end(const DecodeArgs& args, const DecodeSt
     end.has_factors[m] = factors_at != 0;
     end.has_biases[m] = task[m].bias != nullptr;
     if (end.has_factors[m]) {
-      end.factors[m] = __ldg(reinterpret_cast<const float*>(task[m].quants + factors_at) + n);
+      end.factors[m] = __ldg(reinterpret_cast<const float*>(task[m].units + factors_at) + n);
     }
     if (end.has_biases[m]) end.biases[m] = __ldg(task[m].bias + n);
   }
