@@ -46,6 +46,7 @@ struct alignas(8) DecodeShape {
   DType type = DType::kF32;
   uint8_t slices_log2 = 0;
   uint8_t num_slices = 0;   // that have units
+  uint8_t chunk_units = 0;  // that one request brings
   uint16_t unit_bytes = 0;  // of one tile and unit
 
   bool operator==(const DecodeShape&) const = default;
@@ -179,13 +180,14 @@ inline constexpr int kMaxKeptCols = 8192;
 // One of the rings' slots, a chunk of weights (decode_ring.cuh), where quants are made operands.
 inline constexpr int kPreparedSlotBytes = 4480;
 inline constexpr int kPreparedUnits = 2;
-// Where quants are multiplied as they are: units that a warp has in registers at once, and those of
-// a slot, as many or twice that: fewer requests for the same bytes.
+// Where quants are multiplied as they are: units that a warp has in registers at once.
 __host__ __device__ constexpr int UnitsAtOnce(int unit_bytes) {
-  return unit_bytes > 896 ? 1 : 2500 / unit_bytes;
+  return unit_bytes > 896 ? 1 : unit_bytes < 576 ? 5 : 2880 / unit_bytes;
 }
-__host__ __device__ constexpr int DirectUnits(int unit_bytes) {
-  return unit_bytes > 1536 ? 1 : 2 * UnitsAtOnce(unit_bytes);
+// And bytes of so many units of a tile and of the words of their blocks of 256, if there are any,
+// wherever they begin.
+constexpr int32_t StoredBytes(int32_t units, int32_t unit_bytes, bool supers) {
+  return units * unit_bytes + (supers ? (units + 6) / 4 * kTileRows * 4 : 0);
 }
 inline constexpr int kMaxRingSlots = 8;  // of a warp
 

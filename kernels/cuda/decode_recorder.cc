@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cstring>
 
 #include "kernels/core/status.h"
 #include "kernels/cuda/attention.h"
@@ -204,23 +205,8 @@ void DecodeRecorder::ShareOut() {
   }
 }
 
-void DecodeRecorder::SizeSlots() {
-  args_.slot_bytes = kPreparedSlotBytes;
-  if (args_.form.prepares) return;
-  // Long rows are kept in registers.
-  args_.kept_cols = std::min(args_.kept_cols, args_.width);
-  args_.slot_bytes = 0;
-  for (const DecodeShape& shape : shapes_) {
-    const int32_t units = DirectUnits(shape.unit_bytes);
-    const int32_t supers = shape.supers_at == 0 ? 0 : (units + 6) / 4 * kTileRows * 4;
-    const int32_t bytes = units * shape.unit_bytes + supers;
-    args_.slot_bytes = std::max(args_.slot_bytes, (bytes + 127) / 128 * 128);
-  }
-}
-
-std::vector<std::byte> DecodeRecorder::MakeTables() {
-  // Equal shapes once.
-  std::vector<DecodeShape> shapes;
+void DecodeRecorder::LayOutTables() {
+  std::vector<DecodeShape> shapes;  // equal ones once
   for (DecodeTask& task : tasks_) {
     const DecodeShape& shape = shapes_[static_cast<size_t>(task.shape)];
     const auto found = std::find(shapes.begin(), shapes.end(), shape);
@@ -228,45 +214,83 @@ std::vector<std::byte> DecodeRecorder::MakeTables() {
     if (found == shapes.end()) shapes.push_back(shape);
   }
   shapes_ = std::move(shapes);
-  std::vector<std::byte> bytes;
-  const auto add = [&](const auto& table) {
-    const auto at = static_cast<int32_t>(bytes.size());
-    const auto begin = reinterpret_cast<const std::byte*>(table.data());
-    bytes.insert(bytes.end(), begin, begin + table.size() * sizeof(table[0]));
+  DecodeTables& tables = args_.tables;
+  const auto take = [&](const auto& table) {
+    const int32_t at = tables.bytes;
+    tables.bytes += static_cast<int32_t>(table.size() * sizeof(table[0]));
     return at;
   };
-  DecodeTables& tables = args_.tables;
   tables.num_stages = static_cast<int32_t>(stages_.size());
-  add(stages_);
-  tables.tasks_at = add(tasks_);
-  tables.shapes_at = add(shapes_);
-  tables.caches_at = add(caches_);
-  bytes.resize((bytes.size() + 15) / 16 * 16);  // as bulk copies have it
-  tables.bytes = static_cast<int32_t>(bytes.size());
+  take(stages_);
+  tables.tasks_at = take(tasks_);
+  tables.shapes_at = take(shapes_);
+  tables.caches_at = take(caches_);
+  tables.bytes = (tables.bytes + 15) / 16 * 16;  // as bulk copies have it
+}
+
+std::vector<std::byte> DecodeRecorder::TableBytes() const {
+  const DecodeTables& tables = args_.tables;
+  std::vector<std::byte> bytes(static_cast<size_t>(tables.bytes));
+  const auto put = [&](int32_t at, const auto& table) {
+    std::memcpy(bytes.data() + at, table.data(), table.size() * sizeof(table[0]));
+  };
+  put(0, stages_);
+  put(tables.tasks_at, tasks_);
+  put(tables.shapes_at, shapes_);
+  put(tables.caches_at, caches_);
   return bytes;
+}
+
+void DecodeRecorder::SizeRings(int32_t most_shared) {
+  const auto fit = [&] {
+    args_.ring_slots = kMaxRingSlots;
+    while (args_.ring_slots > 0 && DecodeLayout::Of(args_).bytes > most_shared) --args_.ring_slots;
+    return args_.ring_slots >= 2;
+  };
+  if (args_.form.prepares) {
+    for (DecodeShape& shape : shapes_) shape.chunk_units = kPreparedUnits;
+    args_.slot_bytes = kPreparedSlotBytes;
+    fit();
+    return;
+  }
+  // Long rows are kept in registers.
+  args_.kept_cols = std::min(args_.kept_cols, args_.width);
+  // Few large copies are faster than many small ones (docs/performance.md).
+  for (const int32_t most : {6016, 4096, 3072, 2048}) {
+    args_.slot_bytes = 0;
+    for (DecodeShape& shape : shapes_) {
+      const auto bytes = [&](int32_t units) {
+        return StoredBytes(units, shape.unit_bytes, shape.supers_at != 0);
+      };
+      int32_t units = 1;
+      while (units < 32 && bytes(units + 1) <= most) ++units;
+      shape.chunk_units = static_cast<uint8_t>(units);
+      args_.slot_bytes = std::max(args_.slot_bytes, (bytes(units) + 127) / 128 * 128);
+    }
+    if (fit()) return;
+  }
 }
 
 absl::StatusOr<std::unique_ptr<DecodeProgram>> DecodeRecorder::Finish(PersistentDecode wanted) {
   Require(!stages_.empty() && stages_.back().kind == DecodeStageKind::kHead, "no logits");
   args_.form = ChooseForm(wanted);
   ShareOut();
-  SizeSlots();
   if (!obstacle_.empty()) {
     return absl::UnimplementedError("no persistent decode kernel for this model: " + obstacle_);
   }
   std::unique_ptr<DecodeProgram> program(new DecodeProgram());
-  const std::vector<std::byte> tables = MakeTables();
+  LayOutTables();
   int device = 0, most_shared = 0;
   RETURN_IF_ERROR(ToStatus(cudaGetDevice(&device), "the current device"));
   RETURN_IF_ERROR(ToStatus(
       cudaDeviceGetAttribute(&most_shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
       "its shared memory"));
-  args_.ring_slots = kMaxRingSlots;
-  while (args_.ring_slots > 0 && DecodeLayout::Of(args_).bytes > most_shared) --args_.ring_slots;
+  SizeRings(most_shared);
   if (args_.ring_slots < 2) {
     return absl::UnimplementedError(
         "no persistent decode kernel for this model: its rows leave too little shared memory");
   }
+  const std::vector<std::byte> tables = TableBytes();
   const size_t table_bytes = (tables.size() + 255) / 256 * 256;
   const size_t set_bytes = static_cast<size_t>(args_.handoff_floats) * sizeof(float);
   auto memory = AllocateMemory(table_bytes + 2 * set_bytes);

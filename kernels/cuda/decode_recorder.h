@@ -37,17 +37,19 @@ class DecodeRecorder {
   DecodeForm ChooseForm(PersistentDecode wanted) const;
   // Gives each stage its groups, from the teams on that have had least.
   void ShareOut();
-  void SizeSlots();
+  // How large the program's tables are, of equal shapes one; what they hold, once all is decided.
+  void LayOutTables();
+  std::vector<std::byte> TableBytes() const;
+  // As many slots as a block of so many bytes of shared memory has room for, 0 or 1: too few.
+  void SizeRings(int32_t most_shared);
   int32_t TakeHandoff(int64_t floats);
-  // Stages, tasks, shapes and caches as the kernel reads them.
-  std::vector<std::byte> MakeTables();
 
   const WorkspaceShape shape_;
   std::string obstacle_;
   DecodeArgs args_;
   std::vector<DecodeStage> stages_;
   std::vector<DecodeTask> tasks_;
-  std::vector<DecodeShape> shapes_;  // of each task; from MakeTables on different ones
+  std::vector<DecodeShape> shapes_;  // of each task; from LayOutTables on different ones
   std::vector<DecodeCache> caches_;
   // Values of quantised weights up to which preparing them is better: one sequence of 0.5B Q4_K_M
   // decodes at 1,545 tokens a second so (context 512) and at 1,160 otherwise (128), of 7B Q4_K_M at

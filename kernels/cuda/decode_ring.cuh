@@ -327,7 +327,7 @@ class ChunkCursor {
     end_ = item.end;
     type_ = shape.type;
     unit_bytes_ = shape.unit_bytes;
-    if constexpr (!kForm.prepares) chunk_units_ = DirectUnits(shape.unit_bytes);
+    if constexpr (!kForm.prepares) chunk_units_ = shape.chunk_units;
     data_ = data + index * unit_bytes_;
     supers_ = shape.supers_at == 0
                   ? nullptr

@@ -135,10 +135,10 @@ __device__ __forceinline__ void run_item(const DecodeItem& item, const DecodeSha
         lane < 4 ? shared_address(s.row() + item.begin * 8 + lane) : shared_address(s.zeros());
     with_unit(item.shape->type, [&]<typename Unit>() {
       constexpr int kUnits = UnitsAtOnce(kUnitBytes<Unit>);
-      constexpr int kChunk = DirectUnits(kUnitBytes<Unit>);
+      const int chunk_units = item.shape->chunk_units;
 #pragma unroll 1
-      for (int first = item.begin; first < item.end; first += kChunk) {
-        const int count = min(kChunk, item.end - first);
+      for (int first = item.begin; first < item.end; first += chunk_units) {
+        const int count = min(chunk_units, item.end - first);
         const std::byte* chunk = ring.chunk();
         int i = 0;
 #pragma unroll 1
