@@ -1,7 +1,6 @@
 #include "server/listener.h"
 
 #include <grpc/compression.h>
-#include <grpc/support/log.h>
 #include <grpcpp/ext/channelz_service_plugin.h>
 #include <grpcpp/ext/proto_server_reflection_plugin.h>
 #include <grpcpp/health_check_service_interface.h>
@@ -16,6 +15,7 @@
 #include <algorithm>
 
 #include "engine/base/status.h"
+#include "server/library_log.h"
 #include "server/port_credentials.h"
 
 namespace sluice::server {
@@ -52,6 +52,12 @@ constexpr Argument kArguments[] = {
     {GRPC_ARG_HTTP2_BDP_PROBE, 0},
     {GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, 64 << 10},
     {GRPC_ARG_TCP_TX_ZEROCOPY_ENABLED, 0},
+    // What is read at once is dealt with at once: some hundred streams then, not the hundred
+    // thousand that fit into megabytes.
+    {GRPC_ARG_TCP_MAX_READ_CHUNK_SIZE, 4 << 10},
+    // The accounts by which floods of resets are found.
+    {GRPC_ARG_ENABLE_CHANNELZ, 1},
+    {GRPC_ARG_MAX_CHANNEL_TRACE_EVENT_MEMORY_PER_NODE, 0},  // events, which would cost at each look
 };
 
 // The libraries of reflection and channelz install their plugins in every server of the process;
@@ -83,11 +89,6 @@ std::vector<std::string> PluginsOf(const ListenOptions& options) {
     plugins.push_back("channelz_service");
   }
   return plugins;
-}
-
-// The library writes lines of its own about what we report anyway: for those who debug only.
-void LogOfLibrary(gpr_log_func_args* line) {
-  spdlog::debug("grpc {}:{}: {}", line->file, line->line, line->message);
 }
 
 // A connection is a descriptor: take as many as we may have.
@@ -131,7 +132,7 @@ absl::Status CheckAddress(const std::string& what, const std::string& address) {
 
 absl::StatusOr<Listener> Listen(const ListenOptions& options) {
   RETURN_IF_ERROR(CheckAddress(options.name, options.address));
-  gpr_set_log_function(LogOfLibrary);
+  LibraryLog::Take();
   RaiseDescriptorLimit();
   Listener listener;
   listener.connections = std::make_shared<ConnectionTable>(options.max_connections,
@@ -144,7 +145,6 @@ absl::StatusOr<Listener> Listen(const ListenOptions& options) {
   for (const Argument& argument : kArguments) {
     builder.AddChannelArgument(argument.name, argument.value);
   }
-  builder.AddChannelArgument(GRPC_ARG_ENABLE_CHANNELZ, options.gathers_channelz ? 1 : 0);
   grpc::ResourceQuota quota("sluice");
   quota.Resize(kQuotaBytes);
   builder.SetResourceQuota(quota);
@@ -160,17 +160,22 @@ absl::StatusOr<Listener> Listen(const ListenOptions& options) {
   if (listener.server == nullptr) {
     return engine::Unavailable("cannot serve on " + options.address + ": gRPC did not start");
   }
-  listener.acceptor->Start([acceptor, connections = listener.connections](int listening, int fd) {
-    // Closed at once: a client learns sooner than by waiting that there is no room.
-    if (!connections->Add(fd)) {
-      close(fd);
-      return;
-    }
-    grpc::experimental::ExternalConnectionAcceptor::NewConnectionParameters connection;
-    connection.listener_fd = listening;
-    connection.fd = fd;
-    acceptor->HandleNewConnection(&connection);
-  });
+  listener.guard =
+      std::make_unique<FloodGuard>(listener.connections, [acceptor](int listening, int fd) {
+        grpc::experimental::ExternalConnectionAcceptor::NewConnectionParameters connection;
+        connection.listener_fd = listening;
+        connection.fd = fd;
+        acceptor->HandleNewConnection(&connection);
+      });
+  listener.acceptor->Start(
+      [connections = listener.connections, guard = listener.guard.get()](int listening, int fd) {
+        // Closed at once: a client learns sooner than by waiting that there is no room.
+        if (!connections->Add(fd)) {
+          close(fd);
+          return;
+        }
+        guard->Take(listening, fd);
+      });
   return listener;
 }
 

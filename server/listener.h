@@ -10,6 +10,7 @@
 #include "server/authenticator.h"
 #include "server/certificates.h"
 #include "server/connection_table.h"
+#include "server/flood_guard.h"
 #include "server/other_calls.h"
 
 namespace grpc {
@@ -29,18 +30,18 @@ struct ListenOptions {
   int max_connections = 4096;
   int max_connections_of_address = 1024;
   bool reflection = false;
-  bool channelz = false;          // answered
-  bool gathers_channelz = false;  // its own facts are shown by whoever answers
+  bool channelz = false;
   std::vector<grpc::Service*> services;
 };
 
-// Running. The acceptor is stopped before the server is shut down: nothing takes a connection that
-// comes later.
+// Running. The acceptor is stopped before the guard, and that before the server is shut down:
+// nothing takes a connection that comes later.
 struct Listener {
   std::shared_ptr<ConnectionTable> connections;
   std::shared_ptr<grpc::ServerCredentials> credentials;
   std::unique_ptr<OtherCalls> other_calls;
   std::unique_ptr<grpc::Server> server;
+  std::unique_ptr<FloodGuard> guard;
   std::unique_ptr<Acceptor> acceptor;
 };
 

@@ -29,6 +29,7 @@ void ListenerProbe::Continue(engine::Time now) {
   if (poll(&ready, 1, 0) > 0) {
     if (to_say) {
       said_hello_ = true;
+      options_.on_hello();
       const std::string& hello = options_.hello;
       if (send(fd_, hello.data(), hello.size(), MSG_NOSIGNAL) < 0) End(false, now);
     } else {

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <chrono>
+#include <functional>
 #include <optional>
 #include <string>
 
@@ -20,6 +21,8 @@ class ListenerProbe {
     int max_failures = 3;                      // in a row
     // Sent first. A server that is spoken to answers also by hanging up.
     std::string hello;
+    // Called before it is sent.
+    std::function<void()> on_hello = [] {};
   };
 
   ListenerProbe(std::optional<TcpAddress> address, Options options)

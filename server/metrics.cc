@@ -14,6 +14,7 @@
 #include "prometheus/exposer.h"
 
 #include "engine/base/status.h"
+#include "server/library_log.h"
 #include "server/metric_families.h"
 #include "server/process_stats.h"
 #include "server/tcp_address.h"
@@ -227,6 +228,9 @@ void AddSecurity(Frontend* frontend, MetricFamilies* out) {
     reloads("applied", counts.applied);
     reloads("refused", counts.failed);
   }
+  out->Counter("sluice_tls_handshakes_failed_total",
+               "Connections that ended before their TLS handshake had succeeded.", {},
+               static_cast<double>(LibraryLog::failed_handshakes()));
   if (const auto certificates = frontend->certificates.current()) {
     out->Gauge("sluice_tls_certificate_not_after_seconds",
                "When the server's certificate ends, in seconds since 1970.", {},
@@ -238,6 +242,13 @@ void AddSecurity(Frontend* frontend, MetricFamilies* out) {
     out->Counter("sluice_connections_refused_total",
                  "Connections closed at once because there were too many.", {},
                  static_cast<double>(connections->refused()));
+    const char* cut_help =
+        "Connections cut for the streams that they held beyond what a connection may have open, or "
+        "broke off.";
+    out->Counter("sluice_connections_cut_total", cut_help, {{"streams", "held"}},
+                 static_cast<double>(connections->cut(ConnectionTable::Fault::kHeld)));
+    out->Counter("sluice_connections_cut_total", cut_help, {{"streams", "broken_off"}},
+                 static_cast<double>(connections->cut(ConnectionTable::Fault::kBrokenOff)));
   }
 }
 

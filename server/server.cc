@@ -20,6 +20,7 @@
 #include "server/hang_detector.h"
 #include "server/health_service.h"
 #include "server/inference_service.h"
+#include "server/library_log.h"
 #include "server/listener.h"
 #include "server/listener_probe.h"
 #include "server/metrics.h"
@@ -174,7 +175,6 @@ absl::Status Server::Impl::StartService() {
   listen.max_connections = options.max_connections;
   listen.max_connections_of_address = options.max_connections_of_address;
   listen.reflection = options.reflection && options.ops_listen.empty();
-  listen.gathers_channelz = options.channelz;
   listen.services = {&inference_, &health_};
   ASSIGN_OR_RETURN(service_, Listen(listen));
   frontend_.connections = service_.connections;
@@ -192,7 +192,7 @@ absl::Status Server::Impl::StartOps() {
   listen.max_connections = kMaxOpsConnections;
   listen.max_connections_of_address = kMaxOpsConnections;
   listen.reflection = options.reflection;
-  listen.channelz = listen.gathers_channelz = options.channelz;
+  listen.channelz = options.channelz;
   listen.services = {&ops_health_, &admin_};
   ASSIGN_OR_RETURN(ops_, Listen(listen));
   return absl::OkStatus();
@@ -272,7 +272,10 @@ void Server::Impl::Watch() {
   Time next_trim = Now() + kTrimInterval;
   ListenerProbe::Options probing;
   // A server of TLS waits for the client to begin, and hangs up on what is no TLS.
-  if (!frontend_.options.tls_cert.empty()) probing.hello = "no TLS\n";
+  if (!frontend_.options.tls_cert.empty()) {
+    probing.hello = "no TLS\n";
+    probing.on_hello = LibraryLog::ExpectFailedHandshake;
+  }
   ListenerProbe probe(TcpAddress::Resolve(frontend_.options.listen, port_), probing);
   while (true) {
     {
@@ -393,6 +396,7 @@ void Server::Impl::Shutdown() {
   const auto until = std::chrono::system_clock::now() + kCutGrace;
   for (const Listener* listener : {&service_, &ops_}) {
     if (listener->acceptor) listener->acceptor->Stop();
+    if (listener->guard) listener->guard->Stop();
     if (!listener->server) continue;
     listener->server->Shutdown(until);
     listener->server->Wait();

@@ -16,6 +16,7 @@ import pathlib
 import random
 import re
 import struct
+import subprocess
 import sys
 import tempfile
 import threading
@@ -116,6 +117,15 @@ class Guarded:
     def resident(self):
         with open(f"/proc/{self.server.process.pid}/statm") as file:
             return int(file.read().split()[1]) * os.sysconf("SC_PAGESIZE")
+
+    def forget_peak(self):
+        """From now on peak() is the most memory that has been resident since."""
+        with open(f"/proc/{self.server.process.pid}/clear_refs", "w") as file:
+            file.write("5")
+
+    def peak(self):
+        with open(f"/proc/{self.server.process.pid}/status") as file:
+            return int(re.search(r"VmHWM:\s*(\d+) kB", file.read())[1]) << 10
 
     def quiet(self):
         metrics = self.metrics()
@@ -889,7 +899,8 @@ def every_method(w):
 
 @contextlib.contextmanager
 def unharmed(w, most_bytes=64 << 20, most_seconds=5, fills_queue=False):
-    """Others are served meanwhile, or told that the queue is full where it may be, and memory stays."""
+    """Others are served meanwhile, or told that the queue is full where it may be, and memory stays. Gives the list to which
+    the seconds of their calls are added."""
     w.plain.call(prompt())
     before = w.plain.resident()
     done, times, wrong = threading.Event(), [], []
@@ -908,7 +919,7 @@ def unharmed(w, most_bytes=64 << 20, most_seconds=5, fills_queue=False):
     thread = threading.Thread(target=others)
     thread.start()
     try:
-        yield
+        yield times
     finally:
         done.set()
         thread.join()
@@ -920,30 +931,38 @@ def unharmed(w, most_bytes=64 << 20, most_seconds=5, fills_queue=False):
     wait_until(lambda: w.plain.resident() - before <= most_bytes, 10, f"the memory ({peak} bytes)")
 
 
-def reset_at_once(w, count):
-    """Opens and resets streams of one connection; how many until the server hung up."""
-    with w.plain.raw() as raw:
-        batch = b""
-        for number in range(count):
-            stream = 2 * number + 1
-            block = raw.encoder.encode(raw.fields("/sluice.v1.Inference/Generate"), huffman=False)
-            batch += Raw.encoded(HEADERS, END_HEADERS, stream, block) + Raw.encoded(RST_STREAM, 0, stream, struct.pack(">I", 8))
-            if number % 200 == 199 or number == count - 1:
-                if not raw.send(batch):
-                    return number
-                batch = b""
-                while raw.read_frame(0):
-                    pass
-    return count
+def p99(times):
+    return sorted(times)[len(times) * 99 // 100]
 
 
 @case("H01", long=(10_000, 100_000))
 def rapid_reset(w, count):
-    with unharmed(w):
-        sent = 0
-        while sent < count:
-            sent += (now := reset_at_once(w, count - sent))
-            assert now > 0, f"no resets are taken after {sent}"
+    """By another process, so that the calls of others are served by this one as they are without it."""
+    most_bytes, is_long = 64 << 20, w.long or w.count
+    with unharmed(w) as times:
+        def await_calls(calls):
+            target = len(times) + calls
+            wait_until(lambda: len(times) >= target, 120, f"{calls} calls of others")
+            return p99(times[-calls:])
+        await_calls(20)  # what a first call needs is there
+        before = await_calls(300) if is_long else None
+        w.plain.forget_peak()
+        resident, cut = w.plain.peak(), w.plain.value("sluice_connections_cut_total")
+        first = len(times)
+        flood = subprocess.run([sys.executable, pathlib.Path(__file__).with_name("rapid_resets.py"), w.plain.address, str(count)],
+                               capture_output=True, text=True, check=True)
+        await_calls(300 if is_long else 20)
+        during, cut = p99(times[first:]), w.plain.value("sluice_connections_cut_total") - cut
+        growth = w.plain.peak() - resident
+        # In the second after a cut connections of the address are not served.
+        wait_until(lambda: w.plain.call(prompt()).code == "OK", 20, "a new connection")
+        after = await_calls(300) if is_long else None
+    assert growth <= most_bytes, f"at most {growth >> 20} MiB more were resident"
+    assert cut > 0, "no connection was cut"
+    if is_long:
+        print(f"H01  {flood.stdout.strip()}: {cut:.0f} cut, +{growth / (1 << 20):.1f} MiB at most; p99 of {len(times)} calls of others "
+              f"{before * 1e3:.1f} ms before, {during * 1e3:.1f} ms during, {after * 1e3:.1f} ms after")
+        assert during <= 2 * max(before, after), "others waited"
 
 
 @case("H02", long=(2000, 50_000))

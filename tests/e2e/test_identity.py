@@ -3,6 +3,7 @@
 import contextlib
 import json
 import socket
+import ssl
 import subprocess
 import threading
 import time
@@ -13,6 +14,7 @@ import pytest
 from certificates import Issuer, secure, serial_of
 from credentials import ADMIN, TENANT, entry, write_tokens
 from harness import Client, admin_pb2, admin_pb2_grpc, greedy, health_pb2, health_pb2_grpc, pb, wait_until
+from rapid_resets import flood
 
 TINY = harness.TINY / "tiny-odd.f16.gguf"
 CODE = grpc.StatusCode
@@ -201,6 +203,60 @@ def test_tls(serve, issuer, pair):
         one.close()
     server.signal()
     assert server.wait() == 0
+
+
+def failed_handshakes(server):
+    return int(harness.re.search(r"^sluice_tls_handshakes_failed_total (\d+)", server.metrics(), harness.re.M)[1])
+
+
+def test_failed_handshakes_are_counted(serve, issuer, pair, tmp_path):
+    (tmp_path / "ca.pem").write_bytes(issuer.pem)
+    server = serve("--tls-cert", pair[0], "--tls-key", pair[1], "--tls-client-ca", tmp_path / "ca.pem", model=TINY)
+    host, port = server.address.rsplit(":", 1)
+    assert failed_handshakes(server) == 0
+
+    def attempt(hello):
+        with socket.create_connection((host, int(port)), timeout=10) as connection:
+            connection.sendall(hello)
+            connection.shutdown(socket.SHUT_WR)
+            with contextlib.suppress(ConnectionError):
+                while connection.recv(100):
+                    pass
+
+    def handshake(**files):
+        context = ssl.create_default_context(cadata=issuer.pem.decode())
+        context.set_alpn_protocols(["h2"])
+        if files:
+            context.load_cert_chain(**files)
+        with contextlib.suppress(ssl.SSLError, ConnectionError), socket.create_connection((host, int(port)), timeout=10) as connection:
+            with context.wrap_socket(connection, server_hostname="localhost") as wrapped:
+                wrapped.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0")
+                return len(wrapped.recv(9))
+    attempt(b"GET / HTTP/1.1\r\n\r\n")
+    attempt(b"\x16\x03\x01\x02\x00\x01")  # a hello that is not whole
+    attempt(b"")
+    handshake()  # no certificate
+    for name, content in zip(("cert.pem", "key.pem"), issuer.issue("client.example.com")):
+        (tmp_path / name).write_bytes(content)
+    assert handshake(certfile=tmp_path / "cert.pem", keyfile=tmp_path / "key.pem") == 9
+    wait_until(lambda: failed_handshakes(server) == 4, 10, "four failed handshakes")
+    time.sleep(5)  # the watch over the port, which speaks no TLS, is not among them
+    assert failed_handshakes(server) == 4
+
+
+def test_a_flood_of_resets_is_cut_over_tls_too(serve, issuer, pair, tmp_path):
+    (tmp_path / "ca.pem").write_bytes(issuer.pem)
+    server = serve("--tls-cert", pair[0], "--tls-key", pair[1], model=TINY)
+    client = Client(server.address, tls=secure(issuer))
+    expected = client.generate(prompt(8)).ids
+    flood(server.address, 20_000, tmp_path / "ca.pem", most_connections=1)
+    wait_until(lambda: 'sluice_connections_cut_total{streams="held"} 1' in server.metrics(), 10, "the cut")
+    assert client.generate(prompt(8)).ids == expected  # the connection of before
+    other = Client(server.address, tls=secure(issuer))
+    assert other.generate(prompt(8), timeout=15).ids == expected
+    assert len(harness.re.findall(r"cut the connection of ipv4:127.0.0.1:\d+", server.stderr())) == 1
+    client.close()
+    other.close()
 
 
 def test_certificates_of_clients_are_identities(serve, issuer, pair, files, tmp_path):

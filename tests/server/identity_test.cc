@@ -200,5 +200,67 @@ TEST(ConnectionTableTest, CountsWhatIsOpen) {
   EXPECT_FALSE(table.Add(-1));
 }
 
+// A connection over the loopback that a table counts.
+class CutTest : public testing::TestWithParam<const char*> {
+ protected:
+  void SetUp() override {
+    auto place = TcpAddress::Resolve(std::string(GetParam()) + ":0", 0);
+    ASSERT_TRUE(place.has_value());
+    const int listener = socket(place->address.ss_family, SOCK_STREAM, 0);
+    auto* address = reinterpret_cast<sockaddr*>(&place->address);
+    ASSERT_EQ(bind(listener, address, place->size), 0);
+    ASSERT_EQ(listen(listener, 1), 0);
+    ASSERT_EQ(getsockname(listener, address, &place->size), 0);
+    client_ = socket(place->address.ss_family, SOCK_STREAM, 0);
+    ASSERT_EQ(connect(client_, address, place->size), 0);
+    server_ = accept(listener, nullptr, nullptr);
+    close(listener);
+    ASSERT_GE(server_, 0);
+    TcpAddress own;
+    own.size = sizeof own.address;
+    ASSERT_EQ(getsockname(client_, reinterpret_cast<sockaddr*>(&own.address), &own.size), 0);
+    const bool six = own.address.ss_family == AF_INET6;
+    peer_ = (six ? "ipv6:%5B::1%5D:" : "ipv4:127.0.0.1:") + std::to_string(own.port());
+    ASSERT_TRUE(table_.Add(server_));
+  }
+  void TearDown() override {
+    close(client_);
+    close(server_);
+  }
+
+  ConnectionTable table_{8, 8};
+  int client_ = -1, server_ = -1;
+  std::string peer_;
+};
+
+TEST_P(CutTest, EndsBothWaysAndLeavesNothingToRead) {
+  const std::string much(100'000, 'x');
+  ASSERT_EQ(send(client_, much.data(), much.size(), 0), static_cast<ssize_t>(much.size()));
+  EXPECT_FALSE(table_.Cut(peer_ + "0", ConnectionTable::Fault::kHeld).has_value());
+  EXPECT_EQ(table_.Cut(peer_, ConnectionTable::Fault::kHeld), "");  // this machine's own
+  char byte;
+  EXPECT_LE(recv(server_, &byte, 1, MSG_DONTWAIT), 0);
+  EXPECT_LE(recv(client_, &byte, 1, 0), 0);
+  EXPECT_EQ(table_.cut(ConnectionTable::Fault::kHeld), 1u);
+  EXPECT_EQ(table_.cut(ConnectionTable::Fault::kBrokenOff), 0u);
+  EXPECT_EQ(fcntl(server_, F_GETFD), 0);  // still its owner's to close
+}
+
+TEST_P(CutTest, SparesWhatHasItsDescriptorNow) {
+  int pair[2];
+  ASSERT_EQ(socketpair(AF_UNIX, SOCK_STREAM, 0, pair), 0);
+  ASSERT_EQ(dup2(pair[0], server_), server_);
+  ASSERT_EQ(send(pair[1], "x", 1, 0), 1);
+  EXPECT_FALSE(table_.Cut(peer_, ConnectionTable::Fault::kHeld).has_value());
+  char byte;
+  EXPECT_EQ(recv(server_, &byte, 1, MSG_DONTWAIT), 1);
+  EXPECT_EQ(table_.cut(ConnectionTable::Fault::kHeld), 0u);
+  close(pair[0]);
+  close(pair[1]);
+}
+
+INSTANTIATE_TEST_SUITE_P(Loopback, CutTest, testing::Values("127.0.0.1", "[::1]"),
+                         [](const auto& info) { return info.param[0] == '[' ? "Six" : "Four"; });
+
 }  // namespace
 }  // namespace sluice::server
