@@ -135,7 +135,9 @@ ROWS = [
             (series("process_open_fds"), "files of {{instance}}")]),
         graph("Strangers", [
             (f"sum by (code) ({rate('sluice_auth_refused_total')})", "{{code}}"),
-            (f"sum({rate('sluice_connections_refused_total')})", "connections closed")], "reqps"),
+            (f"sum({rate('sluice_connections_refused_total')})", "connections closed"),
+            (f"sum by (streams) ({rate('sluice_connections_cut_total')})", "connections cut, streams {{streams}}"),
+            (f"sum({rate('sluice_tls_handshakes_failed_total')})", "failed handshakes")], "reqps"),
         graph("Numbers that are wrong", [
             (f"max by (model) ({series('sluice_selfcheck_error')} / {series('sluice_selfcheck_tolerance')})",
              "self-check of {{model}}, of what is allowed"),
