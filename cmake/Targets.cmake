@@ -4,6 +4,11 @@ target_compile_features(sluice_flags INTERFACE cxx_std_20)
 # -ffp-contract=off: the kernels say where a fused multiply-add happens, never the compiler (bit-exactness).
 target_compile_options(sluice_flags INTERFACE
   $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra -Wno-unused-parameter -ffp-contract=off -fstack-protector-strong>)
+# What a release is made of checks the sizes with which it calls libc. Sanitizers check more, tests are not optimised.
+set(sluice_fortify "")
+if(NOT SLUICE_SANITIZE)
+  set(sluice_fortify $<$<AND:$<COMPILE_LANGUAGE:CXX>,$<CONFIG:Release,RelWithDebInfo>>:-D_FORTIFY_SOURCE=3>)
+endif()
 target_include_directories(sluice_flags INTERFACE ${PROJECT_SOURCE_DIR})
 target_link_libraries(sluice_flags INTERFACE Threads::Threads)
 if(CMAKE_CXX_COMPILER_ID MATCHES "Clang")
@@ -36,6 +41,7 @@ endif()
 function(sluice_library name)
   cmake_parse_arguments(ARG "" "" "SOURCES;DEPS" ${ARGN})
   add_library(${name} STATIC ${ARG_SOURCES})
+  target_compile_options(${name} PRIVATE ${sluice_fortify})
   target_link_libraries(${name} PUBLIC sluice_flags ${ARG_DEPS})
 endfunction()
 

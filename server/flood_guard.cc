@@ -15,9 +15,10 @@ namespace {
 constexpr std::chrono::milliseconds kLookInterval{10};
 // From a cut until the next connection of the address is served, at least: a client that connects
 // anew at once has the server for a small part of the time. It is longer, up to the second, for as
-// long as what was cut is not cleared away.
+// long as what was cut is not cleared away; within the patience of ListenerProbe, which may come
+// from the same address.
 constexpr std::chrono::milliseconds kLeastWait{1000};
-constexpr std::chrono::milliseconds kMostWait{10'000};
+constexpr std::chrono::milliseconds kMostWait{4000};
 
 }  // namespace
 

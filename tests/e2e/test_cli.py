@@ -4,10 +4,12 @@ import concurrent.futures
 import fcntl
 import json
 import os
+import pathlib
 import re
 import select
 import signal
 import subprocess
+import sys
 import time
 
 import harness
@@ -334,7 +336,49 @@ def test_release_is_hardened(sluice):
     assert re.search(r"Type: +DYN", readelf("-h")) and re.search(r"FLAGS_1.* NOW.* PIE", readelf("-d"))
     symbols = set(re.findall(r" UND (\w+)", readelf("--dyn-syms")))
     assert "__stack_chk_fail" in symbols
+    assert {"__memcpy_chk", "__snprintf_chk"} <= symbols, symbols  # of _FORTIFY_SOURCE
     assert not symbols & {"system", "popen", "dlopen", "gets", "strcpy", "sprintf", "regcomp"}, symbols
+
+
+# The program as uid 65532 without any capability, where nothing can be written and the network is a loopback of its own.
+CONFINED = """#!/bin/sh
+set -e
+mount --make-rprivate /
+mount -t tmpfs -o mode=755 tmpfs /mnt
+cp {program} /mnt/sluice
+cp {model} /mnt/model.gguf
+{python} -c 'import fcntl, socket, struct
+fcntl.ioctl(socket.socket(), 0x8914, struct.pack("16sh14x", b"lo", 0x41))'  # up, running
+while read -r device place kind rest; do
+  [ "$kind" = proc ] || mount -o remount,bind,ro "$place" 2>/dev/null || true
+done < /proc/self/mounts
+for place in / /tmp /var/tmp /run /dev/shm /mnt; do
+  if touch "$place/written" 2>/dev/null; then echo "$place can be written to" >&2; exit 1; fi
+done
+exec setpriv --reuid 65532 --regid 65532 --clear-groups --inh-caps=-all --bounding-set=-all --no-new-privs /mnt/sluice "$@"
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="makes namespaces and becomes another user: needs root")
+def test_it_serves_confined(sluice, serve, tmp_path):
+    script = tmp_path / "confined"
+    script.write_text(CONFINED.format(program=sluice, model=harness.TINY / "tiny-odd.f16.gguf", python=sys.executable))
+    script.chmod(0o755)
+    wrapper = tmp_path / "unshared"
+    wrapper.write_text(f'#!/bin/sh\nexec unshare --mount --net "{script}" "$@"\n')
+    wrapper.chmod(0o755)
+    server = serve(binary=wrapper, model="/mnt/model.gguf")
+    proc = pathlib.Path("/proc", str(server.process.pid))
+    status = dict(re.findall(r"^(\w+):\s*(.*)$", (proc / "status").read_text(), re.M))
+    assert status["Name"] == "sluice" and status["Uid"].split() == status["Gid"].split() == ["65532"] * 4
+    assert {status[name] for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")} == {"0" * 16} and status["NoNewPrivs"] == "1"
+    devices = re.findall(r"^ *(\S+):", (proc / "net/dev").read_text(), re.M)
+    assert set(devices) <= {"lo", "sit0", "tunl0", "ip6tnl0"} and not (proc / "net/route").read_text().splitlines()[1:]
+    done = run("nsenter", "--target", server.process.pid, "--net", sluice, "generate", "--server", server.address, "--token-ids",
+               "5,6,7", "--max-tokens", "4", "--ignore-eos", timeout=60)
+    assert done.returncode == 0, done.stderr
+    server.signal()
+    assert server.wait(30) == 0
 
 
 @pytest.mark.long
