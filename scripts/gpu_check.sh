@@ -110,7 +110,7 @@ run_sanitizer() {
   for tool in ${SANITIZER_TOOLS:-racecheck initcheck memcheck synccheck}; do
     for program in $(programs '^cuda_(attention|attention_tile|rope_store|sampling|linear|layer_ops|golden|decode)_test$'); do
       for cases in $(sanitized_cases "$tool" "$program"); do
-        while [ "$(jobs -rp | wc -l)" -ge "${SANITIZER_JOBS:-6}" ]; do wait -n; done
+        while [ "$(jobs -rp | wc -l)" -ge "${SANITIZER_JOBS:-8}" ]; do wait -n; done
         sanitize "$sanitizer" "$tool" "$program" "$cases" &
       done
     done
@@ -122,7 +122,8 @@ run_sanitizer() {
 # take hours; what racecheck keeps of every access to shared memory makes large products take as long.
 sanitized_cases() {
   case "$1 $2" in
-    "racecheck cuda_linear_test") echo '*Within*' '*Three*/Q5_0' '*Three*/BF16' ;;
+    "racecheck cuda_linear_test")
+      echo '*Within*/Q4*' '*Within*/Q5*' '*Within*/Q8*:*Within*/Q6*' '*Within*/Q3*:*Within*/Q2*' '*Within*/*F*' '*Within*/IQ*' '*Three*/Q5_0' '*Three*/BF16' ;;
     *cuda_linear_test) echo '*Within*:*Bits*/Q4_K:*Bits*/Q4_0:*Bits*/BF16:*Gated*/Q6_K:*Gated*/BF16:*Three*/Q5_0:*Three*/BF16' ;;
     "racecheck cuda_layer_ops_test") echo '*VariantsOfArchitectures' ;;
     *cuda_layer_ops_test) echo '*OddShapes' ;;
@@ -139,7 +140,7 @@ sanitize() {
   if [ "$4" = '*' ] || [ ${#4} -gt 30 ]; then name="$3 $2"; fi
   local log="$results/${name//[^a-z0-9_A-Z]/-}.log"
   # Of the persistent kernel's positions a tile and some more.
-  SLUICE_DECODE_TOKENS=70 limited "${SANITIZER_SECONDS:-150}" "$1" --tool "$2" --error-exitcode 99 --print-limit 5 \
+  SLUICE_DECODE_TOKENS=70 limited "${SANITIZER_SECONDS:-240}" "$1" --tool "$2" --error-exitcode 99 --print-limit 5 \
     "./$3" --gtest_brief=1 --gtest_filter="$4" >"$log" 2>&1
   code=$?
   if grep -q '^\[=*\] 0 tests' "$log"; then code=98; fi

@@ -52,8 +52,8 @@ class DecodeRecorder {
   std::vector<DecodeShape> shapes_;  // of each task; from LayOutTables on different ones
   std::vector<DecodeCache> caches_;
   // Values of quantised weights up to which preparing them is better: one sequence of 0.5B Q4_K_M
-  // decodes at 1,545 tokens a second so (context 512) and at 1,160 otherwise (128), of 7B Q4_K_M at
-  // 205 and 354 (H200); where the two meet is an estimate.
+  // decodes at 1,410 tokens a second so and at 1,382 otherwise, of 7B Q4_K_M at 205 and 471 (H200,
+  // context 512); where the two meet is an estimate.
   static constexpr int64_t kMostPrepared = 2'500'000'000;
   int64_t quantized_ = 0;
   int32_t blocks_ = 0;
