@@ -18,6 +18,7 @@ import pathlib
 import shlex
 import signal
 import socket
+import stat
 import struct
 import subprocess
 import sys
@@ -37,6 +38,16 @@ SIZES = {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "k": 1000, "M": 10**6, "G": 10**
 
 def mount(*arguments):
     subprocess.run(["mount", *map(str, arguments)], check=True)
+
+
+def make_device(place, minor):
+    """One of the memory devices, for everybody as runtimes make them, whatever the mode of the machine's own."""
+    try:
+        os.mknod(place, stat.S_IFCHR, os.makedev(1, minor))
+        place.chmod(0o666)
+    except PermissionError:  # who is root in a namespace of his own makes none
+        place.touch()
+        mount("--bind", f"/dev/{place.name}", place)
 
 
 def raise_loopback():
@@ -99,9 +110,8 @@ class Pod:
             (root / name).symlink_to("usr/" + name)
         mount("--bind", "/usr", root / "usr")
         mount("-o", "remount,bind,ro", root / "usr")
-        for name in ("null", "zero", "urandom", "random"):
-            (root / "dev" / name).touch()
-            mount("--bind", "/dev/" + name, root / "dev" / name)
+        for name, minor in (("null", 3), ("zero", 5), ("random", 8), ("urandom", 9)):
+            make_device(root / "dev" / name, minor)
         # As kubelet mounts it. Without, malloc's look at the processors leaves an errno where gRPC 1.51 reads connect's.
         processors = "sys/devices/system/cpu"
         (root / processors).mkdir(parents=True)

@@ -641,6 +641,24 @@ def the_test_calls_the_service(render):
     assert chart.test_pods(render.objects) or asks or render.values.get("test", {}).get("enabled") is False
 
 
+def log_deleted(objects):
+    chart.test_pods(objects)[0]["metadata"]["annotations"]["helm.sh/hook-delete-policy"] = "before-hook-creation,hook-succeeded"
+
+
+@policy(log_deleted)
+def tests_leave_their_log(render):
+    """Helm 3 reads it when the hook has ended (https://github.com/helm/helm/issues/9098)."""
+    for pod in chart.test_pods(render.objects):
+        assert pod["metadata"]["annotations"]["helm.sh/hook-delete-policy"] == "before-hook-creation"
+
+
+@policy(lambda objects: chart.test_pods(objects)[0]["spec"].pop("tolerations"), of_set="gpu")
+def tests_run_where_the_server_may(render):
+    for pod in chart.test_pods(render.objects):
+        for name in ("nodeSelector", "tolerations"):
+            assert pod["spec"].get(name) == render.pod.get(name), name
+
+
 @policy(drop_in(*CONTAINER, "terminationMessagePolicy"))
 def failures_say_why(render):
     for container in containers(render.pod):

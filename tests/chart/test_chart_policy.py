@@ -236,10 +236,16 @@ WARNED = {
     "budget of a single pod": (
         {"autoscaling": {"enabled": True}, "pdb": {"minAvailable": 1}}, "there is no PodDisruptionBudget"),
     "update that needs a node": ({"podAntiAffinity": "hard"}, "one node more than there are pods"),
+    "rules of a job of another name": (
+        {"monitoring": {"scrape": "Annotations", "prometheusRule": {"enabled": True}}}, "SluiceGone fires for ever"),
+    "metrics that nobody reaches": (
+        {"monitoring": {"scrape": "Annotations"}, "service": {"ipFamilies": ["IPv6"]}}, "metrics are on IPv4 alone"),
 }
 FITTING = [{"service": {**BALANCER, "externalTrafficPolicy": "Local"}}, {"server": {"engines": 2, "kvMemory": "2G"}},
            {"gpu": {"enabled": True}, "server": {"kvMemory": "64G"}}, {"autoscaling": {"enabled": True}},
-           {"podAntiAffinity": "hard", "strategy": {"maxUnavailable": 1}}]
+           {"podAntiAffinity": "hard", "strategy": {"maxUnavailable": 1}}, {"monitoring": {"scrape": "Annotations"}},
+           {"monitoring": {"scrape": "PodMonitor", "prometheusRule": {"enabled": True}}, "service": {"ipFamilies": ["IPv4"]}},
+           {"service": {"ipFamilies": ["IPv6"]}}]
 
 
 @pytest.mark.parametrize("name", WARNED)

@@ -120,6 +120,9 @@ REFUSED = {
     "burst without rate": ({"tenants": {"byName": {"a": {"burst_tokens": 5}}}}, "burst_tokens needs tokens_per_second"),
     "burst without rate for all": ({"tenants": {"default": {"burst_tokens": 5}, "byName": {"default": {"tokens_per_second": 5}}}},
                                    "burst_tokens needs tokens_per_second"),
+    "more tenants than a ConfigMap holds": (
+        {"tenants": {"byName": {f"tenant-{number}": {"weight": 1} for number in range(26000)}}}, "at most 1048576 bytes expected, got 1"),
+    "template that a ConfigMap does not hold": ({"model": {"chatTemplate": "a" * 1048577}}, "at most 1048576 bytes expected, got 1048577"),
     "tenant of no name": ({"tenants": {"byName": {"a b": {}}}}, "a b"),
     "tenant of great weight": ({"tenants": {"byName": {"a": {"weight": 1001}}}}, "weight"),
     "limit that does not exist": ({"tenants": {"default": {"requests": 5}}}, "requests"),

@@ -18,7 +18,7 @@ FOLDER = harness.ROOT / "build" / "image"
 CACHE = harness.ROOT / "build" / "image-ccache"
 SHELL = re.compile(r".*/s?bin/(sh|r?bash|dash|ash|busybox|zsh|m?ksh|t?csh|fish)")
 # Of the folder of CUDA's libraries what a program is compiled with: those of mathematics are some GB, and not used.
-CUDA_LIBRARIES = re.compile(r"lib(cudart|cudadevrt)\b.*|(?!.*\.(so|a)\b).*")
+CUDA_LIBRARIES = re.compile(r"lib(cudart(_static)?|cudadevrt)\b.*|(?!.*\.(so|a)\b).*")
 
 
 @dataclasses.dataclass
@@ -51,6 +51,7 @@ def make_cuda_base(store, image, toolkit):
 
     container, root = store.container(BASE)
     shutil.copytree(pathlib.Path(toolkit).resolve(), root / "usr/local/cuda", symlinks=True, ignore=without)
+    assert (root / "usr/local/cuda/lib64/libcudart_static.a").exists(), f"{toolkit} has nothing to link programs with"
     store.run("config", "--env", "PATH=/usr/local/cuda/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", container)
     store.commit(container, image)
 

@@ -11,7 +11,7 @@ from fixtures import *  # noqa: E402, F403
 from fixtures import pytest_addoption as add_programs  # noqa: E402
 
 import building  # noqa: E402
-from image_store import ImageStore  # noqa: E402
+from image_store import ImageStore, device_modes  # noqa: E402
 
 
 def pytest_addoption(parser):
@@ -43,8 +43,10 @@ def store(request):
     if os.geteuid() != 0:
         pytest.skip("debootstrap, and buildah as it is used here, want root")
     store = ImageStore(building.FOLDER)
+    before = device_modes()
     yield store
     store.remove_containers()
+    assert device_modes() == before, "the machine's devices are not as they were"
     if not request.config.getoption("--keep-images", False):
         shutil.rmtree(building.FOLDER)
 

@@ -10,6 +10,32 @@ import shlex
 import subprocess
 
 
+# buildah gives containers the machine's /dev, read-only, and lays its /dev/null over files of /proc that they are not to see,
+# where it is not read-only: root in a container can change the mode of the machine's. So it is not the machine's, but that
+# of a namespace which ends with the command.
+NAMESPACE = ["unshare", "--mount", "--propagation", "private", "--"]
+OWN_DEVICES = """\
+mount -t tmpfs -o mode=755 devices /dev
+mknod -m 666 /dev/null c 1 3
+mknod -m 666 /dev/zero c 1 5
+mknod -m 666 /dev/full c 1 7
+mknod -m 666 /dev/random c 1 8
+mknod -m 666 /dev/urandom c 1 9
+mknod -m 666 /dev/tty c 5 0
+ln -s /proc/self/fd /dev/fd
+ln -s fd/0 /dev/stdin
+ln -s fd/1 /dev/stdout
+ln -s fd/2 /dev/stderr
+mkdir /dev/pts /dev/shm
+mount -t tmpfs -o mode=1777 shm /dev/shm
+"""
+
+
+def device_modes():
+    """Those of the machine that containers see, too."""
+    return {path: path.stat().st_mode for path in map(pathlib.Path, ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"))}
+
+
 class ImageStore:
     """Everything in `folder`. One user at a time."""
 
@@ -23,7 +49,8 @@ class ImageStore:
 
     def run(self, *arguments, timeout=600, check=True):
         """The completed process of `buildah ARGUMENT...`."""
-        done = subprocess.run(["buildah", *map(str, arguments)], env={**os.environ, **self.variables}, stdin=subprocess.DEVNULL,
+        line = [*NAMESPACE, "sh", "-c", f'set -e\n{OWN_DEVICES}exec buildah "$@"', "sh", *map(str, arguments)]
+        done = subprocess.run(line, env={**os.environ, **self.variables}, stdin=subprocess.DEVNULL,
                               capture_output=True, text=True, timeout=timeout)
         assert not check or done.returncode == 0, f"buildah {shlex.join(map(str, arguments))}\n{done.stdout[-4000:]}{done.stderr[-4000:]}"
         return done
@@ -66,7 +93,7 @@ class ImageStore:
         root = shlex.quote(str(self.root(container)))
         line = shlex.join(["buildah", "run", "--isolation", "chroot", *map(str, options), container, "--", *command])
         path.write_text("#!/bin/sh\nset -e\n" +
-                        '[ "$IN_NAMESPACE" ] || IN_NAMESPACE=1 exec unshare --mount --propagation private "$0" "$@"\n' +
+                        f'[ "$IN_NAMESPACE" ] || IN_NAMESPACE=1 exec {shlex.join(NAMESPACE)} "$0" "$@"\n{OWN_DEVICES}' +
                         f"mount --bind {root} {root}\nmount -t tmpfs -o mode=755 run {root}/run\nmount -o remount,bind,ro {root}\n" +
                         "".join(f"export {name}={shlex.quote(value)}\n" for name, value in self.variables.items()) +
                         f'exec {line} "$@"\n')

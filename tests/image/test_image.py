@@ -7,6 +7,7 @@ import os
 import pathlib
 import re
 import signal
+import stat
 import sys
 import time
 
@@ -15,6 +16,7 @@ import pytest
 from building import COMMIT, GROUP, PROGRAM, SHELL, USER, tree_of
 from file_tree import differences, megabytes, read_tree, writable
 from harness import greedy, health_pb2, pb
+from image_store import device_modes
 
 sys.path.insert(0, str(harness.ROOT / "scripts"))
 import metrics_table  # noqa: E402
@@ -82,6 +84,21 @@ def test_configuration(image):
 def test_nobody_writes_it(image):
     """Its user can write where everybody can in its base, and nothing that was added."""
     assert writable(image.tree, USER, GROUP) == writable(image.base, USER, GROUP) == ["/run/lock", "/tmp", "/var/tmp"]
+
+
+def test_root_in_a_container_has_no_devices_of_the_machine(store, image, container):
+    """Over files of /proc that it is not to see, its /dev/null lies, and can be changed there."""
+    name, _ = container
+    hidden = ("/proc/kcore", "/proc/keys", "/proc/timer_list")
+    before = device_modes()
+    try:
+        changed = [path for path in hidden if store.run("run", "--isolation", "chroot", "--user", "0:0", name, "--", "/bin/chmod", "755", path,
+                                                        check=False).returncode == 0]
+        assert changed, "nothing was tried"
+        assert device_modes() == before
+    finally:
+        for path, mode in before.items():
+            path.chmod(stat.S_IMODE(mode))
 
 
 def packages_of_stage(image):

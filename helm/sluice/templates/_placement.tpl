@@ -34,12 +34,9 @@ labelSelector:
 topologyKey: kubernetes.io/hostname
 {{- end -}}
 
-{{- define "sluice.placement" -}}
-{{- with .Values.nodeSelector }}
-nodeSelector:
-  {{- toYaml . | nindent 2 }}
-{{- end }}
-{{- if or .Values.tolerations .Values.gpu.enabled }}
+{{/* Nodes that are chosen for their GPUs have the taint of GPUs, for the pod of the test too. */}}
+{{- define "sluice.tolerations" -}}
+{{- if or .Values.tolerations .Values.gpu.enabled -}}
 tolerations:
   {{- if .Values.gpu.enabled }}
   - {key: nvidia.com/gpu, operator: Exists, effect: NoSchedule}
@@ -47,6 +44,16 @@ tolerations:
   {{- with .Values.tolerations }}
   {{- toYaml . | nindent 2 }}
   {{- end }}
+{{- end -}}
+{{- end -}}
+
+{{- define "sluice.placement" -}}
+{{- with .Values.nodeSelector }}
+nodeSelector:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with include "sluice.tolerations" . }}
+{{- . | nindent 0 }}
 {{- end }}
 {{- $nodes := include "sluice.nodeAffinity" . }}
 {{- if or $nodes (ne .Values.podAntiAffinity "none") }}

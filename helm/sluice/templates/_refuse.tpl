@@ -149,6 +149,14 @@
 {{- end -}}
 {{- end -}}
 
+{{- $held := len (default "" $v.model.chatTemplate) -}}
+{{- if include "sluice.ownTenants" . -}}
+{{- $held = add $held (len (include "sluice.tenants" .)) -}}
+{{- end -}}
+{{- if gt (int $held) 1048576 -}}
+{{- fail (printf "tenants: with model.chatTemplate at most 1048576 bytes expected, got %d: a ConfigMap holds no more" $held) -}}
+{{- end -}}
+
 {{- if and $v.service.nodePort (eq $v.service.type "ClusterIP") -}}
 {{- fail "service.nodePort: needs service.type NodePort or LoadBalancer" -}}
 {{- end -}}
