@@ -260,6 +260,13 @@ std::vector<DirectoryCase> DirectoryCases() {
        [](const ModelDirectory& d) { d.Write(kIndex, "{}"); },
        {kIndex, "'weight_map': expected an object"}},
       {"IndexEmpty", "qwen2", Index([](json& map) { map = json::object(); }), {"expected tensors"}},
+      {"IndexOfThousandsOfFiles",
+       "qwen2",
+       Index([](json& map) {
+         for (int i = 0; i < 5000; ++i)
+           map["t" + std::to_string(i)] = std::to_string(i) + ".safetensors";
+       }),
+       {kIndex, "'weight_map': expected at most 4096 files", "500"}},
       {"IndexNamesParentDirectory",
        "qwen2",
        Index([](json& map) { map["model.norm.weight"] = "../model.safetensors"; }),
@@ -442,6 +449,14 @@ std::vector<DirectoryCase> DirectoryCases() {
        "mistral",
        Config("/rope_scaling", R"({"type": "linear"})"),
        {"'rope_scaling'", "'factor'", "got none"}},
+      {"RopeTypesThatDiffer",
+       "mistral",
+       Config("/rope_scaling", R"({"rope_type": "linear", "type": "yarn", "factor": 2.0})"),
+       {"'rope_scaling'", "'linear'", "got 'yarn'"}},
+      {"RopeIsNoObject",
+       "mistral",
+       Config("/rope_scaling", "[1]"),
+       {"'rope_scaling'", "expected an object"}},
       {"RopeWithAnUnknownKey",
        "mistral",
        Config("/rope_scaling/short_mscale", "1.5"),

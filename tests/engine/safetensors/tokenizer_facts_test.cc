@@ -176,6 +176,17 @@ TEST(TokenizerFactsTest, TakesTheChatTemplate) {
   EXPECT_EQ((*OpenTokenizer(directory))->chat_template(), "{{ four }}");
 }
 
+TEST(TokenizerFactsTest, RefusesAChatTemplateThatIsNoText) {
+  const ModelDirectory directory("qwen2");
+  json config = directory.ReadJson("tokenizer_config.json");
+  config["chat_template"] = 7;
+  directory.WriteJson("tokenizer_config.json", config);
+  const auto tokenizer = OpenTokenizer(directory);
+  EXPECT_EQ(tokenizer.status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(Message(tokenizer.status()),
+              HasSubstr("'chat_template': expected a string, got an integer"));
+}
+
 TEST(TokenizerFactsTest, DoesWithoutATokenizer) {
   const ModelDirectory directory("qwen2");
   directory.Remove("tokenizer.json");
@@ -337,6 +348,11 @@ std::vector<TokenizerCase> TokenizerCases() {
          t["added_tokens"].push_back({{"id", 390}, {"content", "<more>"}, {"special", true}});
        },
        {"token_embd.weight", "391"},
+       kInvalid},
+      {"MergesAsText",
+       "llama3",
+       set("/model/merges", "a b"),
+       {"'merges'", "expected an array"},
        kInvalid},
       {"MergeOfThree",
        "llama3",

@@ -256,9 +256,10 @@ TEST_P(SchedulerTest, LowPrioritiesEndWhileHigherOnesKeepComing) {
   uint64_t last = 2;
   int waiting = 0;
   std::vector<uint64_t> ended;
-  for (int step = 0; step < 20'000 && ended.size() < 2; ++step) {
+  for (int step = 0; step < 1'000 && ended.size() < 2; ++step) {
     for (; waiting < 4; ++waiting) {
-      Request high = MakeRequest(++last, 10, 30, last);
+      ++last;
+      Request high = MakeRequest(last, 10, 30, last);
       high.priority = static_cast<int32_t>(last % 3);
       harness.Submit(high);
     }
