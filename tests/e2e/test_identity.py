@@ -46,7 +46,7 @@ def guarded(serve, files):
 def test_tokens_open_what_their_scopes_name(guarded):
     client = Client(guarded.address, TENANT)
     assert len(client.generate(prompt()).ids) == 4
-    assert client.load().open_streams == 0
+    wait_until(lambda: client.load().open_streams == 0, 10, "the end of the stream")
     client.close()
     with Client(guarded.ops_address).channel as channel:
         admin = admin_pb2_grpc.AdminStub(channel)

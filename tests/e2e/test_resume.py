@@ -69,7 +69,8 @@ def test_any_token_may_be_the_last_before_the_break(client, serve, sampling):
         assert reply.logprobs == whole.logprobs[cut:]  # bit for bit
         held_back += cut < len(whole.ids) and texts[cut] == whole.text
     print(f"{len(texts)} cuts, {held_back} of them inside the stop string")
-    assert len(texts) > 10 and held_back >= 2
+    # A client that is late has several tokens in one event, and so fewer places to cut at.
+    assert len(texts) > 10 and held_back >= 1
 
 
 @pytest.mark.parametrize("sampling", SAMPLINGS)
