@@ -24,8 +24,10 @@ DASHBOARD = ROOT / "helm" / "sluice" / "files" / "dashboard.json"
 COLUMNS = 3
 # Of the panels, by kind and title.
 SHOWN = [("timeseries", "Generated tokens/s"), ("heatmap", "Time to first token"), ("heatmap", "Between two tokens"),
-         ("timeseries", "Calls by method and status"), ("timeseries", "Calls refused, by reason"), ("timeseries", "Sequences"),
-         ("timeseries", "KV pages"), ("timeseries", "Duration of a step (GPU or CPU)"), ("timeseries", "Batch")]
+         ("timeseries", "Calls by method and status"), ("timeseries", "Calls refused, by reason"), ("timeseries", "Tokens/s"),
+         ("timeseries", "Sequences"), ("timeseries", "Tokens that wait"), ("timeseries", "KV pages"),
+         ("timeseries", "Prefix cache: found of what was looked up"), ("timeseries", "Duration of a step (GPU or CPU)"),
+         ("timeseries", "Batch")]
 
 
 def query_range(url, expression, begin, end, step):
