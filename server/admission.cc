@@ -51,10 +51,17 @@ std::optional<RpcError> Admission::Ticket::Reserve(const Demand& demand, engine:
   return std::nullopt;
 }
 
+void Admission::Ticket::Accepted() {
+  engine::MutexLock lock(admission_.mutex_);
+  accepted_ = true;
+  admission_.Count(tenant_, prompt_tokens_);
+}
+
 void Admission::Ticket::Generated(int64_t tokens, engine::Time now) {
   engine::MutexLock lock(admission_.mutex_);
   admission_.LeaveQueue(*this);
   admission_.Spend(tenant_, tokens, now);
+  admission_.Count(tenant_, tokens);
 }
 
 void Admission::Ticket::Ended(int64_t backlog, engine::Time now) {
@@ -139,8 +146,11 @@ std::optional<RpcError> Admission::CheckRate(const std::string& name, double nee
                    RetryAfter((needed - *has) / *limits.tokens_per_second));
 }
 
-void Admission::Spend(const std::string& name, int64_t tokens, engine::Time now) {
+void Admission::Count(const std::string& name, int64_t tokens) {
   totals_[policy_->LabelOf(name)].tokens += static_cast<uint64_t>(tokens);
+}
+
+void Admission::Spend(const std::string& name, int64_t tokens, engine::Time now) {
   const TenantLimits& limits = policy_->Of(name);
   if (!limits.tokens_per_second) return;
   Tenant& tenant = tenants_[name];
@@ -209,6 +219,10 @@ void Admission::Release(Ticket& ticket) {
   const auto place = tenants_.find(ticket.tenant_);
   Tenant& tenant = place->second;
   tenant.positions -= ticket.positions_;
+  // Refill cuts off what is more than the burst.
+  if (!ticket.accepted_ && tenant.bucket) {
+    *tenant.bucket += static_cast<double>(ticket.prompt_tokens_);
+  }
   // A tenant with limits is remembered for its bucket and its drain rate.
   const TenantLimits& limits = policy_->Of(ticket.tenant_);
   const bool limited = limits.tokens_per_second || limits.max_concurrent || limits.kv_share < 1;

@@ -51,6 +51,9 @@ class Admission {
 
     // Why the call cannot go on, if so. Once.
     std::optional<RpcError> Reserve(const Demand& demand, engine::Time now);
+    // An engine took it: its prompt counts. Until then the tenant has the tokens back when the call
+    // ends.
+    void Accepted();
     // Tokens were made for it.
     void Generated(int64_t tokens, engine::Time now);
     // It ends, with `backlog` sequences still waiting for what it had.
@@ -67,6 +70,7 @@ class Admission {
     int64_t prompt_tokens_ = 0;
     int64_t positions_ = 0;
     bool waiting_ = true;
+    bool accepted_ = false;
   };
 
   explicit Admission(const Bounds& bounds) : bounds_(bounds) {}
@@ -88,7 +92,7 @@ class Admission {
   struct Usage {
     int64_t open = 0;
     int64_t reserved_positions = 0;
-    uint64_t tokens = 0;   // of prompts and generated
+    uint64_t tokens = 0;   // of prompts that engines took, and generated
     uint64_t refused = 0;  // for its limits
   };
   std::map<std::string, Usage> Read() const;
@@ -114,6 +118,7 @@ class Admission {
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Spend(const std::string& name, int64_t tokens, engine::Time now)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Count(const std::string& name, int64_t tokens) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   RpcError OverQuota(const std::string& tenant, const std::string& what,
                      std::optional<std::chrono::milliseconds> retry_after)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);

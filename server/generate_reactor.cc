@@ -215,7 +215,11 @@ void GenerateReactor::Dispatch(const ServedModel& model, GenerateDraft draft) {
     events_.emplace(std::move(draft.accepted), draft.request.output, draft.request.sampling.n);
     dispatched_ = true;
     status = model.dispatcher().Dispatch(std::move(draft.request));
-    if (!status.ok()) dispatched_ = false;
+    if (status.ok()) {
+      ticket_->Accepted();
+    } else {
+      dispatched_ = false;
+    }
   }
   if (status.ok()) return Pump();
   if (absl::IsResourceExhausted(status)) {

@@ -265,7 +265,7 @@ void AddAdmission(const Admission& admission, MetricFamilies* out) {
                static_cast<double>(usage.open));
     out->Gauge("sluice_tenant_kv_positions", "Positions of the KV caches that they may fill.",
                labels, static_cast<double>(usage.reserved_positions));
-    out->Counter("sluice_tenant_tokens_total", "Tokens of prompts and generated, by tenant.",
+    out->Counter("sluice_tenant_tokens_total", "Tokens of prompts taken and generated, by tenant.",
                  labels, static_cast<double>(usage.tokens));
     out->Counter("sluice_tenant_refused_total", "Calls refused for the limits of their tenant.",
                  labels, static_cast<double>(usage.refused));

@@ -29,14 +29,21 @@ class AdmissionTest : public testing::Test {
     return admission_.Enter(tenant, bytes, now_, &error_);
   }
   // Enters and reserves; null when either is refused.
-  std::unique_ptr<Admission::Ticket> Admit(const Admission::Demand& demand,
-                                           const std::string& tenant = "acme") {
+  std::unique_ptr<Admission::Ticket> Reserve(const Admission::Demand& demand,
+                                             const std::string& tenant = "acme") {
     auto ticket = Enter(tenant);
     if (ticket == nullptr) return nullptr;
     const auto error = ticket->Reserve(demand, now_);
     if (!error) return ticket;
     error_ = *error;
     return nullptr;
+  }
+  // And an engine takes it.
+  std::unique_ptr<Admission::Ticket> Admit(const Admission::Demand& demand,
+                                           const std::string& tenant = "acme") {
+    auto ticket = Reserve(demand, tenant);
+    if (ticket != nullptr) ticket->Accepted();
+    return ticket;
   }
   static Admission::Demand Tokens(int64_t prompt, int64_t positions = 0) {
     Admission::Demand demand;
@@ -138,6 +145,25 @@ TEST_F(AdmissionTest, BoundsTokensOverTime) {
   now_ += seconds(100);
   EXPECT_NE(Admit(Tokens(90)), nullptr);
   EXPECT_EQ(Enter(), nullptr);
+}
+
+TEST_F(AdmissionTest, WhatNoEngineTookIsNotSpent) {
+  SetPolicy(R"({"tenants": {"acme": {"tokens_per_second": 10, "burst_tokens": 50}}})");
+  for (int i = 0; i < 10; ++i) {
+    auto ticket = Reserve(Tokens(40));
+    ASSERT_NE(ticket, nullptr) << error_.message;
+    EXPECT_EQ(Reserve(Tokens(40)), nullptr);  // as long as it may come to be
+    ExpectQuota();
+  }
+  EXPECT_EQ(admission_.Read()["acme"].tokens, 0u);
+  EXPECT_NE(Admit(Tokens(40)), nullptr);
+  EXPECT_EQ(admission_.Read()["acme"].tokens, 40u);
+  EXPECT_EQ(Reserve(Tokens(40)), nullptr);
+  // Nor is there ever more than the burst.
+  now_ += seconds(100);
+  Reserve(Tokens(50));
+  EXPECT_NE(Admit(Tokens(50)), nullptr);
+  EXPECT_EQ(Reserve(Tokens(1)), nullptr);
 }
 
 TEST_F(AdmissionTest, BoundsPositionsOfATenant) {
