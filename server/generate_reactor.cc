@@ -213,13 +213,9 @@ void GenerateReactor::Dispatch(const ServedModel& model, GenerateDraft draft) {
     if (finishing_) return;
     prompt_tokens_ = static_cast<int64_t>(draft.request.prompt.size());
     events_.emplace(std::move(draft.accepted), draft.request.output, draft.request.sampling.n);
-    dispatched_ = true;
     status = model.dispatcher().Dispatch(std::move(draft.request));
-    if (status.ok()) {
-      ticket_->Accepted();
-    } else {
-      dispatched_ = false;
-    }
+    dispatched_ = status.ok();
+    if (dispatched_) ticket_->Accepted();
   }
   if (status.ok()) return Pump();
   if (absl::IsResourceExhausted(status)) {
