@@ -31,7 +31,7 @@ from chaos import Missed  # noqa: E402
 from equal_tokens import served_in_many_ways  # noqa: E402
 from harness import Client, greedy, wait_until  # noqa: E402
 from many_calls import Busy, Caller, Paced, share  # noqa: E402
-from neighbours import LIMIT, PLACES, TENANTS, noisy_neighbour, prefix_cache_tells_nothing  # noqa: E402
+from neighbours import LIMIT, PLACES, TENANTS, noisy_neighbour, nothing_of_others, prefix_cache_tells_nothing  # noqa: E402
 from raw_http2 import Raw  # noqa: E402
 
 CASES = {}
@@ -358,6 +358,7 @@ def reloads(server, result):
 # ------------------------------------------------------------------------------------------------ B12, B27
 
 case("B12", counts=(40, 1000))(served_in_many_ways)
+case("B12 tenants", counts=(200, 10_000))(nothing_of_others)
 
 
 LIMITS = {"default": {"max_concurrent": LIMIT}}  # of 32 places: nobody takes them all, or fills the queue

@@ -1,11 +1,13 @@
-"""One tenant that asks for far more than its share, and one that wants to know what another asked (B27)."""
+"""One tenant that asks for far more than its share, one that wants to know what another asked (B27), and whether anything of one's
+prompts comes in another's replies (B12)."""
 
 import collections
 import random
 import time
 
-from catalogue import TINY, details_of
-from harness import greedy
+from catalogue import TINY, Guarded, details_of
+from equal_tokens import small_pool
+from harness import greedy, request
 from many_calls import Busy, Caller, Paced, poll_all, share
 
 GREEDY, OTHERS = "greedy", ("one", "two", "three", "four")
@@ -162,3 +164,51 @@ def prefix_cache_tells_nothing(w, count):
         f"guessing from the time to the first token whether a prompt of 512 tokens had been asked before, {2 * count} guesses: AUC "
         f"across tenants {areas['across'][0]:.3f} by the client's clock, {areas['across'][1]:.3f} by what the server tells; within "
         f"one tenant {areas['within'][0]:.3f} and {areas['within'][1]:.3f}")
+
+
+def nothing_of_others(w, count):
+    """A word and a sequence of tokens of each tenant's own in all that it asks: neither is in any byte that others are sent."""
+    server = w.serve(*w.tenants(TENANTS, {}), *small_pool(w, TINY), model=TINY)
+    guarded = Guarded(server, token=TENANTS[0])
+    source = random.Random(12)
+    words = {name: f"{source.getrandbits(64):016x}" for name in TENANTS}
+    tokens = {name: [source.randrange(3, 100) for _ in range(10)] for name in TENANTS}
+    marks = {name: (words[name].encode(), bytes(tokens[name])) for name in TENANTS}
+
+    def message(name, number):
+        prompt = {"text": f"{words[name]} once upon a time {words[name]}"} if source.random() < 0.5 else {
+            "ids": [5, *tokens[name], *(source.randrange(3, 250) for _ in range(source.randrange(40)))]}
+        sampling = {"temperature": 0.0} if source.random() < 0.5 else {"temperature": 1.5, "seed": source.randrange(1000)}
+        return request(**prompt, **sampling, request_id=f"{words[name]}-{number}", max_tokens=source.randint(1, 60), ignore_eos=True)
+
+    # Tokens below 128 are sent as bytes side by side.
+    assert marks[TENANTS[0]][1] in greedy(ids=[5, *tokens[TENANTS[0]]]).SerializeToString()
+    callers = {name: Caller(server.address, token=name) for name in TENANTS}
+    names = {caller: name for name, caller in callers.items()}
+    codes, started, bytes_seen = collections.Counter(), 0, 0
+    try:
+        while started < count or any(caller.open for caller in callers.values()):
+            for name, caller in callers.items():
+                while started < count and caller.open < 24:
+                    call = caller.start(message(name, started))
+                    started += 1
+                    if source.random() < 0.1:
+                        caller.cancel(call)
+            for caller, call in poll_all(callers.values(), 0.05):
+                told = bytes(call.body) + repr(call.headers).encode()
+                bytes_seen += len(told)
+                codes["CANCELLED" if call.cancelled else call.code] += 1
+                # Its own word comes back, in the id of the call.
+                assert call.code != "OK" or marks[names[caller]][0] in told
+                for name in TENANTS:
+                    found = name != names[caller] and any(mark in told for mark in marks[name])
+                    assert not found, f"a reply to {names[caller]} has something of {name}: {call.reply()}"
+    finally:
+        for caller in callers.values():
+            caller.__exit__()
+    guarded.check()
+    guarded.client.close()
+    assert codes["OK"] > count / 2 and set(codes) <= {"OK", "CANCELLED"}, codes
+    return (f"{count} calls of {len(TENANTS)} tenants, {dict(codes)}, {guarded.value('sluice_preemptions_total'):.0f} preemptions, "
+            f"{guarded.value('sluice_prefix_cache_hits_tokens_total'):.0f} tokens found in the prefix cache: nothing of another tenant's in "
+            f"{bytes_seen / 1e6:.1f} MB of replies")
