@@ -87,6 +87,7 @@ struct Call {
   int64_t waits_with_tokens = 0, waits_with_bytes = 0;  // until its first token
   int64_t bytes = 0;
   int64_t positions = 0;
+  int64_t charged = 0;  // tokens of its prompt, which come back when no engine takes it
 
   bool open() const { return submitted && !ended; }
 };

@@ -345,6 +345,7 @@ void Simulation::Submit(const Event& event) {
   load_.posted_sequences.fetch_add(n);
   load_.posted_tokens.fetch_add(request.num_tokens());
   call.submitted = true;
+  call.ticket->Accepted();
   call.after_drain = draining_;
   call.sequences.resize(static_cast<size_t>(n));
   call.num_live = call.n;

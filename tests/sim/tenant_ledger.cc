@@ -86,7 +86,8 @@ void TenantLedger::Reserve(Call& call, const server::Admission::Demand& demand, 
   call.waits_with_tokens = demand.prompt_tokens;
   waiting_tokens_ += demand.prompt_tokens;
   tenants_[static_cast<size_t>(call.tenant)].positions += demand.positions;
-  Spend(call.tenant, demand.prompt_tokens, now);
+  call.charged = demand.prompt_tokens;
+  Spend(call.tenant, call.charged, now);
 }
 
 void TenantLedger::LeaveQueue(Call& call) {
@@ -103,6 +104,7 @@ void TenantLedger::Leave(Call& call) {
   LeaveQueue(call);
   Tenant& tenant = tenants_[static_cast<size_t>(call.tenant)];
   tenant.positions -= call.positions;
+  if (!call.submitted && tenant.level) *tenant.level += static_cast<double>(call.charged);
   const TenantLimits& limits = Limits(call.tenant);
   const bool limited = limits.tokens_per_second || limits.max_concurrent || limits.kv_share < 1;
   // A tenant without limits and without calls is not remembered.
