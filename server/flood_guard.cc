@@ -123,8 +123,8 @@ void FloodGuard::ServeWaiting(engine::Time now) {
     });
   }
   if (ready.empty()) return;
-  malloc_trim(
-      0);  // or what one cut connection leaves in the heap of a thread adds to the next one's
+  // Or what one cut connection leaves in the heap of a thread adds to the next one's.
+  malloc_trim(0);
   for (const Waiting& one : ready) serve_(one.listener, one.connection);
 }
 
