@@ -24,7 +24,7 @@ struct DecodeAttention {
   __device__ float* queries() { return reinterpret_cast<float*>(this + 1); }
   __device__ float* part() { return queries(); }
   __device__ float* merged(const DecodeArgs& args) {
-    return queries() + DecodeHeadFloats(args.head_size, args.num_heads / args.num_kv_heads);
+    return queries() + DecodeHeadFloats(args.head_size, args.heads_each);
   }
 };
 
@@ -47,7 +47,7 @@ __device__ __forceinline__ void take_heads(const DecodeArgs& args, const DecodeS
                                            const DecodePart& part,
                                            DecodeAttention<kHead>& scratch) {
   const int head_size = args.head_size;
-  const int ratio = args.num_heads / args.num_kv_heads;
+  const int ratio = args.heads_each;
   const float* queries = args.handoff + stage.in + part.kv_head * ratio * head_size;
   const float* own = args.handoff + stage.in + (args.num_heads + part.kv_head) * head_size;
   const int query_values = ratio * head_size;
@@ -96,28 +96,27 @@ __device__ __forceinline__ void store_own(const DecodeArgs& args, const DecodeSt
   }
 }
 
-// merged [16][2 + D] = part, or merged + part: tiles of a split ascending.
+// merged [16][2 + D] = part, or merged + part: tiles of a split ascending. A warp a row.
 __device__ inline void merge_tile(float* merged, const float* part, int head_size, int num_queries,
                                   bool first) {
   const int stride = head_size + 2;
-  for (int i = threadIdx.x; i < num_queries * stride; i += kRowThreads) {
-    const int row = i / stride * stride;
-    if (first) {
-      merged[i] = part[i];
-      continue;
+  const int lane = threadIdx.x % 32;
+  for (int query = threadIdx.x / 32; query < num_queries; query += kRowThreads / 32) {
+    float* to = merged + query * stride;
+    const float* from = part + query * stride;
+    const float most = to[0];
+    const float sum = to[1];
+    __syncwarp();  // before these are written
+#pragma unroll 1
+    for (int i = lane; i < stride; i += 32) {
+      if (first) {
+        to[i] = from[i];
+        continue;
+      }
+      Merged state = {most, sum, i < 2 ? 0.0f : to[i]};
+      state.add(from[0], from[1], i < 2 ? 0.0f : from[i]);
+      to[i] = i == 0 ? state.most : i == 1 ? state.sum : state.value;
     }
-    if (i - row < 2) continue;  // below, once the columns have read them
-    Merged state = {merged[row], merged[row + 1], merged[i]};
-    state.add(part[row], part[row + 1], part[i]);
-    merged[i] = state.value;
-  }
-  meet_rows();
-  if (!first && threadIdx.x < num_queries) {
-    const int row = threadIdx.x * stride;
-    Merged state = {merged[row], merged[row + 1], 0.0f};
-    state.add(part[row], part[row + 1], 0.0f);
-    merged[row] = state.most;
-    merged[row + 1] = state.sum;
   }
   meet_rows();
 }
@@ -138,7 +137,7 @@ __device__ __forceinline__ void attend_part(const DecodeArgs& args, const Decode
                                             DecodeShared& s, const DecodePart& part) {
   auto& scratch = *reinterpret_cast<DecodeAttention<kHead>*>(s.row());
   const int head_size = args.head_size;
-  const int ratio = args.num_heads / args.num_kv_heads;
+  const int ratio = args.heads_each;
   KvLayer kv;
   kv.num_kv_heads = args.num_kv_heads;
   kv.head_size = head_size;
@@ -164,7 +163,7 @@ __device__ __forceinline__ void attend_part(const DecodeArgs& args, const Decode
   }
   const PagedAttentionArgs op = {args.attention_scale, args.softcap, stage.window};
   const int stride = head_size + 2;
-  for (int tile = 0; tile < args.part_tiles; ++tile) {
+  for (int tile = 0; tile < 1 << args.part_log2; ++tile) {
     const int first_key = part.first_key + tile * kTileKeys;
     if (first_key > s.position) break;
     if (first_key + kTileKeys <= first_seen) continue;
@@ -179,24 +178,24 @@ __device__ __forceinline__ void attend_part(const DecodeArgs& args, const Decode
                                 shared_address(scratch.values), first_key, op, head_size,
                                 scratch.tile, scratch.part(), stride, ratio);
     meet_rows();
-    if (args.part_tiles > 1) {
+    if (args.part_log2 > 0) {
       const bool first = first_key <= max(part.first_key, first_seen);
       merge_tile(scratch.merged(args), scratch.part(), head_size, ratio, first);
     }
   }
-  const float* outcome = args.part_tiles > 1 ? scratch.merged(args) : scratch.part();
-  const int quads = 1 + head_size / 4;
-  for (int i = threadIdx.x; i < ratio * quads; i += kRowThreads) {
-    const float* row = outcome + i / quads * stride;
-    const int quad = i % quads;
-    float* to = args.handoff + stage.out +
-                ((part.kv_head * ratio + i / quads) * args.num_parts + part.index) *
-                    (head_size + kPartHeader);
-    if (quad == 0) {
-      hand_over_quad(to, make_float4(row[0], row[1], 0.0f, 0.0f));
-    } else {
-      const float* from = row + 2 + 4 * (quad - 1);
-      hand_over_quad(to + 4 * quad, make_float4(from[0], from[1], from[2], from[3]));
+  const float* outcome = args.part_log2 > 0 ? scratch.merged(args) : scratch.part();
+#pragma unroll 1
+  for (int row = warp; row < ratio; row += 8) {
+    const float* from = outcome + row * stride;
+    float* to =
+        args.handoff + stage.out +
+        ((part.kv_head * ratio + row) * args.num_parts + part.index) * (head_size + kPartHeader);
+    const int lane = threadIdx.x % 32;
+    if (lane == 0) hand_over_quad(to, make_float4(from[0], from[1], 0.0f, 0.0f));
+#pragma unroll 1
+    for (int d = 4 * lane; d < head_size; d += 4 * 32) {
+      const float* values = from + 2 + d;
+      hand_over_quad(to + kPartHeader + d, make_float4(values[0], values[1], values[2], values[3]));
     }
   }
   meet_rows();
@@ -205,16 +204,18 @@ __device__ __forceinline__ void attend_part(const DecodeArgs& args, const Decode
 template <int kHead>
 __device__ __forceinline__ void attend_stage(const DecodeArgs& args, const DecodeStage& stage,
                                              DecodeShared& s) {
-  const int part_keys = args.part_tiles * kTileKeys;
   const int first_seen = stage.window > 0 ? max(0, s.position - stage.window + 1) : 0;
-  const int first_part = first_seen / part_keys;
+  const int first_part = first_seen / kTileKeys >> args.part_log2;
   const int num_parts = args.num_parts - first_part;
-  for (int i = first_item(stage); i < num_parts * args.num_kv_heads;
-       i += static_cast<int>(gridDim.x)) {
+  // A head's parts follow each other. Few heads: counting them takes less time than dividing.
+  int index = first_item(stage);
+  for (int head = 0;; index += static_cast<int>(gridDim.x)) {
+    for (; index >= num_parts && head < args.num_kv_heads; ++head) index -= num_parts;
+    if (head >= args.num_kv_heads) break;
     DecodePart part;
-    part.kv_head = i / num_parts;
-    part.index = first_part + i % num_parts;
-    part.first_key = part.index * part_keys;
+    part.kv_head = head;
+    part.index = first_part + index;
+    part.first_key = part.index * kTileKeys << args.part_log2;
     part.end = s.position;
     part.holds_own = part.index == args.num_parts - 1;
     attend_part<kHead>(args, stage, s, part);

@@ -23,8 +23,10 @@ __device__ __forceinline__ PartFactors factors_of(const float* parts, int stride
   float before = kNoKeys;
   float split = kNoKeys;
   for (int j = 0; j < i; ++j) {
-    float& most = j < split_begin ? before : split;
-    most = fmaxf(most, parts[j * stride]);
+    const float most = parts[j * stride];
+    // Not by a reference to either, which would put both in local memory.
+    before = j < split_begin ? fmaxf(before, most) : before;
+    split = j < split_begin ? split : fmaxf(split, most);
   }
   const float most = parts[i * stride];
   return {merge_factors(split, most), merge_factors(before, fmaxf(split, most))};
@@ -35,16 +37,17 @@ __device__ __forceinline__ PartFactors factors_of(const float* parts, int stride
 __device__ __forceinline__ void merge_head(const DecodeArgs& args, const float* parts, int first,
                                            int count, PartFactors* factors, float* out) {
   const int stride = args.head_size + kPartHeader;
-  const int each_split = kSplitKeys / (args.part_tiles * kTileKeys);
+  const int each_log2 = kSplitTilesLog2 - args.part_log2;  // of parts in a split
   const int thread = static_cast<int>(threadIdx.x);
   if (thread < count) {
-    const int split_begin = max(0, (first + thread) / each_split * each_split - first);
+    const int split_begin = max(0, ((first + thread) >> each_log2 << each_log2) - first);
     factors[thread] = factors_of(parts, stride, thread, split_begin);
   }
   meet_rows();
   if (thread >= args.head_size) return;
   float split = 0.0f, split_sum = 0.0f, whole = 0.0f, whole_sum = 0.0f;
-  int next_split = each_split - first % each_split;
+  const int each_split = 1 << each_log2;
+  int next_split = each_split - (first & (each_split - 1));
 #pragma unroll 1
   for (int i = 0; i < count; ++i) {
     const float* part = parts + i * stride;
@@ -63,7 +66,7 @@ __device__ __forceinline__ void merge_stage(const DecodeArgs& args, const Decode
                                             DecodeShared& s) {
   const int stride = args.head_size + kPartHeader;
   const int first_seen = stage.window > 0 ? max(0, s.position - stage.window + 1) : 0;
-  const int first = first_seen / (args.part_tiles * kTileKeys);
+  const int first = first_seen / kTileKeys >> args.part_log2;
   const int count = args.num_parts - first;
   float* parts = reinterpret_cast<float*>(s.row());
   auto* factors = reinterpret_cast<PartFactors*>(s.parts());

@@ -35,9 +35,7 @@ namespace sluice::kernels::cuda {
 
 // What matrices of several layers have in common.
 struct alignas(8) DecodeShape {
-  // Bytes from the units on; 0 where there are none.
-  uint32_t supers_at = 0;
-  uint32_t row_factors_at = 0;
+  uint32_t row_factors_at = 0;  // bytes from the units on; 0 where there are none
   int32_t rows = 0;
   int32_t tiles = 0;
   int32_t units = 0;
@@ -47,9 +45,17 @@ struct alignas(8) DecodeShape {
   uint8_t slices_log2 = 0;
   uint8_t num_slices = 0;   // that have units
   uint8_t chunk_units = 0;  // that one request brings
+  uint8_t super_bytes = 0;
   uint16_t unit_bytes = 0;  // of one tile and unit
 
   bool operator==(const DecodeShape&) const = default;
+};
+
+// A copy of a chunk of weights to a slot of a ring.
+struct alignas(16) ChunkCopy {
+  const std::byte* from = nullptr;
+  uint32_t bytes = 0;      // 0: the warp needs no more
+  uint32_t supers_at = 0;  // bytes to the super words of a block that goes on behind it; 0: none
 };
 
 // One matrix of a stage.
@@ -74,6 +80,12 @@ struct DecodeForm {
   __host__ __device__ constexpr int32_t warps() const { return teams << team_log2; }
   __host__ __device__ constexpr int32_t all_warps() const { return warps() + fill_warps; }
   __host__ __device__ constexpr int32_t team_threads() const { return 32 << team_log2; }
+  // Quads of columns that a thread keeps in registers of a row without a norm, and how many columns
+  // that makes at most; nothing where quants are prepared.
+  __host__ __device__ constexpr int32_t row_quads() const { return (160 + warps() - 1) / warps(); }
+  __host__ __device__ constexpr int32_t most_row_cols() const {
+    return prepares ? 0 : row_quads() * 4 * 32 * warps();
+  }
   // (tile, slice) pairs of a group, at most: both of gate and up have eight slices.
   __host__ __device__ constexpr int32_t group_items() const { return prepares ? 16 : 8; }
 };
@@ -119,6 +131,8 @@ struct alignas(8) DecodeCache {
 inline constexpr int kPartHeader = 4;
 // Beyond so many parts the merging of attention would be what a step waits for.
 inline constexpr int kMaxDecodeParts = 32;
+inline constexpr int kSplitTilesLog2 = 2;
+static_assert(kSplitKeys == kTileKeys << kSplitTilesLog2);
 inline constexpr int kMaxDecodeHeadSize = 256;
 inline constexpr int kMaxDecodePages = kMaxDecodeParts * kSplitKeys / kPageTokens;
 
@@ -147,6 +161,10 @@ struct DecodeTables {
 
 struct DecodeArgs {
   DecodeTables tables;
+  // Where quants are multiplied as they are: [blocks * warps][chunks_each] copies in the order in
+  // which a warp needs them.
+  const ChunkCopy* chunks = nullptr;
+  int32_t chunks_each = 0;
   EmbedArgs embed;
   // The model.
   int32_t width = 0;      // E
@@ -154,6 +172,7 @@ struct DecodeArgs {
   int32_t kept_cols = 0;  // most columns whose f32 values a block holds at once
   int32_t num_heads = 0;  // H
   int32_t num_kv_heads = 0;
+  int32_t heads_each = 1;  // H / G
   int32_t head_size = 0;
   RopeStyle style = RopeStyle::kHalfSplit;
   float attention_scale = 1.0f;
@@ -163,9 +182,9 @@ struct DecodeArgs {
   float* handoff = nullptr;       // of this step, kAbsent throughout
   float* next_handoff = nullptr;  // of the next, made kAbsent
   int32_t handoff_floats = 0;
-  int32_t embedding = 0;   // of the token, floats into the handoff set
-  int32_t num_parts = 0;   // of attention, at this step's position
-  int32_t part_tiles = 1;  // tiles of 64 keys in one part: 1, or a split's 4
+  int32_t embedding = 0;  // of the token, floats into the handoff set
+  int32_t num_parts = 0;  // of attention, at this step's position
+  int32_t part_log2 = 0;  // of the tiles of 64 keys in one part: 1, or a split's 4
   // The launch.
   DecodeForm form;
   int32_t ring_slots = 0;  // of each warp
@@ -181,13 +200,16 @@ inline constexpr int kMaxKeptCols = 8192;
 inline constexpr int kPreparedSlotBytes = 4480;
 inline constexpr int kPreparedUnits = 2;
 // Where quants are multiplied as they are: units that a warp has in registers at once.
-__host__ __device__ constexpr int UnitsAtOnce(int unit_bytes) {
-  return unit_bytes > 896 ? 1 : unit_bytes < 576 ? 5 : 2880 / unit_bytes;
+__host__ __device__ constexpr int UnitsAtOnce(int unit_bytes, bool supers) {
+  return supers ? kBlockUnits : unit_bytes > 896 ? 1 : 2880 / unit_bytes;
 }
-// And bytes of so many units of a tile and of the words of their blocks of 256, if there are any,
-// wherever they begin.
-constexpr int32_t StoredBytes(int32_t units, int32_t unit_bytes, bool supers) {
-  return units * unit_bytes + (supers ? (units + 6) / 4 * kTileRows * 4 : 0);
+// Units of a chunk from `first` on are [first, ChunkEnd); of types with super words it ends with a
+// half of a block of 256, or with the item, so that few units are taken one by one.
+__host__ __device__ constexpr int32_t ChunkEnd(int32_t first, int32_t end, int32_t chunk_units,
+                                               bool supers) {
+  const int32_t most = first + chunk_units;
+  const int32_t next = supers ? most / 2 * 2 : most;
+  return next < end ? next : end;
 }
 inline constexpr int kMaxRingSlots = 8;  // of a warp
 
@@ -214,17 +236,20 @@ inline DecodeLayout DecodeLayout::Of(const DecodeArgs& args) {
   const int32_t row = padded(args.max_cols) * 2;
   const int32_t row_bytes = (row + 127) / 128 * 128;
   const int32_t values_bytes = padded(args.kept_cols) * 4;
-  const int32_t both = row_bytes + values_bytes + padded(args.width) * 4;
-  const int32_t attention =
-      DecodeAttentionBytes(args.head_size) +
-      2 * 4 * DecodeHeadFloats(args.head_size, args.num_heads / args.num_kv_heads);
+  // Where only rows with a norm need the two arrays behind them, which have E columns.
+  const bool normed = args.max_cols <= args.form.most_row_cols();
+  const int32_t before = normed ? (padded(args.width) * 2 + 127) / 128 * 128 : row_bytes;
+  const int32_t all = before + values_bytes + padded(args.width) * 4;
+  const int32_t both = all > row_bytes ? all : row_bytes;
+  const int32_t attention = DecodeAttentionBytes(args.head_size) +
+                            2 * 4 * DecodeHeadFloats(args.head_size, args.heads_each);
   layout.row = take(both > attention ? both : attention);
-  layout.values = layout.row + row_bytes;
+  layout.values = layout.row + before;
   layout.norm = layout.values + values_bytes;
   layout.rotations = take(args.head_size / 2 * 8);
   const int32_t warps = args.form.warps();
   layout.parts = take(2 * args.form.teams * args.form.group_items() * kTileRows * 4);
-  layout.reduce = take((3 * 16 + 1) * 4);
+  layout.reduce = take((2 * 16 + 32 + 1) * 4);
   layout.zeros = take(128);
   layout.barriers = take((2 * warps * kMaxRingSlots + 1) * 8);
   layout.contents = take(warps * kMaxRingSlots);
@@ -232,6 +257,9 @@ inline DecodeLayout DecodeLayout::Of(const DecodeArgs& args) {
   return layout;
 }
 
+// Writes the lists of args.chunks. Or only counts, where `most` is not null: raises it, on the
+// device, to the length of the longest, with three entries without bytes at its end. Asynchronous.
+absl::Status ListChunks(const DecodeArgs& args, int blocks, int32_t* most, cudaStream_t stream);
 absl::Status PreparePersistentDecode(const DecodeArgs& args, size_t shared_bytes);
 absl::Status LaunchPersistentDecode(const DecodeArgs& args, const DecodeStep& step, int blocks,
                                     size_t shared_bytes, cudaStream_t stream);
@@ -250,6 +278,7 @@ class DecodeProgram {
 
   DecodeArgs args_;
   Buffer memory_;  // stages, tasks, two handoff sets
+  Buffer chunks_;  // args_.chunks
   float* handoffs_[2] = {};
   uint64_t steps_ = 0;
   int32_t blocks_ = 0;

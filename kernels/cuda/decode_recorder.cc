@@ -19,7 +19,7 @@ DecodeShape ShapeOf(const PackedWeight& weight) {
     return begin == end ? 0 : static_cast<uint32_t>(begin);
   };
   DecodeShape shape;
-  shape.supers_at = at(layout.supers_at, layout.rows_at);
+  shape.super_bytes = static_cast<uint8_t>(layout.super_bytes);
   shape.row_factors_at = at(layout.rows_at, layout.bytes);
   shape.rows = layout.rows;
   shape.tiles = layout.tiles;
@@ -92,6 +92,7 @@ absl::Status DecodeRecorder::Embed(const EmbedArgs& args) {
   args_.embedding = residual_ = TakeHandoff(args_.width);
   args_.num_heads = static_cast<int32_t>(shape_.num_heads);
   args_.num_kv_heads = static_cast<int32_t>(shape_.num_kv_heads);
+  args_.heads_each = args_.num_heads / args_.num_kv_heads;
   args_.head_size = static_cast<int32_t>(shape_.head_size);
   return absl::OkStatus();
 }
@@ -256,19 +257,38 @@ void DecodeRecorder::SizeRings(int32_t most_shared) {
   // Long rows are kept in registers.
   args_.kept_cols = std::min(args_.kept_cols, args_.width);
   // Few large copies are faster than many small ones (docs/performance.md).
-  for (const int32_t most : {6016, 4096, 3072, 2048}) {
+  for (const int32_t most : {5376, 4800, 3456, 2432}) {
     args_.slot_bytes = 0;
     for (DecodeShape& shape : shapes_) {
       const auto bytes = [&](int32_t units) {
-        return StoredBytes(units, shape.unit_bytes, shape.supers_at != 0);
+        return units * shape.unit_bytes + (units + 5) / 4 * shape.super_bytes;
       };
-      int32_t units = 1;
-      while (units < 32 && bytes(units + 1) <= most) ++units;
+      const int32_t step = shape.super_bytes != 0 ? 2 : 1;
+      int32_t units = step;
+      while (units + step <= 32 && bytes(units + step) <= most) units += step;
       shape.chunk_units = static_cast<uint8_t>(units);
-      args_.slot_bytes = std::max(args_.slot_bytes, (bytes(units) + 127) / 128 * 128);
+      args_.slot_bytes = std::max(args_.slot_bytes, (bytes(units) + 63) / 64 * 64);
     }
     if (fit()) return;
   }
+}
+
+absl::StatusOr<Buffer> DecodeRecorder::ListAllChunks() {
+  auto counter = AllocateMemory(sizeof(int32_t));
+  if (!counter.ok()) return counter.status();
+  auto* most = reinterpret_cast<int32_t*>(counter->bytes());
+  RETURN_IF_ERROR(ToStatus(cudaMemset(most, 0, sizeof(*most)), "counting the copies of weights"));
+  RETURN_IF_ERROR(ListChunks(args_, blocks_, most, nullptr));
+  RETURN_IF_ERROR(
+      ToStatus(cudaMemcpy(&args_.chunks_each, most, sizeof(*most), cudaMemcpyDeviceToHost),
+               "counting the copies of weights"));
+  auto chunks = AllocateMemory(static_cast<size_t>(blocks_ * args_.form.warps()) *
+                               static_cast<size_t>(args_.chunks_each) * sizeof(ChunkCopy));
+  if (!chunks.ok()) return chunks.status();
+  args_.chunks = reinterpret_cast<const ChunkCopy*>(chunks->bytes());
+  RETURN_IF_ERROR(ListChunks(args_, blocks_, nullptr, nullptr));
+  RETURN_IF_ERROR(ToStatus(cudaDeviceSynchronize(), "listing the copies of weights"));
+  return chunks;
 }
 
 absl::StatusOr<std::unique_ptr<DecodeProgram>> DecodeRecorder::Finish(PersistentDecode wanted) {
@@ -302,6 +322,11 @@ absl::StatusOr<std::unique_ptr<DecodeProgram>> DecodeRecorder::Finish(Persistent
   RETURN_IF_ERROR(ToStatus(cudaDeviceSynchronize(), "clearing handoff sets"));
   args_.tables.at = bytes;
   args_.layout = DecodeLayout::Of(args_);
+  if (!args_.form.prepares) {
+    auto chunks = ListAllChunks();
+    if (!chunks.ok()) return chunks.status();
+    program->chunks_ = *std::move(chunks);
+  }
   program->handoffs_[0] = reinterpret_cast<float*>(sets);
   program->handoffs_[1] = reinterpret_cast<float*>(sets + set_bytes);
   program->args_ = args_;
@@ -314,19 +339,18 @@ absl::StatusOr<std::unique_ptr<DecodeProgram>> DecodeRecorder::Finish(Persistent
 
 namespace {
 
-int NumParts(int32_t position, int part_tiles) { return position / (part_tiles * kTileKeys) + 1; }
-constexpr int kSplitTiles = kSplitKeys / kTileKeys;
+int NumParts(int32_t position, int part_log2) { return (position / kTileKeys >> part_log2) + 1; }
 
 }  // namespace
 
 bool DecodeProgram::Takes(int32_t position) const {
-  return NumParts(position, kSplitTiles) <= kMaxDecodeParts;
+  return NumParts(position, kSplitTilesLog2) <= kMaxDecodeParts;
 }
 
 absl::Status DecodeProgram::Launch(const DecodeStep& step, cudaStream_t stream) {
   DecodeArgs args = args_;
-  args.part_tiles = NumParts(step.position, 1) <= kMaxDecodeParts ? 1 : kSplitTiles;
-  args.num_parts = NumParts(step.position, args.part_tiles);
+  args.part_log2 = NumParts(step.position, 0) <= kMaxDecodeParts ? 0 : kSplitTilesLog2;
+  args.num_parts = NumParts(step.position, args.part_log2);
   args.handoff = handoffs_[steps_ % 2];
   args.next_handoff = handoffs_[(steps_ + 1) % 2];
   ++steps_;

@@ -42,6 +42,8 @@ class DecodeRecorder {
   std::vector<std::byte> TableBytes() const;
   // As many slots as a block of so many bytes of shared memory has room for, 0 or 1: too few.
   void SizeRings(int32_t most_shared);
+  // A list of the copies that each warp asks for, in device memory; known to args_ then.
+  absl::StatusOr<Buffer> ListAllChunks();
   int32_t TakeHandoff(int64_t floats);
 
   const WorkspaceShape shape_;

@@ -3,11 +3,12 @@
 // The weights that one warp of the persistent decode kernel multiplies by, in the order in which it
 // needs them, through a ring of its own in shared memory: as soon as a chunk has been used its slot
 // is filled with the chunk `num_slots` ahead, whatever stage that belongs to. Four warps beside
-// those that multiply ask for the copies of all rings (PTX ISA, cp.async.bulk); two mbarriers a
-// slot tell when it is full and when it is free. In one form of the kernel quantised weights become
-// operands in their slot, as early as their warp has nothing else to do; its code is kept short and
-// in one place, for a step that runs through it once a stage waits for instructions as it waits for
-// weights. In the other they become operands in registers, as they are multiplied.
+// those that multiply ask for the copies of all rings (PTX ISA, cp.async.bulk), for to ask for one
+// takes some 0.4 us; two mbarriers a slot tell when it is full and when it is free. In one form of
+// the kernel quantised weights become operands in their slot, as early as their warp has nothing
+// else to do; its code is kept short and in one place, for a step that runs through it once a stage
+// waits for instructions as it waits for weights. In the other they become operands in registers,
+// as they are multiplied, and the copies are read from a list.
 
 #include <type_traits>
 
@@ -18,8 +19,8 @@
 namespace sluice::kernels::cuda {
 
 // A slot: operands of two units of a tile as UnitHalf has them, 2048 bytes each. At first the units
-// as stored end at kSlotSupersAt, behind the first one's operands; then come the words of K-quants'
-// blocks of 256. Where quants stay what they are: units and words without gaps.
+// as stored end at kSlotSupersAt, behind the first one's operands; then come the super words of a
+// block that does not end in the chunk. Where quants stay what they are: both without gaps.
 inline constexpr int kSlotSupersAt = 4352;
 
 struct RingSlots {
@@ -90,14 +91,24 @@ __device__ __forceinline__ bool are_operands(uint8_t contents) {
 template <typename Unit>
 __device__ __forceinline__ void make_operands_of(std::byte* slot, int units, int first) {
   const int lane = threadIdx.x % 32;
-  static_assert(kSlotSupersAt - 2 * kUnitBytes<Unit> >= UnitHalf::kBytes);
-  const std::byte* stored = slot + kSlotSupersAt - units * kUnitBytes<Unit>;
-  const auto* supers = reinterpret_cast<const uint32_t*>(slot + kSlotSupersAt);
+  // Units from the first on to the end of its block: there its super words are, if they all came.
+  const int ahead = first % kBlockUnits;
+  const int ends = (ahead + units) / kBlockUnits;
+  constexpr int kMost = 2 * kUnitBytes<Unit> + (Unit::kSupers ? kSuperBytes : 0);
+  static_assert(kSlotSupersAt - kMost >= UnitHalf::kBytes);
+  const std::byte* stored =
+      slot + kSlotSupersAt - units * kUnitBytes<Unit> - (Unit::kSupers ? ends * kSuperBytes : 0);
 #pragma unroll 1
   for (int i = 0; i < units; ++i) {
     Unit unit;
-    unit.template take<SharedWords>(stored + i * kUnitBytes<Unit>,
-                                    supers + (first + i) / 4 * kTileRows, lane);
+    const std::byte* at = stored + i * kUnitBytes<Unit>;
+    const std::byte* supers = slot + kSlotSupersAt;
+    if constexpr (Unit::kSupers) {
+      const bool second = ahead + i >= kBlockUnits;
+      if (second) at += kSuperBytes;
+      if (ends > 0 && !second) supers = stored + (kBlockUnits - ahead) * kUnitBytes<Unit>;
+    }
+    unit.template take<SharedWords>(at, reinterpret_cast<const uint32_t*>(supers), lane);
     __syncwarp();
     uint32_t a[4][4];
     unit.template fragment<0>(lane, a[0]);
@@ -208,7 +219,7 @@ struct TeamWork : DecodeWork {
 // The calling warp's side of its ring. All lanes.
 class DecodeRing {
  public:
-  __device__ explicit DecodeRing(const RingSlots& slots) : slots_(slots) {}
+  __device__ DecodeRing(const RingSlots& slots, std::byte*) : slots_(slots) {}
 
   // The next chunk's operands, once they are there: kPreparedUnits units, or what is left of the
   // item.
@@ -254,6 +265,14 @@ class DecodeRing {
   uint32_t phase_ = 0;  // of slot ready_
 };
 
+// By one thread: asks for a chunk. `full` tells when it is there.
+__device__ __forceinline__ void request_copy(const ChunkCopy& copy, std::byte* to,
+                                             std::byte* supers, uint64_t* full) {
+  expect_bytes(full, copy.bytes + (copy.supers_at != 0 ? kSuperBytes : 0));
+  copy_bulk(to, copy.from, copy.bytes, full);
+  if (copy.supers_at != 0) copy_bulk(supers, copy.from + copy.supers_at, kSuperBytes, full);
+}
+
 // The chunks that one warp needs, in the order in which it needs them.
 template <DecodeForm kForm>
 class ChunkCursor {
@@ -267,33 +286,32 @@ class ChunkCursor {
   }
 
   __device__ bool done() const { return stage_ >= work_.num_stages; }
-  // Asks for the next chunk, to `slot`; one thread. `full` tells when it is there.
-  __device__ __forceinline__ void request(std::byte* slot, uint64_t* full, uint8_t* contents) {
-    const int units = min(chunk_units_, end_ - unit_);
-    const uint32_t unit_bytes = static_cast<uint32_t>(units) * unit_bytes_;
-    const int first_super = unit_ / 4;
-    const uint32_t super_bytes =
-        supers_ == nullptr ? 0 : ((unit_ + units - 1) / 4 - first_super + 1) * kSuperBytes;
-    std::byte* stored = slot;
-    std::byte* supers = slot + unit_bytes;
-    if constexpr (kForm.prepares) {
-      *contents = contents_of(units, unit_, type_);
-      if (!are_operands(*contents)) {
-        supers = slot + kSlotSupersAt;
-        stored = supers - unit_bytes;
-      }
+  // The copy of the next chunk.
+  __device__ __forceinline__ ChunkCopy copy() const {
+    const int units = chunk_end() - unit_;
+    ChunkCopy copy = {data_, static_cast<uint32_t>(units) * unit_bytes_, 0};
+    if (super_bytes_ != 0) {
+      const int inside = unit_ % kBlockUnits + units;
+      copy.bytes += inside / kBlockUnits * super_bytes_;
+      const int past = inside % kBlockUnits;  // units of a block that goes on
+      if (past != 0) copy.supers_at = copy.bytes + (kBlockUnits - past) * unit_bytes_;
     }
-    expect_bytes(full, unit_bytes + super_bytes);
-    copy_bulk(stored, data_, unit_bytes, full);
-    if (super_bytes > 0) {
-      copy_bulk(supers, supers_ + first_super * kTileRows, super_bytes, full);
-    }
+    return copy;
+  }
+  // Asks for it, where quants are prepared; one thread. `full` tells when it is there.
+  __device__ __forceinline__ void request(std::byte* slot, uint64_t* full,
+                                          uint8_t* contents) const {
+    const ChunkCopy next = copy();
+    std::byte* supers = slot + kSlotSupersAt;
+    *contents = contents_of(chunk_end() - unit_, unit_, type_);
+    request_copy(next, are_operands(*contents) ? slot : supers - next.bytes, supers, full);
   }
   // To the chunk after.
   __device__ __forceinline__ void advance() {
-    const int units = min(chunk_units_, end_ - unit_);
-    data_ += static_cast<uint32_t>(units) * unit_bytes_;
-    unit_ += units;
+    const int next = chunk_end();
+    data_ += static_cast<uint32_t>(next - unit_) * unit_bytes_;
+    data_ += (next / kBlockUnits - unit_ / kBlockUnits) * super_bytes_;
+    unit_ = next;
     if (unit_ < end_) return;
     ++round_;
     seek();
@@ -320,23 +338,22 @@ class ChunkCursor {
   // Prepares for an item's chunks; false when it has none.
   __device__ bool begin(const DecodeItem& item) {
     if (item.begin >= item.end) return false;
-    const std::byte* data = item.task->units;
     const DecodeShape& shape = *item.shape;
     const int64_t index = static_cast<int64_t>(item.tile) * shape.units + item.begin;
     unit_ = item.begin;
     end_ = item.end;
     type_ = shape.type;
     unit_bytes_ = shape.unit_bytes;
+    super_bytes_ = shape.super_bytes;
     if constexpr (!kForm.prepares) chunk_units_ = shape.chunk_units;
-    data_ = data + index * unit_bytes_;
-    supers_ = shape.supers_at == 0
-                  ? nullptr
-                  : reinterpret_cast<const uint32_t*>(data + shape.supers_at) +
-                        static_cast<int64_t>(item.tile) * (shape.units / 4) * kTileRows;
+    data_ = item.task->units + UnitAt(index, shape.unit_bytes, shape.super_bytes);
     return true;
   }
 
-  static constexpr uint32_t kSuperBytes = kTileRows * sizeof(uint32_t);
+  __device__ __forceinline__ int chunk_end() const {
+    if constexpr (kForm.prepares) return min(unit_ + kPreparedUnits, end_);
+    return ChunkEnd(unit_, end_, chunk_units_, super_bytes_ != 0);
+  }
 
   const TeamWork<kForm> work_;
   int team_;
@@ -349,80 +366,98 @@ class ChunkCursor {
   DType type_ = DType::kF32;
   int chunk_units_ = kPreparedUnits;
   uint32_t unit_bytes_ = 0;
+  uint32_t super_bytes_ = 0;
   const std::byte* data_ = nullptr;  // of unit_
-  const uint32_t* supers_ = nullptr;
 };
 
-// The calling warp's ring where quants are multiplied as they come. All lanes.
+// The calling warp's ring where quants are multiplied as they come. All lanes. What it keeps are
+// offsets into the block's shared memory, few and opaque: what the compiler would work out anew it
+// takes from local memory.
+template <DecodeForm kForm>
 class DirectRing {
  public:
-  __device__ explicit DirectRing(const RingSlots& slots) : slots_(slots) {}
+  __device__ DirectRing(const RingSlots& slots, std::byte* memory)
+      : memory_(memory),
+        slot_bytes_(slots.slot_bytes),
+        num_slots_(slots.num_slots),
+        slot_(static_cast<uint32_t>(slots.slots - memory)),
+        full_(static_cast<uint32_t>(reinterpret_cast<std::byte*>(slots.full) - memory)),
+        left_(static_cast<uint32_t>(slots.num_slots)) {
+    asm volatile("" : "+r"(slot_), "+r"(full_));
+  }
 
   // The next chunk, once it is there: what a copy brought.
   __device__ __forceinline__ const std::byte* chunk() const {
-    wait_phase(slots_.full + use_, phase_);
-    return slots_.slots + use_ * slots_.slot_bytes;
+    wait_phase(reinterpret_cast<uint64_t*>(memory_ + full_), phase_);
+    return memory_ + slot_;
   }
   // All lanes have read the chunk.
   __device__ __forceinline__ void release() {
+    constexpr uint32_t kFree = kForm.warps() * kMaxRingSlots * 8;  // from its full barrier on
     __syncwarp();
-    if (threadIdx.x % 32 == 0) arrive(slots_.free + use_);
-    if (++use_ == slots_.num_slots) {
-      use_ = 0;
-      phase_ ^= 1;
-    }
+    if (threadIdx.x % 32 == 0) arrive(reinterpret_cast<uint64_t*>(memory_ + full_ + kFree));
+    slot_ += slot_bytes_;
+    full_ += 8;
+    if (--left_ > 0) return;
+    left_ = num_slots_;
+    slot_ -= num_slots_ * slot_bytes_;
+    full_ -= num_slots_ * 8;
+    phase_ ^= 1;
   }
 
  private:
-  RingSlots slots_;
-  int use_ = 0;
+  std::byte* memory_;
+  uint32_t slot_bytes_;
+  uint32_t num_slots_;
+  uint32_t slot_;  // the slot that is next
+  uint32_t full_;  // its barrier
+  uint32_t left_;  // slots until the first comes again
   uint32_t phase_ = 0;
 };
 
-// What fills one ring: one thread.
-template <DecodeForm kForm>
-class RingFiller {
+// The same, from a list of copies, two of which are read ahead.
+class ChunkList {
  public:
-  __device__ RingFiller(const TeamWork<kForm>& work, const RingSlots& slots, int warp)
-      : cursor_(work, warp), slots_(slots) {}
+  __device__ explicit ChunkList(const ChunkCopy* copies)
+      : copies_(copies + 2), next_(load_stream(copies)), after_(load_stream(copies + 1)) {}
 
-  __device__ bool done() const { return cursor_.done(); }
-  // Asks for the next chunk when the slot that was used longest ago is free.
-  // Returns whether it did.
-  __device__ __forceinline__ bool poll() {
-    if (done() || !phase_ended(slots_.free + fill_, phase_)) return false;
-    cursor_.request(slots_.slots + fill_ * slots_.slot_bytes, slots_.full + fill_,
-                    slots_.contents + fill_);
-    cursor_.advance();
-    if (++fill_ == slots_.num_slots) {
-      fill_ = 0;
-      phase_ ^= 1;
-    }
-    return true;
+  __device__ bool done() const { return next_.z == 0; }
+  __device__ __forceinline__ void request(std::byte* slot, uint64_t* full, uint8_t*) const {
+    ChunkCopy copy;
+    memcpy(&copy, &next_, sizeof(copy));
+    request_copy(copy, slot, slot + copy.bytes, full);
+  }
+  __device__ __forceinline__ void advance() {
+    next_ = after_;
+    after_ = load_stream(copies_++);
   }
 
  private:
-  ChunkCursor<kForm> cursor_;
-  RingSlots slots_;
-  int fill_ = 0;
-  uint32_t phase_ = 1;  // before slot fill_ was first used
+  const ChunkCopy* copies_;
+  uint4 next_;
+  uint4 after_;
 };
 
-// One of the warps that fill the rings of all others, a few lanes each: bulk copies of
-// different lanes are issued one after another. `ring_of`: the slots of a warp's ring.
-template <DecodeForm kForm, typename RingOf>
-__device__ __forceinline__ void fill_rings(const TeamWork<kForm>& work, int fill_warp,
-                                           const RingOf& ring_of) {
-  static_assert(kForm.warps() % kForm.fill_warps == 0);
-  constexpr int kEach = kForm.warps() / kForm.fill_warps;
-  constexpr uint32_t kLanes = (1u << kEach) - 1;
-  const int lane = threadIdx.x % 32;
-  if (lane >= kEach) return;
-  const int warp = fill_warp * kEach + lane;
-  RingFiller<kForm> filler(work, ring_of(warp), warp);
-  while (__any_sync(kLanes, !filler.done())) {
+// Fills one ring with the chunks that its warp needs: a ChunkCursor, or a ChunkList. Each of the
+// first kThreads lanes of a warp does so for a ring; copies of different lanes are issued one after
+// another.
+template <int kThreads, typename Chunks>
+__device__ __forceinline__ void keep_full(Chunks& chunks, const RingSlots& ring) {
+  constexpr uint32_t kLanes = (1u << kThreads) - 1;
+  int slot = 0;  // that was used longest ago
+  uint32_t phase = 1;
+  while (__any_sync(kLanes, !chunks.done())) {
+    const bool asks = !chunks.done() && phase_ended(ring.free + slot, phase);
+    if (asks) {
+      chunks.request(ring.slots + slot * ring.slot_bytes, ring.full + slot, ring.contents + slot);
+      chunks.advance();
+      if (++slot == ring.num_slots) {
+        slot = 0;
+        phase ^= 1;
+      }
+    }
     // The warps of the same scheduler need its slots more.
-    if (!__any_sync(kLanes, filler.poll())) __nanosleep(100);
+    if (!__any_sync(kLanes, asks)) __nanosleep(100);
   }
 }
 

@@ -34,9 +34,9 @@ class DecodeShared {
   __device__ float* parts() const { return at<float>(layout_.parts); }
   // [2][16], in turn.
   __device__ float* reduce() const { return at<float>(layout_.reduce); }
-  __device__ float* maxima() const { return reduce() + 32; }  // [16]
+  __device__ float* maxima() const { return reduce() + 32; }  // [32]
   // Of the row.
-  __device__ int32_t* shift() const { return at<int32_t>(layout_.reduce) + 48; }
+  __device__ int32_t* shift() const { return at<int32_t>(layout_.reduce) + 64; }
   // [8], of the tokens that are none.
   __device__ uint4* zeros() const { return at<uint4>(layout_.zeros); }
   // Of slots that are full, [warps][kMaxRingSlots], of free ones, of the tables.

@@ -100,7 +100,8 @@ template <typename Unit>
 inline constexpr int kUnitBytes = Unit::kBytes + Unit::kScaleWords* kTileRows * 4;
 template <typename Unit>
 __device__ __forceinline__ const std::byte* unit_at(const PackedView& w, int tile, int unit) {
-  return w.unit_data + (static_cast<int64_t>(tile) * w.units + unit) * kUnitBytes<Unit>;
+  const int64_t index = static_cast<int64_t>(tile) * w.units + unit;
+  return w.unit_data + UnitAt(index, kUnitBytes<Unit>, Unit::kSupers ? kSuperBytes : 0);
 }
 
 // ---- half-precision weights
@@ -254,9 +255,10 @@ struct UnitSuper {
     }
   }
   __device__ void load(const PackedView& w, int tile, int unit, int lane) {
-    take<GlobalWords>(
-        unit_at<UnitSuper>(w, tile, unit),
-        w.supers + (static_cast<int64_t>(tile) * (w.units / 4) + unit / 4) * kTileRows, lane);
+    const int64_t index = static_cast<int64_t>(tile) * w.units + unit;
+    const std::byte* supers = w.unit_data + SupersAt(index, kUnitBytes<UnitSuper>);
+    take<GlobalWords>(unit_at<UnitSuper>(w, tile, unit), reinterpret_cast<const uint32_t*>(supers),
+                      lane);
   }
 
   template <int j>

@@ -26,6 +26,9 @@ cudaError_t LaunchTilesLegacy(const LinearArgs&, const LinearConfig&, cudaStream
 cudaError_t LaunchTilesSuper(const LinearArgs&, const LinearConfig&, cudaStream_t) {
   return cudaErrorNotSupported;
 }
+absl::Status ListChunks(const DecodeArgs&, int, int32_t*, cudaStream_t) {
+  return absl::UnimplementedError("persistent_decode: built without SLUICE_CUDA_HOPPER");
+}
 absl::Status PreparePersistentDecode(const DecodeArgs&, size_t) {
   return absl::UnimplementedError("persistent_decode: built without SLUICE_CUDA_HOPPER");
 }

@@ -13,10 +13,11 @@ namespace sluice::kernels::cuda {
 struct StageShape {
   int32_t units = 0;        // in a stage
   int32_t unit_bytes = 0;   // of a unit: quants and the scales of its 16 rows
-  int32_t super_bytes = 0;  // of the whole stage: its units may lie in two blocks of 256
+  int32_t super_bytes = 0;  // of a block of 256; units of a stage may lie in two
 
-  __host__ __device__ constexpr int32_t supers_at() const { return units * unit_bytes; }
-  __host__ __device__ constexpr int32_t bytes() const { return supers_at() + super_bytes; }
+  // Where the super words are of a block that does not end in the stage.
+  __host__ __device__ constexpr int32_t tail_at() const { return units * unit_bytes + super_bytes; }
+  __host__ __device__ constexpr int32_t bytes() const { return tail_at() + super_bytes; }
 };
 
 __host__ __device__ constexpr StageShape StageOf(DType type) {
@@ -37,15 +38,15 @@ __host__ __device__ constexpr StageShape StageOf(DType type) {
     case DType::kQ5_1:
       return {4, 640 + 128, 0};
     case DType::kQ2_K:
-      return {4, 256 + 64, 128};
+      return {4, 256 + 64, kSuperBytes};
     case DType::kQ3_K:
-      return {4, 384 + 64, 128};
+      return {4, 384 + 64, kSuperBytes};
     case DType::kQ4_K:
-      return {4, 512 + 64, 128};
+      return {4, 512 + 64, kSuperBytes};
     case DType::kQ5_K:
-      return {4, 640 + 64, 128};
+      return {4, 640 + 64, kSuperBytes};
     case DType::kQ6_K:
-      return {4, 768 + 64, 128};
+      return {4, 768 + 64, kSuperBytes};
   }
   return {};
 }

@@ -58,13 +58,21 @@ struct WeightRing {
     std::byte* to = memory + into * shape.bytes();
     uint64_t* barrier = full + into;
     const int64_t index = static_cast<int64_t>(tile) * w.units + first;
-    const int first_super = first / 4;
-    const int num_supers = shape.super_bytes == 0 ? 0 : (first + count - 1) / 4 - first_super + 1;
-    arrive_expecting(barrier, count * shape.unit_bytes + num_supers * 64);
-    copy_bulk(to, w.unit_data + index * shape.unit_bytes, count * shape.unit_bytes, barrier);
-    if (num_supers > 0) {
-      const int64_t block = static_cast<int64_t>(tile) * (w.units / 4) + first_super;
-      copy_bulk(to + shape.supers_at(), w.supers + block * kTileRows, num_supers * 64, barrier);
+    const std::byte* from = w.unit_data + UnitAt(index, shape.unit_bytes, shape.super_bytes);
+    int bytes = count * shape.unit_bytes;
+    if (shape.super_bytes == 0) {
+      arrive_expecting(barrier, bytes);
+      copy_bulk(to, from, bytes, barrier);
+      return;
+    }
+    const int inside = first % kBlockUnits + count;  // units of blocks from the first's begin on
+    bytes += inside / kBlockUnits * kSuperBytes;
+    const bool tail = inside % kBlockUnits != 0;
+    arrive_expecting(barrier, bytes + (tail ? kSuperBytes : 0));
+    copy_bulk(to, from, bytes, barrier);
+    if (tail) {
+      const std::byte* supers = w.unit_data + SupersAt(index + count - 1, shape.unit_bytes);
+      copy_bulk(to + shape.tail_at(), supers, kSuperBytes, barrier);
     }
   }
 
@@ -89,9 +97,20 @@ struct WeightRing {
                                                 Unit& unit) const {
     constexpr StageShape kShape = shape_of<Unit>();
     const std::byte* stage = memory + slot * kShape.bytes();
-    const uint32_t super = (first + inside) / 4 - first / 4;
-    const auto* supers = reinterpret_cast<const uint32_t*>(stage + kShape.supers_at() + super * 64);
-    unit.template take<SharedWords>(stage + inside * kShape.unit_bytes, supers, lane);
+    if constexpr (!Unit::kSupers) {
+      unit.template take<SharedWords>(stage + inside * kShape.unit_bytes, nullptr, lane);
+    } else {
+      static_assert(kShape.units == kBlockUnits);
+      // Units from the stage's first to the end of the unit's block: the words follow them, if all
+      // are in the stage.
+      const uint32_t ahead = first % kBlockUnits;
+      const bool second = ahead + inside >= kBlockUnits;
+      const bool ends = !second && first - ahead + kBlockUnits <= static_cast<uint32_t>(end);
+      const uint32_t supers = ends ? (kBlockUnits - ahead) * kShape.unit_bytes : kShape.tail_at();
+      unit.template take<SharedWords>(
+          stage + inside * kShape.unit_bytes + (second ? kSuperBytes : 0),
+          reinterpret_cast<const uint32_t*>(stage + supers), lane);
+    }
   }
   // The warp's part of unit u; units come ascending.
   template <typename Unit>
@@ -127,7 +146,7 @@ struct WeightRing {
     return {Unit::kBytes == 2048   ? 1
             : Unit::kBytes == 1024 ? 2
                                    : 4,
-            kUnitBytes<Unit>, Unit::kSupers ? 128 : 0};
+            kUnitBytes<Unit>, Unit::kSupers ? kSuperBytes : 0};
   }
 };
 

@@ -59,7 +59,7 @@ __global__ void pack_halves(PackedLayout layout, const uint8_t* stored, int64_t 
   const int tile = thread / 32 / layout.units;
   if (tile >= (num_rows + kTileRows - 1) / kTileRows) return;
   const int64_t index = static_cast<int64_t>(first_tile + tile) * layout.units + unit;
-  uint4* chunk = reinterpret_cast<uint4*>(packed + index * layout.unit_bytes);
+  uint4* chunk = reinterpret_cast<uint4*>(packed + UnitAt(index, layout.unit_bytes, 0));
   float inverse[2] = {1.0f, 1.0f};  // of the factors, powers of two, of the lane's two rows
   for (int r = 0; r < 2 && layout.type != DType::kF16; ++r) {
     const int row = tile * kTileRows + lane / 4 + r * 8;
@@ -93,8 +93,8 @@ __global__ void pack_units(PackedLayout layout, const uint8_t* stored, int64_t r
   if (tile >= (num_rows + kTileRows - 1) / kTileRows) return;
   const DType type = layout.type;
   const int64_t index = static_cast<int64_t>(first_tile + tile) * layout.units + unit;
-  std::byte* chunk = packed + index * layout.unit_bytes;
-  const int block_values = layout.supers_at != layout.rows_at ? 256 : 32;
+  std::byte* chunk = packed + UnitAt(index, layout.unit_bytes, layout.super_bytes);
+  const int block_values = layout.super_bytes != 0 ? 256 : 32;
   const int block_bytes = row_bytes / (layout.cols / block_values);
 
   uint32_t nibbles[4] = {}, twos[2] = {}, ones = 0;
@@ -150,17 +150,16 @@ __global__ void pack_scales(PackedLayout layout, const uint8_t* stored, int64_t 
   if (tile * kTileRows + row >= num_rows) return;
   const uint8_t* from = stored + (tile * kTileRows + row) * row_bytes;
   const int64_t index = static_cast<int64_t>(first_tile + tile) * layout.units + unit;
+  std::byte* chunk = packed + UnitAt(index, layout.unit_bytes, layout.super_bytes);
   uint32_t* scales =
-      reinterpret_cast<uint32_t*>(packed + index * layout.unit_bytes + layout.quant_bytes) +
-      row * layout.scale_words;
-  if (layout.supers_at != layout.rows_at) {  // K-quants
+      reinterpret_cast<uint32_t*>(chunk + layout.quant_bytes) + row * layout.scale_words;
+  if (layout.super_bytes != 0) {  // K-quants
     const int block_bytes = row_bytes / (layout.cols / 256);
     const uint8_t* block = from + unit / 4 * block_bytes;
     scales[0] = stored_super_scales(layout.type, block, unit % 4);
-    if (unit % 4 == 0) {
-      uint32_t* supers = reinterpret_cast<uint32_t*>(packed + layout.supers_at);
-      supers[(static_cast<int64_t>(first_tile + tile) * (layout.units / 4) + unit / 4) * kTileRows +
-             row] = stored_super_d(layout.type, block);
+    if (unit % kBlockUnits == 0) {
+      std::byte* supers = packed + SupersAt(index, layout.unit_bytes);
+      reinterpret_cast<uint32_t*>(supers)[row] = stored_super_d(layout.type, block);
     }
     return;
   }

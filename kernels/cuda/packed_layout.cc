@@ -59,8 +59,8 @@ PackedLayout PackedLayout::Of(DType type, int64_t rows, int64_t cols) {
   const bool super_blocks = Traits(type).block_values == 256;
   const bool row_factors = type == DType::kF32 || type == DType::kBF16;
   layout.unit_bytes = layout.quant_bytes + layout.scale_words * kTileRows * 4;
-  layout.supers_at = chunks * layout.unit_bytes;
-  layout.rows_at = layout.supers_at + (super_blocks ? chunks / 4 * kTileRows * 4 : 0);
+  layout.super_bytes = super_blocks ? kSuperBytes : 0;
+  layout.rows_at = UnitAt(chunks, layout.unit_bytes, layout.super_bytes);
   layout.bytes = layout.rows_at + (row_factors ? int64_t{layout.tiles} * kTileRows * 4 : 0);
   return layout;
 }
@@ -73,7 +73,6 @@ PackedView ViewOf(const PackedLayout& layout, const std::byte* storage) {
   view.tiles = layout.tiles;
   view.units = layout.units;
   view.unit_data = storage;
-  view.supers = reinterpret_cast<const uint32_t*>(storage + layout.supers_at);
   if (layout.bytes > layout.rows_at) {
     view.row_factors = reinterpret_cast<const float*>(storage + layout.rows_at);
   }

@@ -63,7 +63,11 @@ __device__ inline float packed_value(const PackedView& w, int row, int k) {
                     : fifth                  ? 640
                                              : 512;
   const int words = w.type == DType::kQ4_1 || w.type == DType::kQ5_1 ? 2 : 1;  // of a row's scales
-  const std::byte* data = w.unit_data + index * (bytes + words * kTileRows * 4);
+  const int unit_bytes = bytes + words * kTileRows * 4;
+  const bool has_supers = w.type == DType::kQ2_K || w.type == DType::kQ3_K ||
+                          w.type == DType::kQ4_K || w.type == DType::kQ5_K ||
+                          w.type == DType::kQ6_K;
+  const std::byte* data = w.unit_data + UnitAt(index, unit_bytes, has_supers ? kSuperBytes : 0);
   const auto* chunk = reinterpret_cast<const uint32_t*>(data);
   const int quant = packed_quant(w, chunk, lane, j, p, second);
   const float q = static_cast<float>(quant);
@@ -90,8 +94,7 @@ __device__ inline float packed_value(const PackedView& w, int row, int k) {
       break;
   }
   const uint32_t super =
-      w.supers[(static_cast<int64_t>(tile) * (w.units / 4) + unit / 4) * kTileRows +
-               row % kTileRows];
+      reinterpret_cast<const uint32_t*>(w.unit_data + SupersAt(index, unit_bytes))[row % kTileRows];
   if (w.type == DType::kQ4_K || w.type == DType::kQ5_K || w.type == DType::kQ2_K) {
     const bool two = w.type == DType::kQ2_K;
     const uint32_t scale = two ? word >> (8 * j) & 15 : word >> (j / 2 * 16) & 0xff;

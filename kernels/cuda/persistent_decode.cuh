@@ -98,13 +98,11 @@ __device__ __forceinline__ void run_item(const DecodeItem& item, const DecodeSha
   leave_sums(acc, parts);
 }
 
-// Unit `i` of a chunk of `units` as stored, whose first is `first_unit` of the row.
+// A unit as stored, and the super words of its block.
 template <typename Unit>
-__device__ __forceinline__ void take_stored(const std::byte* chunk, int units, int first_unit,
-                                            int i, Unit& unit) {
-  const auto* supers = reinterpret_cast<const uint32_t*>(chunk + units * kUnitBytes<Unit>);
-  unit.template take<SharedWords>(chunk + i * kUnitBytes<Unit>,
-                                  supers + (first_unit % 4 + i) / 4 * kTileRows, threadIdx.x % 32);
+__device__ __forceinline__ void take_stored(const std::byte* at, const std::byte* supers,
+                                            Unit& unit) {
+  unit.template take<SharedWords>(at, reinterpret_cast<const uint32_t*>(supers), threadIdx.x % 32);
 }
 
 // acc += the product of a unit with the row's words at `words` in shared memory.
@@ -124,8 +122,9 @@ __device__ __forceinline__ void multiply_unit(const Unit& unit, uint32_t words, 
   mma_step(acc, a, high.z, high.w);
 }
 
+template <DecodeForm kForm>
 __device__ __forceinline__ void run_item(const DecodeItem& item, const DecodeShared& s,
-                                         DirectRing& ring, float* parts) {
+                                         DirectRing<kForm>& ring, float* parts) {
   float acc[4] = {};
   if (item.begin < item.end) {
     // Only column 0 of the eight is a token: the four lanes that hold it.
@@ -134,33 +133,63 @@ __device__ __forceinline__ void run_item(const DecodeItem& item, const DecodeSha
     uint32_t words =
         lane < 4 ? shared_address(s.row() + item.begin * 8 + lane) : shared_address(s.zeros());
     with_unit(item.shape->type, [&]<typename Unit>() {
-      constexpr int kUnits = UnitsAtOnce(kUnitBytes<Unit>);
+      constexpr int kUnits = UnitsAtOnce(kUnitBytes<Unit>, Unit::kSupers);
       const int chunk_units = item.shape->chunk_units;
 #pragma unroll 1
-      for (int first = item.begin; first < item.end; first += chunk_units) {
-        const int count = min(chunk_units, item.end - first);
-        const std::byte* chunk = ring.chunk();
-        int i = 0;
+      for (int first = item.begin; first < item.end;) {
+        const int end = ChunkEnd(first, item.end, chunk_units, Unit::kSupers);
+        const std::byte* at = ring.chunk();
 #pragma unroll 1
-        for (; i + kUnits <= count; i += kUnits) {
-          // All of them before the first is used: their loads take turns with nothing.
-          Unit units[kUnits];
+        while (first < end) {
+          const int before = Unit::kSupers ? first % kBlockUnits : 0;  // of its block
+          const int count = min(kUnits - before, end - first);
+          const std::byte* supers = at + count * kUnitBytes<Unit>;
+          if (count == kUnits) {
+            // All of them before the first is used: their loads take turns with nothing.
+            Unit units[kUnits];
 #pragma unroll
-          for (int j = 0; j < kUnits; ++j) take_stored(chunk, count, first, i + j, units[j]);
+            for (int j = 0; j < kUnits; ++j) {
+              take_stored(at + j * kUnitBytes<Unit>, at + kUnits * kUnitBytes<Unit>, units[j]);
+            }
 #pragma unroll
-          for (int j = 0; j < kUnits; ++j, words += stride) multiply_unit(units[j], words, acc);
-        }
+            for (int j = 0; j < kUnits; ++j, words += stride) multiply_unit(units[j], words, acc);
+          } else if (Unit::kSupers && count == 2) {
+            Unit units[2];
+#pragma unroll
+            for (int j = 0; j < 2; ++j) {
+              take_stored(at + j * kUnitBytes<Unit>, at + 2 * kUnitBytes<Unit>, units[j]);
+            }
+#pragma unroll
+            for (int j = 0; j < 2; ++j, words += stride) multiply_unit(units[j], words, acc);
+          } else {
 #pragma unroll 1
-        for (; i < count; ++i, words += stride) {
-          Unit unit;
-          take_stored(chunk, count, first, i, unit);
-          multiply_unit(unit, words, acc);
+            for (int j = 0; j < count; ++j, words += stride) {
+              Unit unit;
+              take_stored(at + j * kUnitBytes<Unit>, supers, unit);
+              multiply_unit(unit, words, acc);
+            }
+          }
+          first += count;
+          at = supers + (Unit::kSupers ? kSuperBytes : 0);
         }
         ring.release();
       }
     });
   }
   leave_sums(acc, parts);
+}
+
+// Asks for the biases of a group, which lie in no cache yet, where RowEnd comes after the products.
+template <DecodeForm kForm>
+__device__ __forceinline__ void request_biases(const DecodeStage& stage,
+                                               const TeamWork<kForm>& work, int group) {
+  if (threadIdx.x % kForm.team_threads() != 0) return;
+  const DecodeTask* task = work.task_of(stage, group);
+  if (task->bias == nullptr) return;
+  const DecodeShape& shape = work.shape(*task);
+  const int tiles_log2 = work.items_log2(stage, shape) - shape.slices_log2;
+  const float* from = task->bias + ((group - shape.first_group) * kTileRows << tiles_log2);
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(from));
 }
 
 // What the thread that finishes a row of a group needs besides its sums, asked for ahead.
@@ -274,14 +303,10 @@ __device__ __forceinline__ void prepare(const DecodeArgs& args, const DecodeStag
 // The row of a stage without a norm, each thread's columns in registers, for kDirectForm: whoever
 // takes them keeps no order. All threads that multiply.
 template <DecodeForm kForm>
-constexpr int kRowQuads = (160 + kForm.warps() - 1) / kForm.warps();  // 20,480 columns
-template <DecodeForm kForm>
-constexpr int kMostRowCols = kRowQuads<kForm> * 4 * 32 * kForm.warps();
-template <DecodeForm kForm>
 __device__ __noinline__ int make_plain_row(const float* vector, int num_cols, uint4* row,
                                            float* maxima) {
   constexpr int kStep = 4 * 32 * kForm.warps();
-  constexpr int kQuads = kRowQuads<kForm>;
+  constexpr int kQuads = kForm.row_quads();
   const float* from = vector + 4 * threadIdx.x;
   const int cols = num_cols - 4 * static_cast<int>(threadIdx.x);  // from the thread's first on
   uint4 bits[kQuads];
@@ -342,11 +367,15 @@ __device__ __forceinline__ void run_product(const DecodeArgs& args, const Decode
     if (group >= stage.num_groups) return;
     rounds = work.num_rounds(stage, group);
     item = work.item(stage, group, 0, warp);
-    if constexpr (kForm.prepares) end = row_end(args, stage, s, work, group, turn);
+    if constexpr (kForm.prepares) {
+      end = row_end(args, stage, s, work, group, turn);
+    } else {
+      request_biases(stage, work, group);
+    }
   };
   begin_group(0);
   int shift = 0;
-  if (!kForm.prepares && stage.norm_weight == nullptr && stage.cols <= kMostRowCols<kForm>) {
+  if (!kForm.prepares && stage.norm_weight == nullptr && stage.cols <= kForm.most_row_cols()) {
     shift = make_plain_row<kForm>(args.handoff + stage.in, stage.cols, s.row(), s.maxima());
   } else if (threadIdx.x < kRowThreads) {
     request_norm(stage, s);
@@ -396,6 +425,25 @@ __device__ __forceinline__ void embed(const DecodeArgs& args, int token, DecodeS
   }
 }
 
+// One of the warps that fill the rings of all others.
+template <DecodeForm kForm>
+__device__ __forceinline__ void fill_rings(const DecodeArgs& args, const DecodeShared& s,
+                                           const TeamWork<kForm>& work, int fill_warp) {
+  static_assert(kForm.warps() % kForm.fill_warps == 0);
+  constexpr int kEach = kForm.warps() / kForm.fill_warps;
+  const int lane = threadIdx.x % 32;
+  if (lane >= kEach) return;
+  const int warp = fill_warp * kEach + lane;
+  if constexpr (kForm.prepares) {
+    ChunkCursor<kForm> chunks(work, warp);
+    keep_full<kEach>(chunks, s.ring_of(args, warp));
+  } else {
+    const int number = static_cast<int>(blockIdx.x) * kForm.warps() + warp;
+    ChunkList chunks(args.chunks + static_cast<int64_t>(number) * args.chunks_each);
+    keep_full<kEach>(chunks, s.ring_of(args, warp));
+  }
+}
+
 // kHead: the head size padded to 64, 128 or 256.
 template <int kHead, int kFormIndex>
 __global__ void __launch_bounds__(block_threads(kForms[kFormIndex]), 1)
@@ -416,10 +464,11 @@ __global__ void __launch_bounds__(block_threads(kForms[kFormIndex]), 1)
   wait_phase(s.table_barrier(), 0);
   __syncthreads();
   if (warp >= kForm.warps()) {
-    fill_rings<kForm>(work, warp - kForm.warps(), [&](int ring) { return s.ring_of(args, ring); });
+    fill_rings(args, s, work, warp - kForm.warps());
     return;
   }
-  std::conditional_t<kForm.prepares, DecodeRing, DirectRing> ring(s.ring_of(args, warp));
+  using Ring = std::conditional_t<kForm.prepares, DecodeRing, DirectRing<kForm>>;
+  Ring ring(s.ring_of(args, warp), memory);
   // So far weights and the program, which no kernel writes.
   wait_for_previous();
   const bool makes_rows = threadIdx.x < kRowThreads;

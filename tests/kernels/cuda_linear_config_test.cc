@@ -10,6 +10,7 @@
 #include "gtest/gtest.h"
 
 #include "kernels/core/dtype.h"
+#include "kernels/cuda/decode_program.h"
 #include "kernels/cuda/linear.h"
 #include "kernels/cuda/linear_stage.h"
 #include "kernels/cuda/linear_tuner.h"
@@ -168,6 +169,43 @@ TEST(CudaLinearConfigTest, SaysWhatItChose) {
       const std::string text = Describe(ConfigureLinear(problem.Args(num_tokens), kHopper));
       std::printf("%-14s %4d  %s\n", problem.name, num_tokens, text.c_str());
       EXPECT_NE(text.find(num_tokens == 2048 ? "tiles " : "stream "), std::string::npos) << text;
+    }
+  }
+}
+
+TEST(PackedLayoutTest, PartsFollowEachOther) {
+  for (const DType type : {DType::kQ4_1, DType::kQ8_0, DType::kQ2_K, DType::kQ4_K, DType::kQ6_K}) {
+    const PackedLayout layout = PackedLayout::Of(type, 40, 1536);
+    SCOPED_TRACE(Name(type));
+    EXPECT_EQ(layout.super_bytes, Traits(type).block_values == 256 ? kSuperBytes : 0);
+    int64_t at = 0;
+    for (int64_t index = 0; index < int64_t{layout.tiles} * layout.units; ++index) {
+      EXPECT_EQ(UnitAt(index, layout.unit_bytes, layout.super_bytes), at);
+      at += layout.unit_bytes;
+      if (layout.super_bytes == 0 || index % kBlockUnits != kBlockUnits - 1) continue;
+      for (int back = 0; back < kBlockUnits; ++back) {
+        EXPECT_EQ(SupersAt(index - back, layout.unit_bytes), at);
+      }
+      at += layout.super_bytes;
+    }
+    EXPECT_EQ(layout.rows_at, at);
+  }
+}
+
+TEST(DecodeChunksTest, CoverAnItem) {
+  for (const bool supers : {false, true}) {
+    for (int units = 2; units <= 12; units += supers ? 2 : 1) {
+      for (int begin = 0; begin < 5; ++begin) {
+        for (int end = begin + 1; end < begin + 40; ++end) {
+          for (int first = begin; first < end;) {
+            const int next = ChunkEnd(first, end, units, supers);
+            ASSERT_GT(next, first);
+            ASSERT_LE(next, std::min(end, first + units));
+            if (supers && next < end) ASSERT_EQ(next % 2, 0);
+            first = next;
+          }
+        }
+      }
     }
   }
 }
