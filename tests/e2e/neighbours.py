@@ -90,8 +90,10 @@ def noisy_neighbour(w, server, seconds, limited=True):
             into[name] += calls
     try:
         tenants.run(1, at_once=dict.fromkeys(TENANTS, LIMIT))
-        _, tokens = tenants.run(seconds / 6, at_once=dict.fromkeys(TENANTS, LIMIT))
-        rate = sum(tokens.values()) / 5 / TOKENS
+        for _ in range(20):  # on a busy machine no call may be over in so short a time
+            _, tokens = tenants.run(seconds / 6, at_once=dict.fromkeys(TENANTS, LIMIT))
+            if rate := sum(tokens.values()) / 5 / TOKENS:
+                break
         flood = 20 * rate
         for _ in range(rounds):
             # Throughput: everybody always has calls that wait.
