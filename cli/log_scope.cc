@@ -58,6 +58,12 @@ std::unique_ptr<spdlog::formatter> JsonFormatter::clone() const {
   return std::make_unique<JsonFormatter>(members_);
 }
 
+std::string JsonLine(std::string_view message) {
+  spdlog::memory_buf_t line;
+  JsonFormatter("").format({"line", spdlog::level::info, {message.data(), message.size()}}, line);
+  return {line.data(), line.size()};
+}
+
 LogScope::LogScope(const std::string& level, LogFormat format) {
   spdlog::init_thread_pool(/*queue_size=*/8192, /*thread_count=*/1);
   auto logger = std::make_shared<spdlog::async_logger>(

@@ -2,6 +2,8 @@
 
 #include <memory>
 #include <string>
+#include <string_view>
+#include <utility>
 
 #include "spdlog/formatter.h"
 
@@ -21,6 +23,9 @@ class JsonFormatter final : public spdlog::formatter {
  private:
   const std::string members_;
 };
+
+// A line of that format about `message`, at level info and now, with a line break.
+std::string JsonLine(std::string_view message);
 
 // While it lives the default logger writes to stderr through a bounded queue: a terminal or pipe
 // that does not take its bytes costs log lines, never the time of a thread that serves.

@@ -43,18 +43,18 @@ std::string HostOf(const std::string& address) { return address.substr(0, addres
 // The one line on stdout: scripts wait for it and read the port from it.
 void PrintReady(const ServeFlags& flags, const server::Server& server,
                 const engine::ModelFacts& facts, double seconds) {
-  std::printf(
-      "ready on %s:%d: %s (%s %s, %.0f M parameters), %s, %lld KV pages of 16 tokens (%s)%s, "
-      "%.2f s\n",
-      HostOf(flags.server.listen).c_str(), server.port(),
-      flags.server.model_name.empty() ? facts.name.c_str() : flags.server.model_name.c_str(),
-      facts.architecture.c_str(), facts.quantization.c_str(),
-      static_cast<double>(facts.num_parameters) * 1e-6, facts.backend.c_str(),
-      static_cast<long long>(facts.kv_pages), FormatBytes(facts.kv_bytes).c_str(),
+  const std::string line = spdlog::fmt_lib::format(
+      "ready on {}:{}: {} ({} {}, {:.0f} M parameters), {}, {} KV pages of 16 tokens ({}){}, "
+      "{:.2f} s",
+      HostOf(flags.server.listen), server.port(),
+      flags.server.model_name.empty() ? facts.name : flags.server.model_name, facts.architecture,
+      facts.quantization, static_cast<double>(facts.num_parameters) * 1e-6, facts.backend,
+      facts.kv_pages, FormatBytes(facts.kv_bytes),
       flags.engine.num_engines > 1
-          ? (" in each of " + std::to_string(flags.engine.num_engines) + " engines").c_str()
+          ? " in each of " + std::to_string(flags.engine.num_engines) + " engines"
           : "",
       seconds);
+  std::fputs((flags.server.json_logs ? JsonLine(line) : line + "\n").c_str(), stdout);
   if (std::fflush(stdout) != 0) spdlog::warn("standard output: cannot be written");
 }
 

@@ -96,7 +96,7 @@ __device__ __forceinline__ void store_own(const DecodeArgs& args, const DecodeSt
   }
 }
 
-// merged [16][2 + D] = part, or merged + part: tiles of a split ascending. A warp a row.
+// merged [H / G][2 + D] = part, or merged + part: tiles of a split ascending. A warp a row.
 __device__ inline void merge_tile(float* merged, const float* part, int head_size, int num_queries,
                                   bool first) {
   const int stride = head_size + 2;
@@ -207,7 +207,7 @@ __device__ __forceinline__ void attend_stage(const DecodeArgs& args, const Decod
   const int first_seen = stage.window > 0 ? max(0, s.position - stage.window + 1) : 0;
   const int first_part = first_seen / kTileKeys >> args.part_log2;
   const int num_parts = args.num_parts - first_part;
-  // A head's parts follow each other. Few heads: counting them takes less time than dividing.
+  // A head's parts follow each other. With few heads counting them takes less time than dividing.
   int index = first_item(stage);
   for (int head = 0;; index += static_cast<int>(gridDim.x)) {
     for (; index >= num_parts && head < args.num_kv_heads; ++head) index -= num_parts;

@@ -44,7 +44,7 @@ struct alignas(8) DecodeShape {
   DType type = DType::kF32;
   uint8_t slices_log2 = 0;
   uint8_t num_slices = 0;   // that have units
-  uint8_t chunk_units = 0;  // that one request brings
+  uint8_t chunk_units = 0;  // that one request brings at most
   uint8_t super_bytes = 0;
   uint16_t unit_bytes = 0;  // of one tile and unit
 
@@ -81,7 +81,7 @@ struct DecodeForm {
   __host__ __device__ constexpr int32_t all_warps() const { return warps() + fill_warps; }
   __host__ __device__ constexpr int32_t team_threads() const { return 32 << team_log2; }
   // Quads of columns that a thread keeps in registers of a row without a norm, and how many columns
-  // that makes at most; nothing where quants are prepared.
+  // that makes at most; where quants are prepared none is kept so.
   __host__ __device__ constexpr int32_t row_quads() const { return (160 + warps() - 1) / warps(); }
   __host__ __device__ constexpr int32_t most_row_cols() const {
     return prepares ? 0 : row_quads() * 4 * 32 * warps();
@@ -184,7 +184,7 @@ struct DecodeArgs {
   int32_t handoff_floats = 0;
   int32_t embedding = 0;  // of the token, floats into the handoff set
   int32_t num_parts = 0;  // of attention, at this step's position
-  int32_t part_log2 = 0;  // of the tiles of 64 keys in one part: 1, or a split's 4
+  int32_t part_log2 = 0;  // log2 of the tiles of 64 keys in one part: 0, or 2, a whole split
   // The launch.
   DecodeForm form;
   int32_t ring_slots = 0;  // of each warp
@@ -236,7 +236,8 @@ inline DecodeLayout DecodeLayout::Of(const DecodeArgs& args) {
   const int32_t row = padded(args.max_cols) * 2;
   const int32_t row_bytes = (row + 127) / 128 * 128;
   const int32_t values_bytes = padded(args.kept_cols) * 4;
-  // Where only rows with a norm need the two arrays behind them, which have E columns.
+  // Where only rows with a norm, of E columns, need values and norm, these lie behind so short a
+  // row: a longer one lies over them.
   const bool normed = args.max_cols <= args.form.most_row_cols();
   const int32_t before = normed ? (padded(args.width) * 2 + 127) / 128 * 128 : row_bytes;
   const int32_t all = before + values_bytes + padded(args.width) * 4;

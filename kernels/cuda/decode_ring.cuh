@@ -415,7 +415,7 @@ class DirectRing {
   uint32_t phase_ = 0;
 };
 
-// The same, from a list of copies, two of which are read ahead.
+// What ChunkCursor is, from a list of copies, two of which are read ahead.
 class ChunkList {
  public:
   __device__ explicit ChunkList(const ChunkCopy* copies)

@@ -24,7 +24,8 @@ class DecodeShared {
   }
   // Operands of the row that the stage's products read; from here on also the scratch of attention.
   __device__ uint4* row() const { return at<uint4>(layout_.row); }
-  // [kept_cols]: the row before it is rounded.
+  // [kept_cols]: the row before it is rounded. This and norm() may lie where longer rows, of
+  // products without a norm, have their end.
   __device__ float* values() const { return at<float>(layout_.values); }
   // [E]: weights of the norm in front of the row.
   __device__ float* norm() const { return at<float>(layout_.norm); }

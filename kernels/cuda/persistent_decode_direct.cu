@@ -1,4 +1,5 @@
-// persistent_decode where making operands of quants is most of the work.
+// persistent_decode where making operands of quants is most of the work, and the lists of the
+// copies that its rings take.
 
 #include "kernels/cuda/persistent_decode.cuh"
 

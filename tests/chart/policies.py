@@ -21,6 +21,7 @@ class Render:
     objects: list = dataclasses.field(hash=False, compare=False)
     program_flags: frozenset = frozenset()
     given: dict = dataclasses.field(default=None, hash=False, compare=False)  # the values, where no set has them
+    extensions: bool = True  # whether there are operators
 
     @functools.cached_property
     def values(self):
@@ -466,14 +467,15 @@ def budgets_never_block(render):
 @policy(set_in("spec", "replicas", value=2), of_set="hpa")
 def scalers_own_the_replicas(render):
     scalers = of_kind(render.objects, "HorizontalPodAutoscaler") + of_kind(render.objects, "ScaledObject")
-    assert len(scalers) == int(render.values.get("autoscaling", {}).get("enabled", False))
+    asked = render.values.get("autoscaling", {})
+    # What KEDA would do nobody does where it is not: the release's number stands.
+    assert len(scalers) == int(asked.get("enabled", False) and (render.extensions or asked["kind"] != "KEDA"))
     assert ("replicas" in deployment(render.objects)["spec"]) is not bool(scalers)
     for scaler in scalers:
         spec = scaler["spec"]
         assert spec["scaleTargetRef"] == {"apiVersion": "apps/v1", "kind": "Deployment",
                                           "name": deployment(render.objects)["metadata"]["name"]}
         behavior = spec["behavior"] if "behavior" in spec else spec["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]
-        asked = render.values["autoscaling"]
         assert behavior["scaleDown"]["stabilizationWindowSeconds"] == asked["scaleDownStabilizationSeconds"]
         assert behavior["scaleDown"]["policies"] == [{"type": "Pods", "value": 1, "periodSeconds": asked["scaleDownPeriodSeconds"]}]
         least, most = (spec["minReplicas"], spec["maxReplicas"]) if "minReplicas" in spec else (spec["minReplicaCount"], spec["maxReplicaCount"])

@@ -27,8 +27,19 @@ def program_flags(serve_flags):
     return frozenset(serve_flags)
 
 
-def render_of(name, version, program_flags):
-    return policies.Render(name, version, chart.render(name, version=version), program_flags)
+def render_of(name, version, program_flags, extensions=True):
+    return policies.Render(name, version, chart.render(name, version=version, extensions=extensions), program_flags, extensions=extensions)
+
+
+def findings_of(check, cases, program_flags, count):
+    findings = []
+    for of_set, version, extensions in cases:
+        try:
+            check(render_of(of_set, version, program_flags, extensions))
+        except (AssertionError, KeyError, ValueError, IndexError) as error:
+            findings.append(f"{of_set}, Kubernetes {version}, operators {extensions}: {type(error).__name__} {error}")
+        count("policy checks")
+    return "\n".join(findings)
 
 
 def test_there_are_enough():
@@ -38,14 +49,20 @@ def test_there_are_enough():
 @pytest.mark.parametrize("name", policies.POLICIES)
 def test_policy(name, program_flags, count):
     check, _, _ = policies.POLICIES[name]
-    findings = []
-    for of_set, version in [(one, NEWEST) for one in chart.SETS] + [(one, "1.29") for one in WITHOUT_HOOK]:
-        try:
-            check(render_of(of_set, version, program_flags))
-        except (AssertionError, KeyError, ValueError, IndexError) as error:
-            findings.append(f"{of_set}, Kubernetes {version}: {type(error).__name__} {error}")
-        count("policy checks")
-    assert not findings, "\n".join(findings)
+    cases = [(one, NEWEST, True) for one in chart.SETS] + [(one, "1.29", True) for one in WITHOUT_HOOK]
+    findings = findings_of(check, cases, program_flags, count)
+    assert not findings, findings
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", policies.POLICIES)
+def test_policy_elsewhere(name, program_flags, count):
+    """Where there are no operators, and under other versions."""
+    check, _, _ = policies.POLICIES[name]
+    cases = [(one, version, extensions) for one in chart.SETS for version in ("1.27", "1.30", NEWEST) for extensions in (False, True)
+             if not chart.is_refused(one, version)]
+    findings = findings_of(check, cases, program_flags, count)
+    assert not findings, findings
 
 
 @pytest.mark.parametrize("name", policies.POLICIES)

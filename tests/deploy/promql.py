@@ -10,6 +10,7 @@ import yaml
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 RULES = ROOT / "helm" / "sluice" / "files" / "rules.yaml"
 DASHBOARD = ROOT / "helm" / "sluice" / "files" / "dashboard.json"
+RECORDED = sorted((ROOT / "deploy" / "prometheus" / "tests" / "recorded").glob("*.yaml"))
 CASES = sorted((ROOT / "deploy" / "prometheus" / "tests").glob("*.yaml"))
 
 NOT_METRICS = {"and", "or", "unless", "bool", "offset", "inf", "nan"}

@@ -40,7 +40,7 @@ def test_the_server_starts_as_the_file_says_and_is_healthy(sluice, tmp_path):
     with open(tmp_path / "log", "w+") as log:
         process = subprocess.Popen([sluice, *command], stdout=subprocess.PIPE, stderr=log, text=True)
         try:
-            assert process.stdout.readline().startswith("ready on 127.0.0.1:")
+            assert json.loads(process.stdout.readline())["message"].startswith("ready on 127.0.0.1:")
             lines = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
             [ops] = [match[1] for line in lines if (match := re.match(r"operators' port on (\S+)", line["message"]))]
             kind, program, *arguments = service["healthcheck"]["test"]

@@ -5,6 +5,7 @@ import subprocess
 
 import promql
 import pytest
+import yaml
 
 RUNBOOK = (promql.ROOT / "docs" / "runbook.md").read_text()
 
@@ -21,10 +22,17 @@ def test_promtool_finds_no_fault():
     assert run.returncode == 0 and "SUCCESS" in run.stdout, run.stdout + run.stderr
 
 
-@pytest.mark.parametrize("file", promql.CASES, ids=lambda file: file.stem)
+@pytest.mark.parametrize("file", promql.CASES + promql.RECORDED, ids=lambda file: file.stem)
 def test_cases(file):
     run = subprocess.run(["promtool", "test", "rules", file], capture_output=True, text=True, timeout=300)
     assert run.returncode == 0, run.stdout + run.stderr
+
+
+def test_every_recording_rule_has_a_case_of_its_value():
+    recorded = set(re.findall(r"^ +- record: (\S+)$", promql.RULES.read_text(), re.M))
+    tests = [test for file in promql.RECORDED for case in yaml.safe_load(file.read_text())["tests"] for test in case["promql_expr_test"]]
+    assert all(test["exp_samples"] for test in tests)
+    assert {test["expr"] for test in tests} == recorded and len(recorded) > 10
 
 
 def firing(case):

@@ -198,7 +198,9 @@ class Server:
         raise AssertionError(f"{pattern} did not appear in:\n{self.stderr()}")
 
     def wait_ready(self):
-        self.ready = self.process.stdout.readline()
+        self.ready_line = self.process.stdout.readline()
+        # With --log-format json it is an object.
+        self.ready = json.loads(self.ready_line)["message"] if self.ready_line.startswith("{") else self.ready_line
         assert self.ready.startswith("ready on "), f"exit {self.process.wait(10)}: {self.ready}{self.stderr()}"
 
     @functools.cached_property  # the log may be long later

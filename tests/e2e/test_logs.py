@@ -42,6 +42,12 @@ def line_of(server, request_id):
     return line
 
 
+def test_the_line_on_standard_output_is_an_object_too(server):
+    line = json.loads(server.ready_line)
+    assert line["level"] == "info" and line["message"].startswith(f"ready on {server.address}: ")
+    datetime.datetime.fromisoformat(line["time"].replace("Z", "+00:00"))
+
+
 def generate(client, request_id, *headers, temperature=0.0):
     message = request("Zebras gallop", request_id=request_id, max_tokens=4, temperature=temperature)
     call = client.stub.Generate(message, timeout=60, metadata=client.metadata + headers)

@@ -59,6 +59,24 @@ def image(request, store):
 
 
 @pytest.fixture
+def tell(record_property):
+    """tell(fact): a line of what was found, for the last lines of the run."""
+    def tell(fact):
+        print(f"image: {fact}")
+        record_property("image", fact)
+    return tell
+
+
+def pytest_terminal_summary(terminalreporter):
+    facts = [value for reports in terminalreporter.stats.values() for report in reports if getattr(report, "when", "") == "call"
+             for name, value in report.user_properties if name == "image"]
+    if facts:
+        terminalreporter.section("image")
+        for fact in facts:
+            terminalreporter.write_line(fact)
+
+
+@pytest.fixture
 def container(store, image):
     """A container without a shell, and its root."""
     name, root = store.container(image.name)

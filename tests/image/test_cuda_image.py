@@ -12,17 +12,17 @@ from file_tree import megabytes
 pytestmark = pytest.mark.long
 
 
-def test_it_is_for_the_capabilities_of_its_preset(image):
+def test_it_is_for_the_capabilities_of_its_preset(image, tell):
     presets = json.loads((harness.ROOT / "CMakePresets.json").read_text())["configurePresets"]
     [preset] = [one for one in presets if one["name"] == image.preset]
     cache = (image.stage / "src/build" / image.preset / "CMakeCache.txt").read_text()
     [capabilities] = re.findall(r"^SLUICE_CUDA_ARCHITECTURES:\w+=(.*)$", cache, re.M)
     assert capabilities == preset["cacheVariables"]["SLUICE_CUDA_ARCHITECTURES"]
     assert re.search(r"^SLUICE_CUDA:\w+=ON$", cache, re.M)
-    print(f"image: for compute capability {capabilities}")
+    tell(f"for compute capability {capabilities}")
 
 
-def test_of_cuda_it_has_what_is_in_the_program(image, container):
+def test_of_cuda_it_has_what_is_in_the_program(image, container, tell):
     """The driver's library comes from the host, with the container's runtime; nothing else of NVIDIA's is looked for."""
     _, root = container
     added = sorted(path for path in image.tree.keys() - image.base.keys())
@@ -32,13 +32,13 @@ def test_of_cuda_it_has_what_is_in_the_program(image, container):
     wanted = set(re.findall(rb"\blib(?:cu|nv|nccl)[a-z_A-Z]*(?:-[a-z]+)?\.so(?:\.\d+)*", program))
     assert wanted == {b"libcuda.so.1"}, wanted
     assert b".nv_fatbin" in program
-    print(f"image: {megabytes(image.tree) - megabytes(image.base):.1f} MB over its base, {len(program) / 1e6:.1f} MB of it the program")
+    tell(f"{megabytes(image.tree) - megabytes(image.base):.1f} MB over its base, {len(program) / 1e6:.1f} MB of it the program")
 
 
 @pytest.mark.parametrize("arguments, code", [
     (["serve", "--listen", "127.0.0.1:0", "--log-level", "warn"], 78),
     (["generate", "--prompt", "a"], 1)], ids=["serve", "generate"])
-def test_it_says_that_there_is_no_gpu(store, container, arguments, code):
+def test_it_says_that_there_is_no_gpu(store, container, arguments, code, tell):
     name, _ = container
     assert harness.MODEL.exists(), "run scripts/fetch_model.sh first"
     mounts = ["--volume", f"{harness.MODEL.resolve().parent}:/models:ro"]
@@ -46,6 +46,6 @@ def test_it_says_that_there_is_no_gpu(store, container, arguments, code):
                      f"/models/{harness.MODEL.name}", check=False)
     # Others are of buildah, which say the code.
     lines = [line for line in done.stderr.splitlines() if not re.search("exit status|exited with status", line)]
-    print(lines)
+    tell(lines[0] if lines else "nothing said")
     assert done.returncode == code and done.stdout == "", done
     assert len(lines) == 1 and re.fullmatch(rf"sluice {arguments[0]}: .*cuda:0: no NVIDIA driver is loaded", lines[0]), done.stderr

@@ -53,10 +53,10 @@ def test_trees_tell_what_differs(tmp_path):
     assert "/folder/file" in writable(read_tree(other), os.getuid(), 12345)
 
 
-def test_it_is_small(image):
+def test_it_is_small(image, tell):
     size = megabytes(image.tree) - megabytes(image.base)
     program = image.tree[PROGRAM].size / 1e6
-    print(f"image: {size:.1f} MB over its base of {megabytes(image.base):.1f} MB, {program:.1f} MB of it the program")
+    tell(f"{size:.1f} MB over its base of {megabytes(image.base):.1f} MB, {program:.1f} MB of it the program")
     assert 0 < size <= MAX_MEGABYTES
 
 
@@ -121,7 +121,7 @@ def listed(root, name):
     return dict(line.split(" ") for line in lines)
 
 
-def test_packages_are_those_whose_libraries_are_in_it(image, container):
+def test_packages_are_those_whose_libraries_are_in_it(image, container, tell):
     _, root = container
     owners, versions = packages_of_stage(image)
     libraries = [path.name for path in (root / "opt/sluice/lib").iterdir()]
@@ -131,7 +131,7 @@ def test_packages_are_those_whose_libraries_are_in_it(image, container):
         wanted.add(package)
     packages = listed(root, "packages.txt")
     assert packages == {package: versions[package] for package in wanted}
-    print(f"image: {len(libraries)} libraries of {len(packages)} packages")
+    tell(f"{len(libraries)} libraries of {len(packages)} packages")
 
 
 def test_packages_of_headers_are_listed(image, container):
@@ -157,11 +157,11 @@ def test_libraries_are_those_that_the_program_loads(store, container):
     assert own == {path.name for path in (root / "opt/sluice/lib").iterdir()} and len(own) > 20
 
 
-def test_it_needs_no_shell(store, image, container):
+def test_it_needs_no_shell(store, image, container, tell):
     """The program is started itself. The shells that the base has are gone from the container here, and it runs."""
     name, root = container
     shells = sorted(filter(SHELL.fullmatch, image.base))
-    print(f"image: the base has {', '.join(shells)}; none is needed")
+    tell(f"the base has {', '.join(shells)}; none is needed")
     assert (root / PROGRAM[1:]).read_bytes()[:4] == b"\x7fELF"
     assert store.run("run", "--isolation", "chroot", name, "--", "/bin/sh", "-c", "true", check=False).returncode != 0
     done = store.run("run", "--isolation", "chroot", name, "--", *image.config["Entrypoint"], "--version")
@@ -245,7 +245,7 @@ def faults_of(text):
     return faults
 
 
-def test_it_serves(store, image, container, tmp_path):
+def test_it_serves(store, image, container, tmp_path, tell):
     """With the model mounted read-only, on a read-only root, without a shell."""
     name, root = container
     assert harness.MODEL.exists(), "run scripts/fetch_model.sh first"
@@ -261,7 +261,7 @@ def test_it_serves(store, image, container, tmp_path):
             if reply.status == health_pb2.HealthCheckResponse.SERVING:
                 break
         seconds = time.monotonic() - begin
-        print(f"image: SERVING {seconds:.2f} s after the start of the container, {'within' if seconds <= 3 else 'MORE THAN'} 3 s")
+        tell(f"SERVING {seconds:.2f} s after the start of the container, {'within' if seconds <= 3 else 'MORE THAN'} 3 s")
         assert reply.status == health_pb2.HealthCheckResponse.SERVING
         server.wait_ready()
         pid = program_below(server.process.pid)
@@ -272,7 +272,7 @@ def test_it_serves(store, image, container, tmp_path):
         assert {fields[4]: fields[5].split(",")[0] for fields in mounted if fields[4] in ("/", "/models")} == {"/": "ro", "/models": "ro"}
 
         reply = server.client.generate(greedy(COUNT["text"], max_tokens=12))
-        print(f"image: {COUNT['text']}{reply.text}")
+        tell(f"{COUNT['text']}{reply.text}")
         # The reference's tokens, which decide by far more than computing in another order makes.
         assert reply.ids == [token for token, margin in COUNT["greedy"]][:12] and min(margin for _, margin in COUNT["greedy"][:12]) > 0.5
         assert reply.text == " 8 9 10 11 1"
@@ -285,7 +285,7 @@ def test_it_serves(store, image, container, tmp_path):
         for fault, changed in faults_of(text).items():
             with pytest.raises(AssertionError):
                 check_metrics(changed, [reply, *replies])
-                print(f"image: not found in the metrics: {fault}")
+                tell(f"not found in the metrics: {fault}")
         # As the health check of deploy/compose.yaml has it.
         probe = store.run("run", "--isolation", "chroot", name, "--", "sluice", "ctl", "probe", f"--server={server.ops_address}")
         assert probe.stdout == "SERVING\n"
@@ -301,14 +301,14 @@ def test_it_serves(store, image, container, tmp_path):
     assert differences(before, read_tree(root)) == []
 
 
-def test_a_second_build_makes_the_same(store, image):
+def test_a_second_build_makes_the_same(store, image, tell):
     """Compiled again, without anything of the first but its base."""
     begin = time.monotonic()
     store.build(harness.ROOT, SECOND, "--no-cache", "--layers=false", *image.options)
-    print(f"image: built again in {time.monotonic() - begin:.0f} s")
+    tell(f"built again in {time.monotonic() - begin:.0f} s")
     second = tree_of(store, SECOND)
     times = [path for path, entry in image.tree.items() if path in second and second[path].time != entry.time]
-    print(f"image: {len(second)} files and folders are the same in both; {len(times)} have another time")
+    tell(f"{len(second)} files and folders are the same in both; {len(times)} have another time")
     found = differences(image.tree, second)
     assert not found, "\n".join(found)
     assert "/opt/sluice/sluice" in times, "the second was not built"
