@@ -123,7 +123,7 @@ ROWS = [
               [(series("sluice_engine_last_step_age_seconds"), "{{instance}} engine {{engine}}")], "s"),
     ]),
     ("Tenants", [
-        graph("Tokens/s", [(f"sum by (tenant) ({rate('sluice_tenant_tokens_total')})", "{{tenant}}")], stack=True),
+        graph("Tokens/s by tenant", [(f"sum by (tenant) ({rate('sluice_tenant_tokens_total')})", "{{tenant}}")], stack=True),
         graph("Open calls", [(f"sum by (tenant) ({series('sluice_tenant_open_calls')})", "{{tenant}}")], stack=True),
         graph("Calls refused for a tenant's limits", [(f"sum by (tenant) ({rate('sluice_tenant_refused_total')})", "{{tenant}}")], "reqps"),
     ]),

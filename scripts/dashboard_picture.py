@@ -24,7 +24,7 @@ DASHBOARD = ROOT / "helm" / "sluice" / "files" / "dashboard.json"
 COLUMNS = 3
 # Of the panels, by kind and title.
 SHOWN = [("timeseries", "Generated tokens/s"), ("heatmap", "Time to first token"), ("heatmap", "Between two tokens"),
-         ("timeseries", "Calls by method and status"), ("timeseries", "Calls refused, by reason"), ("timeseries", "Tokens/s"),
+         ("timeseries", "Calls by method and status"), ("timeseries", "Calls refused, by reason"), ("timeseries", "Tokens/s by tenant"),
          ("timeseries", "Sequences"), ("timeseries", "Tokens that wait"), ("timeseries", "KV pages"),
          ("timeseries", "Prefix cache: found of what was looked up"), ("timeseries", "Duration of a step (GPU or CPU)"),
          ("timeseries", "Batch")]
