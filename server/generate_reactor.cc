@@ -438,11 +438,13 @@ void GenerateReactor::Cut(const std::string& reason, const std::string& message)
       if (writes_begun_ == writes_done_ || writes_called_ < writes_begun_) return;
     }
     action.error = MakeError(absl::StatusCode::kUnavailable, message, reason);
-    if (dispatched_) {
+    if (dispatched_ && events_->end() && !events_->end()->error_reason.empty()) {
+      action.error = ErrorOf(*events_->end());  // it had failed before
+    } else if (dispatched_) {
       action.error.metadata.emplace_back("tokens_sent", std::to_string(events_->tokens_sent()));
-      events_->Abandon();
     }
-    action.finish = ClaimFinish(action.error.code, reason);
+    if (dispatched_) events_->Abandon();
+    action.finish = ClaimFinish(action.error.code, action.error.reason);
   }
   Perform(std::move(action));
 }

@@ -35,6 +35,7 @@ using std::chrono::milliseconds;
 
 constexpr milliseconds kWatchInterval{50};
 constexpr milliseconds kCutGrace{2000};
+constexpr milliseconds kFaultGrace{1000};
 constexpr milliseconds kTrimInterval{1000};
 constexpr milliseconds kFullTrimInterval{10'000};
 constexpr size_t kMostFreeBytes = 32 << 20;
@@ -390,6 +391,8 @@ void Server::Impl::Shutdown() {
   frontend_.refusing.store(true);
   health_.EndWatches();
   ops_health_.EndWatches();
+  // What a fault ended is on its way to its clients, with the fault for its reason.
+  if (engines_down_.load()) frontend_.calls.WaitUntilEmpty(Now() + kFaultGrace);
   CutOpenCalls("the server is stopping");
   frontend_.text_pool.Stop();  // the library waits for the calls whose texts wait here
   // The library waits for clients to hang up, and some look only when they have a call.
