@@ -123,12 +123,12 @@ __device__ inline void merge_tile(float* merged, const float* part, int head_siz
 
 template <int kHead>
 __device__ __forceinline__ void request_tile(const DecodeArgs& args, const PagedHead& head,
-                                             int first_key, int end,
+                                             int first_key, int first_seen, int end,
                                              DecodeAttention<kHead>& scratch) {
   const int thread = static_cast<int>(threadIdx.x);
   load_keys_async<kHead, kRowThreads>(shared_address(scratch.keys), head, first_key, end, thread);
-  load_values_async<kHead, kRowThreads>(shared_address(scratch.values), head, first_key, 0, end,
-                                        thread);
+  load_values_async<kHead, kRowThreads>(shared_address(scratch.values), head, first_key, first_seen,
+                                        end, thread);
   commit_copies();
 }
 
@@ -145,12 +145,15 @@ __device__ __forceinline__ void attend_part(const DecodeArgs& args, const Decode
   kv.k = const_cast<std::byte*>(cache.keys);
   kv.v = const_cast<std::byte*>(cache.values);
   const PagedHead head(kv, s.pages, part.kv_head);
-  request_tile<kHead>(args, head, part.first_key, part.end, scratch);
+  const int first_seen = stage.window > 0 ? max(0, s.position - stage.window + 1) : 0;
+  // Tiles of the part that the position sees something of.
+  const int begin = max(part.first_key, first_seen / kTileKeys * kTileKeys);
+  const int end = min(part.first_key + (kTileKeys << args.part_log2), s.position + 1);
+  request_tile<kHead>(args, head, begin, first_seen, part.end, scratch);
   const int warp = threadIdx.x / 32;
   for (int row = ratio + warp; row < kTileQueries; row += 8) fill_no_query(scratch.rows, row);
   take_heads<kHead>(args, stage, part, scratch);
   meet_rows();
-  const int first_seen = stage.window > 0 ? max(0, s.position - stage.window + 1) : 0;
   for (int row = warp; row < ratio; row += 8) {
     float* query = scratch.queries() + row * head_size;
     finish_head(args, stage, s, {cache.q_norm, nullptr, cache.q_epsilon, NormKind::kRms}, query);
@@ -163,11 +166,10 @@ __device__ __forceinline__ void attend_part(const DecodeArgs& args, const Decode
   }
   const PagedAttentionArgs op = {args.attention_scale, args.softcap, stage.window};
   const int stride = head_size + 2;
-  for (int tile = 0; tile < 1 << args.part_log2; ++tile) {
-    const int first_key = part.first_key + tile * kTileKeys;
-    if (first_key > s.position) break;
-    if (first_key + kTileKeys <= first_seen) continue;
-    if (first_key > part.first_key) request_tile<kHead>(args, head, first_key, part.end, scratch);
+#pragma unroll 1
+  for (int first_key = begin; first_key < end; first_key += kTileKeys) {
+    if (first_key > begin)
+      request_tile<kHead>(args, head, first_key, first_seen, part.end, scratch);
     wait_for_copies<0>();
     meet_rows();
     if (s.position / kTileKeys == first_key / kTileKeys) {
@@ -179,8 +181,7 @@ __device__ __forceinline__ void attend_part(const DecodeArgs& args, const Decode
                                 scratch.tile, scratch.part(), stride, ratio);
     meet_rows();
     if (args.part_log2 > 0) {
-      const bool first = first_key <= max(part.first_key, first_seen);
-      merge_tile(scratch.merged(args), scratch.part(), head_size, ratio, first);
+      merge_tile(scratch.merged(args), scratch.part(), head_size, ratio, first_key == begin);
     }
   }
   const float* outcome = args.part_log2 > 0 ? scratch.merged(args) : scratch.part();

@@ -70,10 +70,8 @@ __device__ __forceinline__ void merge_stage(const DecodeArgs& args, const Decode
   const int count = args.num_parts - first;
   float* parts = reinterpret_cast<float*>(s.row());
   auto* factors = reinterpret_cast<PartFactors*>(s.parts());
-  // s.parts() is at least as large in any form.
   static_assert(kMaxDecodeParts * sizeof(PartFactors) <=
-                2 * kPreparedForm.group_items() * kTileRows * sizeof(float));
-  static_assert(kPreparedForm.group_items() <= kDirectForm.teams * kDirectForm.group_items());
+                2 * kMaxGroupItems * kTileRows * sizeof(float));
   for (int head = first_item(stage); head < args.num_heads; head += static_cast<int>(gridDim.x)) {
     take_vector(args.handoff + stage.in + (head * args.num_parts + first) * stride, count * stride,
                 parts);

@@ -76,6 +76,10 @@ struct DecodeForm {
   // Whether quants are made operands in shared memory, as early as their warp has nothing else to
   // do, or in registers, when they are multiplied.
   bool prepares = true;
+  // Of a thread that multiplies, and of one of the others, once the kernel runs (PTX ISA,
+  // setmaxnreg): together as many as it was launched with, which all have alike. 0: as launched.
+  int32_t registers = 0;
+  int32_t fill_registers = 0;
 
   __host__ __device__ constexpr int32_t warps() const { return teams << team_log2; }
   __host__ __device__ constexpr int32_t all_warps() const { return warps() + fill_warps; }
@@ -86,12 +90,12 @@ struct DecodeForm {
   __host__ __device__ constexpr int32_t most_row_cols() const {
     return prepares ? 0 : row_quads() * 4 * 32 * warps();
   }
-  // (tile, slice) pairs of a group, at most: both of gate and up have eight slices.
-  __host__ __device__ constexpr int32_t group_items() const { return prepares ? 16 : 8; }
 };
+// (tile, slice) pairs of a group, at most: gate and up of eight slices each.
+inline constexpr int32_t kMaxGroupItems = 16;
 // For models whose stages wait for each other, and for those whose quants are most of the work.
 inline constexpr DecodeForm kPreparedForm = {1, 3, 4, true};
-inline constexpr DecodeForm kDirectForm = {3, 2, 4, false};
+inline constexpr DecodeForm kDirectForm = {3, 2, 4, false, 152, 40};
 inline constexpr DecodeForm kForms[] = {kPreparedForm, kDirectForm};
 
 // Work of products comes in groups: what the warps of a team do between two barriers, a warp a
@@ -211,6 +215,12 @@ __host__ __device__ constexpr int32_t ChunkEnd(int32_t first, int32_t end, int32
   const int32_t next = supers ? most / 2 * 2 : most;
   return next < end ? next : end;
 }
+// Bytes of the largest such chunk, with the super words of every block that it lies in. It begins
+// with a half of a block, or is a unit shorter.
+__host__ __device__ constexpr int32_t ChunkBytes(int32_t units, int32_t unit_bytes,
+                                                 int32_t super_bytes) {
+  return units * unit_bytes + (units + 2 + kBlockUnits - 1) / kBlockUnits * super_bytes;
+}
 inline constexpr int kMaxRingSlots = 8;  // of a warp
 
 // Scratch of attention, for heads padded to 64, 128 or 256 values: DecodeAttention of
@@ -249,7 +259,7 @@ inline DecodeLayout DecodeLayout::Of(const DecodeArgs& args) {
   layout.norm = layout.values + values_bytes;
   layout.rotations = take(args.head_size / 2 * 8);
   const int32_t warps = args.form.warps();
-  layout.parts = take(2 * args.form.teams * args.form.group_items() * kTileRows * 4);
+  layout.parts = take(2 * args.form.teams * kMaxGroupItems * kTileRows * 4);
   layout.reduce = take((2 * 16 + 32 + 1) * 4);
   layout.zeros = take(128);
   layout.barriers = take((2 * warps * kMaxRingSlots + 1) * 8);

@@ -195,7 +195,6 @@ void DecodeRecorder::ShareOut() {
         DecodeShape& shape = shapes_[static_cast<size_t>(stage.first_task + i)];
         const int32_t log2 = std::max<int32_t>(form.team_log2 - (pair ? 1 : 0), shape.slices_log2);
         const int32_t tiles = 1 << (log2 - shape.slices_log2);
-        Require((pair ? 2 : 1) << log2 <= form.group_items(), "gate and up of eight slices");
         shape.first_group = stage.num_groups;
         stage.num_groups += (shape.tiles + tiles - 1) / tiles;
       }
@@ -261,7 +260,7 @@ void DecodeRecorder::SizeRings(int32_t most_shared) {
     args_.slot_bytes = 0;
     for (DecodeShape& shape : shapes_) {
       const auto bytes = [&](int32_t units) {
-        return units * shape.unit_bytes + (units + 5) / 4 * shape.super_bytes;
+        return ChunkBytes(units, shape.unit_bytes, shape.super_bytes);
       };
       const int32_t step = shape.super_bytes != 0 ? 2 : 1;
       int32_t units = step;

@@ -31,7 +31,7 @@ class DecodeShared {
   __device__ float* norm() const { return at<float>(layout_.norm); }
   // [D / 2] (cos, sin) of the position.
   __device__ float2* rotations() const { return at<float2>(layout_.rotations); }
-  // [teams][2][group_items][16]: sums of items, two groups in turn.
+  // [teams][2][kMaxGroupItems][16]: sums of items, two groups in turn.
   __device__ float* parts() const { return at<float>(layout_.parts); }
   // [2][16], in turn.
   __device__ float* reduce() const { return at<float>(layout_.reduce); }

@@ -28,6 +28,20 @@ DecodeKernel DirectDecodeKernel(int head_size);
 namespace {
 
 constexpr int block_threads(DecodeForm form) { return 32 * form.all_warps(); }
+// Registers that a kernel of so many threads is launched with, at most, and of which a form may
+// share out as many.
+constexpr int registers_of(int threads) { return 65536 / threads / 8 * 8 * threads; }
+
+// Changes how many registers each warp of a warpgroup has, where the form shares them out
+// (DecodeForm). All of its threads.
+template <int kCount>
+__device__ __forceinline__ void keep_registers() {
+  if constexpr (kCount > 0) asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kCount));
+}
+template <int kCount>
+__device__ __forceinline__ void take_registers() {
+  if constexpr (kCount > 0) asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kCount));
+}
 
 // Barriers of the threads that multiply: of all, and of one team.
 template <DecodeForm kForm>
@@ -48,13 +62,15 @@ __device__ __forceinline__ void meet_team(int team) {
   }
 }
 
-// acc += the product of a chunk's units, operands already, with the row's.
-__device__ __forceinline__ void multiply(const std::byte* chunk, int units, const uint4* row,
+// acc += the product of the next chunk's units, operands already, with the row's. The chunk is free
+// again once it is in registers.
+__device__ __forceinline__ void multiply(DecodeRing& ring, int units, const uint4* row,
                                          float (&acc)[4]) {
   const int lane = threadIdx.x % 32;
   const uint4 zero = make_uint4(0, 0, 0, 0);
   UnitHalf weights[kPreparedUnits];
   uint4 low[kPreparedUnits], high[kPreparedUnits];
+  const std::byte* chunk = ring.chunk();
 #pragma unroll
   for (int i = 0; i < kPreparedUnits; ++i) {
     if (i >= units) break;
@@ -63,6 +79,7 @@ __device__ __forceinline__ void multiply(const std::byte* chunk, int units, cons
     low[i] = lane < 4 ? row[i * 8 + lane] : zero;
     high[i] = lane < 4 ? row[i * 8 + 4 + lane] : zero;
   }
+  ring.release();
 #pragma unroll
   for (int i = 0; i < kPreparedUnits; ++i) {
     if (i >= units) break;
@@ -92,8 +109,7 @@ __device__ __forceinline__ void run_item(const DecodeItem& item, const DecodeSha
   float acc[4] = {};
 #pragma unroll 1
   for (int begin = item.begin; begin < item.end; begin += kPreparedUnits) {
-    multiply(ring.chunk(), min(kPreparedUnits, item.end - begin), s.row() + begin * 8, acc);
-    ring.release();
+    multiply(ring, min(kPreparedUnits, item.end - begin), s.row() + begin * 8, acc);
   }
   leave_sums(acc, parts);
 }
@@ -355,7 +371,7 @@ template <DecodeForm kForm, typename Ring>
 __device__ __forceinline__ void run_product(const DecodeArgs& args, const DecodeStage& stage,
                                             DecodeShared& s, const TeamWork<kForm>& work,
                                             Ring& ring) {
-  constexpr int kGroupParts = kForm.group_items() * kTileRows;
+  constexpr int kGroupParts = kMaxGroupItems * kTileRows;
   if (!work.has_groups(stage)) return;
   const int warp = static_cast<int>(threadIdx.x) / 32 % TeamWork<kForm>::kWarps;
   const int team = kForm.teams == 1 ? 0 : static_cast<int>(threadIdx.x) / kForm.team_threads();
@@ -464,9 +480,11 @@ __global__ void __launch_bounds__(block_threads(kForms[kFormIndex]), 1)
   wait_phase(s.table_barrier(), 0);
   __syncthreads();
   if (warp >= kForm.warps()) {
+    keep_registers<kForm.fill_registers>();
     fill_rings(args, s, work, warp - kForm.warps());
     return;
   }
+  take_registers<kForm.registers>();
   using Ring = std::conditional_t<kForm.prepares, DecodeRing, DirectRing<kForm>>;
   Ring ring(s.ring_of(args, warp), memory);
   // So far weights and the program, which no kernel writes.

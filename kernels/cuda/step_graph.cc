@@ -51,7 +51,7 @@ absl::StatusOr<cudaGraphExec_t> Record(cudaStream_t stream, bool dependent_launc
 }
 
 // Makes the persistent kernel's program of `ops`, once, for steps uploaded from now on; models that
-// it cannot do go on with graphs.
+// it cannot do, or that leave no memory for it, go on with graphs.
 absl::Status TryRecordLone(const Exec& exec, CudaWorkspace& workspace,
                            const std::function<absl::Status()>& ops) {
   if (!workspace.lone.possible || workspace.lone.tried) return absl::OkStatus();
@@ -64,7 +64,8 @@ absl::Status TryRecordLone(const Exec& exec, CudaWorkspace& workspace,
   auto program = recorder.Finish(exec.options().persistent_decode);
   if (program.ok()) {
     workspace.lone.program = *std::move(program);
-  } else if (!absl::IsUnimplemented(program.status())) {
+  } else if (!absl::IsUnimplemented(program.status()) &&
+             !absl::IsResourceExhausted(program.status())) {
     return program.status();
   }
   return absl::OkStatus();

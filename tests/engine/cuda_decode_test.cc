@@ -1,18 +1,28 @@
 // Steps of one token by the persistent kernel against the same steps by the ops' own kernels, bit
 // by bit. Skipped where there is no device.
 
+#include <unistd.h>
+
+#include <algorithm>
+#include <cmath>
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <functional>
+#include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
 #include "gtest/gtest.h"
 #include "nlohmann/json.hpp"
 
+#include "engine/canary.h"
+#include "kernels/cuda/workspace.h"
 #include "kernels/ops.h"
 #include "tests/testing/model_probe.h"
+#include "tests/testing/synthetic_model.h"
 
 namespace sluice {
 namespace {
@@ -33,54 +43,91 @@ std::vector<nlohmann::json> GoldenModels() {
   return models;
 }
 
-std::vector<float> LogitsOf(const nlohmann::json& model, std::span<const TokenId> tokens,
-                            kernels::PersistentDecode persistent, int chunk) {
-  const auto runner = testing::OpenProbe(model["path"], {.backend = kernels::Backend::kCuda,
-                                                         .kv_type = kernels::DType::kF16,
-                                                         .persistent_decode = persistent});
-  return testing::AllLogits(*runner, tokens, chunk);
+using kernels::PersistentDecode;
+
+constexpr PersistentDecode kPersistent[] = {PersistentDecode::kPrepared, PersistentDecode::kDirect};
+const char* NameOf(PersistentDecode form) {
+  return form == PersistentDecode::kOff        ? "the ops"
+         : form == PersistentDecode::kPrepared ? "operands prepared"
+                                               : "operands made as they are multiplied";
+}
+
+// Models that no program is made of (decode_recorder.cc): logits scaled or capped, norms behind
+// products or with a mean, no gate; then heads of no multiple of 16 values.
+bool HasProgram(const std::string& file) {
+  for (const std::string other : {"gemma2", "gemma3", "granite", "stablelm", "starcoder2",
+                                  "mistral3", "nemo", "qwen3.bf16"}) {
+    if (file.rfind(other, 0) == 0) return false;
+  }
+  return true;
+}
+
+std::unique_ptr<engine::DeviceRunner> Open(
+    const std::string& path, PersistentDecode persistent, int max_positions = 256,
+    const std::function<void(engine::ModelConfig&)>& change_config = {}) {
+  return testing::OpenProbe(path, {.backend = kernels::Backend::kCuda,
+                                   .kv_type = kernels::DType::kF16,
+                                   .max_positions = max_positions,
+                                   .persistent_decode = persistent,
+                                   .change_config = change_config});
+}
+
+bool MadeAProgram(engine::DeviceRunner& runner) {
+  return kernels::cuda::WorkspaceOf(runner.exec()).lone.program != nullptr;
+}
+
+void ExpectSameBits(const std::vector<float>& ops, const std::vector<float>& other,
+                    size_t positions, const std::string& name) {
+  ASSERT_EQ(ops.size(), other.size()) << name;
+  const size_t vocab = ops.size() / positions;
+  size_t different = 0, first = positions;
+  float worst = 0;
+  for (size_t i = 0; i < ops.size(); ++i) {
+    if (std::memcmp(&ops[i], &other[i], sizeof(float)) == 0) continue;
+    if (different++ == 0) first = i / vocab;
+    worst = std::max(worst, std::abs(ops[i] - other[i]));
+  }
+  EXPECT_EQ(different, 0u) << name << ": of " << ops.size() << ", first at position " << first
+                           << " of those compared, largest difference " << worst;
+}
+
+// Several tiles of keys, several times over the handoff sets; fewer where gpu_check.sh says so.
+size_t NumTokens() {
+  const char* fewer = std::getenv("SLUICE_DECODE_TOKENS");
+  return fewer == nullptr ? 200 : std::strtoul(fewer, nullptr, 10);
+}
+
+// Every position one by one, and in chunks.
+void ExpectTheBitsOfTheOps(const std::string& path, std::span<const TokenId> tokens,
+                           bool has_program) {
+  const auto ops = Open(path, PersistentDecode::kOff);
+  const std::vector<float> want = testing::AllLogits(*ops, tokens, 1);
+  EXPECT_FALSE(MadeAProgram(*ops));
+  const auto chunks = Open(path, PersistentDecode::kOff);
+  ExpectSameBits(want, testing::AllLogits(*chunks, tokens, 64), tokens.size(), "chunks of 64");
+  for (const PersistentDecode form : kPersistent) {
+    const auto runner = Open(path, form);
+    ExpectSameBits(want, testing::AllLogits(*runner, tokens, 1), tokens.size(), NameOf(form));
+    EXPECT_EQ(MadeAProgram(*runner), has_program) << NameOf(form);
+  }
+}
+
+void SkipWithoutDevice() {
+  const auto device = kernels::OpenDevice(0);
+  if (!device.ok()) GTEST_SKIP() << device.status().message();
 }
 
 class CudaDecodeTest : public ::testing::TestWithParam<nlohmann::json> {
  protected:
-  void SetUp() override {
-    const auto device = kernels::OpenDevice(0);
-    if (!device.ok()) GTEST_SKIP() << device.status().message();
-  }
+  void SetUp() override { SkipWithoutDevice(); }
 };
 
 TEST_P(CudaDecodeTest, TheSameBitsAsTheOps) {
   auto tokens = GetParam()["ids"].get<std::vector<TokenId>>();
-  // Several tiles of keys, several times over the handoff sets; fewer where gpu_check.sh says so.
-  const char* fewer = std::getenv("SLUICE_DECODE_TOKENS");
-  const size_t length = fewer == nullptr ? 200 : std::strtoul(fewer, nullptr, 10);
   const std::vector<TokenId> once = tokens;
-  while (tokens.size() < length) tokens.insert(tokens.end(), once.begin(), once.end());
-  tokens.resize(length);
-  using kernels::PersistentDecode;
-  const std::vector<float> ops = LogitsOf(GetParam(), tokens, PersistentDecode::kOff, 1);
-  const struct {
-    const char* name;
-    std::vector<float> logits;
-  } others[] = {
-      {"chunks of 64", LogitsOf(GetParam(), tokens, PersistentDecode::kOff, 64)},
-      {"operands prepared", LogitsOf(GetParam(), tokens, PersistentDecode::kPrepared, 1)},
-      {"operands made as they are multiplied",
-       LogitsOf(GetParam(), tokens, PersistentDecode::kDirect, 1)},
-  };
-  const size_t vocab = ops.size() / tokens.size();
-  for (const auto& other : others) {
-    ASSERT_EQ(ops.size(), other.logits.size()) << other.name;
-    size_t different = 0, first = tokens.size();
-    float worst = 0;
-    for (size_t i = 0; i < ops.size(); ++i) {
-      if (std::memcmp(&ops[i], &other.logits[i], sizeof(float)) == 0) continue;
-      if (different++ == 0) first = i / vocab;
-      worst = std::max(worst, std::abs(ops[i] - other.logits[i]));
-    }
-    EXPECT_EQ(different, 0u) << other.name << ": of " << ops.size() << ", first at position "
-                             << first << ", largest difference " << worst;
-  }
+  while (tokens.size() < NumTokens()) tokens.insert(tokens.end(), once.begin(), once.end());
+  tokens.resize(NumTokens());
+  ExpectTheBitsOfTheOps(GetParam()["path"], tokens, HasProgram(GetParam()["file"]));
 }
 
 std::string TestName(const ::testing::TestParamInfo<nlohmann::json>& info) {
@@ -91,6 +138,130 @@ std::string TestName(const ::testing::TestParamInfo<nlohmann::json>& info) {
   return name;
 }
 INSTANTIATE_TEST_SUITE_P(Models, CudaDecodeTest, ::testing::ValuesIn(GoldenModels()), TestName);
+
+// A model of random weights in a file that lives as long as this.
+class RandomModel {
+ public:
+  explicit RandomModel(const testing::SyntheticSpec& spec)
+      : path_(::testing::TempDir() + "decode-" + std::to_string(::getpid()) + "-" + spec.name +
+              "." + spec.types + ".gguf") {
+    const auto report = testing::WriteSyntheticModel(spec, path_, 2);
+    EXPECT_TRUE(report.ok()) << report.status();
+  }
+  ~RandomModel() { std::filesystem::remove(path_); }
+  RandomModel(const RandomModel&) = delete;
+  RandomModel& operator=(const RandomModel&) = delete;
+
+  const std::string& path() const { return path_; }
+
+ private:
+  const std::string path_;
+};
+
+std::vector<TokenId> SomeTokens(size_t count, int vocab_size) {
+  std::vector<TokenId> tokens(count);
+  for (size_t i = 0; i < count; ++i) {
+    tokens[i] = static_cast<TokenId>(i * 7919 % static_cast<size_t>(vocab_size));
+  }
+  return tokens;
+}
+
+// Rows of so many units of 64 columns that a warp has several chunks of them: slices of 4, 6, 7,
+// 12, 20 and 24 units, which begin anywhere in a block of 256 and end within a chunk.
+class CudaDecodeLongRowsTest : public ::testing::TestWithParam<testing::SyntheticSpec> {
+ protected:
+  void SetUp() override { SkipWithoutDevice(); }
+};
+
+TEST_P(CudaDecodeLongRowsTest, TheSameBitsAsTheOps) {
+  const RandomModel model(GetParam());
+  ExpectTheBitsOfTheOps(model.path(), SomeTokens(NumTokens() / 4, GetParam().vocab_size), true);
+}
+
+testing::SyntheticSpec Spec(const std::string& name, const std::string& types) {
+  testing::SyntheticSpec spec;
+  spec.name = name;
+  spec.types = types;
+  spec.layers = 2;
+  spec.context_length = 8192;
+  if (name == "wide") {
+    spec.architecture = "qwen2";
+    spec.width = 1792;
+    spec.heads = 14;
+    spec.kv_heads = 2;
+    spec.ffn_width = 2816;
+    spec.vocab_size = 600;
+  } else if (name == "deep") {
+    spec.architecture = "llama";
+    spec.width = 1536;
+    spec.heads = 24;
+    spec.kv_heads = 8;
+    spec.ffn_width = 10240;
+    spec.vocab_size = 12300;
+  } else {  // narrow, for long contexts
+    spec.architecture = "llama";
+    spec.width = 512;
+    spec.heads = 4;
+    spec.kv_heads = 2;
+    spec.ffn_width = 512;
+    spec.vocab_size = 600;
+  }
+  return spec;
+}
+
+INSTANTIATE_TEST_SUITE_P(Models, CudaDecodeLongRowsTest,
+                         ::testing::Values(Spec("wide", "q4_k_m"), Spec("wide", "q5_k_m"),
+                                           Spec("wide", "q4_1"), Spec("wide", "q8_0"),
+                                           Spec("wide", "bf16"), Spec("deep", "q4_k_m"),
+                                           Spec("deep", "q5_k_m"), Spec("deep", "q5_0")),
+                         [](const auto& info) { return info.param.name + "_" + info.param.types; });
+
+// Contexts beyond 2,048 positions, whose parts of attention are of four tiles, up to the longest
+// that the kernel takes and one beyond, each with and without a window.
+class CudaDecodeLongContextTest : public ::testing::TestWithParam<int> {
+ protected:
+  void SetUp() override { SkipWithoutDevice(); }
+};
+
+// Logits of the positions around each border, which are run one by one; those between are not.
+std::vector<float> LogitsAtBorders(engine::DeviceRunner& runner, std::span<const TokenId> tokens) {
+  constexpr size_t kBorders[] = {2048, 2112, 2304, 4096, 6000, 8192};
+  constexpr size_t kBefore = 6, kBehind = 6;
+  engine::ForwardProbe probe(runner);
+  std::vector<float> all;
+  size_t at = 0;
+  const auto append = [&](size_t count) {
+    EXPECT_TRUE(probe.Append(tokens.subspan(at, count), false).ok());
+    at += count;
+  };
+  for (const size_t border : kBorders) {
+    while (at < border - kBefore) append(std::min<size_t>(64, border - kBefore - at));
+    while (at < std::min(border + kBehind, tokens.size())) {
+      append(1);
+      const auto row = runner.logits().Rows(1).flat();
+      all.insert(all.end(), row.begin(), row.end());
+    }
+  }
+  return all;
+}
+
+TEST_P(CudaDecodeLongContextTest, TheSameBitsAsTheOps) {
+  const RandomModel model(Spec("narrow", "q8_0"));
+  const std::vector<TokenId> tokens = SomeTokens(8195, 600);
+  const auto set_window = [](engine::ModelConfig& config) {
+    for (engine::LayerTraits& layer : config.layers) layer.window = GetParam();
+  };
+  const auto ops = Open(model.path(), PersistentDecode::kOff, 8256, set_window);
+  const std::vector<float> want = LogitsAtBorders(*ops, tokens);
+  for (const PersistentDecode form : kPersistent) {
+    const auto runner = Open(model.path(), form, 8256, set_window);
+    ExpectSameBits(want, LogitsAtBorders(*runner, tokens), want.size() / 600, NameOf(form));
+    EXPECT_TRUE(MadeAProgram(*runner));
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Windows, CudaDecodeLongContextTest, ::testing::Values(0, 70, 500, 3000),
+                         [](const auto& info) { return "Window" + std::to_string(info.param); });
 
 }  // namespace
 }  // namespace sluice
