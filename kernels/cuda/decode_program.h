@@ -68,22 +68,29 @@ struct alignas(8) DecodeTask {
 
 enum class DecodeStageKind : uint8_t { kQkv, kAttention, kMerge, kOutput, kGateUp, kDown, kHead };
 
+inline constexpr int kMaxRingSlots = 8;  // of a warp
+
 // How the warps of a block share its work. A team of them takes groups of work each for itself.
 struct DecodeForm {
   int32_t teams = 1;
   int32_t team_log2 = 3;   // of its warps
-  int32_t fill_warps = 4;  // that bring the weights of all
-  // Whether quants are made operands in shared memory, as early as their warp has nothing else to
-  // do, or in registers, when they are multiplied.
-  bool prepares = true;
-  // Of a thread that multiplies, and of one of the others, once the kernel runs (PTX ISA,
-  // setmaxnreg): together as many as it was launched with, which all have alike. 0: as launched.
+  int32_t fill_warps = 4;  // beside those that multiply: they bring the weights of all
+  // Whether those also make quants operands, in shared memory, each for one warp that multiplies;
+  // or quants become operands in registers when they are multiplied.
+  bool prepares = false;
+  // Of a thread of each kind once the kernel runs (PTX ISA, setmaxnreg), together no more than it
+  // was launched with, which all have alike.
   int32_t registers = 0;
   int32_t fill_registers = 0;
 
   __host__ __device__ constexpr int32_t warps() const { return teams << team_log2; }
   __host__ __device__ constexpr int32_t all_warps() const { return warps() + fill_warps; }
   __host__ __device__ constexpr int32_t team_threads() const { return 32 << team_log2; }
+  // Of all rings: a slot can be multiplied by, is free, and where quants are made operands in it,
+  // holds what a copy brought.
+  __host__ __device__ constexpr int32_t ring_barriers() const {
+    return (prepares ? 3 : 2) * warps() * kMaxRingSlots;
+  }
   // Quads of columns that a thread keeps in registers of a row without a norm, and how many columns
   // that makes at most; where quants are prepared none is kept so.
   __host__ __device__ constexpr int32_t row_quads() const { return (160 + warps() - 1) / warps(); }
@@ -94,7 +101,7 @@ struct DecodeForm {
 // (tile, slice) pairs of a group, at most: gate and up of eight slices each.
 inline constexpr int32_t kMaxGroupItems = 16;
 // For models whose stages wait for each other, and for those whose quants are most of the work.
-inline constexpr DecodeForm kPreparedForm = {1, 3, 4, true};
+inline constexpr DecodeForm kPreparedForm = {1, 3, 8, true, 168, 88};
 inline constexpr DecodeForm kDirectForm = {3, 2, 4, false, 152, 40};
 inline constexpr DecodeForm kForms[] = {kPreparedForm, kDirectForm};
 
@@ -193,6 +200,7 @@ struct DecodeArgs {
   DecodeForm form;
   int32_t ring_slots = 0;  // of each warp
   int32_t slot_bytes = 0;
+  bool has_quants = false;  // among the weights
   DecodeLayout layout;
 };
 
@@ -221,7 +229,6 @@ __host__ __device__ constexpr int32_t ChunkBytes(int32_t units, int32_t unit_byt
                                                  int32_t super_bytes) {
   return units * unit_bytes + (units + 2 + kBlockUnits - 1) / kBlockUnits * super_bytes;
 }
-inline constexpr int kMaxRingSlots = 8;  // of a warp
 
 // Scratch of attention, for heads padded to 64, 128 or 256 values: DecodeAttention of
 // decode_attention.cuh, which asserts it.
@@ -262,14 +269,14 @@ inline DecodeLayout DecodeLayout::Of(const DecodeArgs& args) {
   layout.parts = take(2 * args.form.teams * kMaxGroupItems * kTileRows * 4);
   layout.reduce = take((2 * 16 + 32 + 1) * 4);
   layout.zeros = take(128);
-  layout.barriers = take((2 * warps * kMaxRingSlots + 1) * 8);
-  layout.contents = take(warps * kMaxRingSlots);
+  layout.barriers = take((args.form.ring_barriers() + 1) * 8);
+  layout.contents = take(args.form.prepares ? warps * kMaxRingSlots : 0);
   layout.slots = take(warps * args.ring_slots * args.slot_bytes);
   return layout;
 }
 
 // Writes the lists of args.chunks. Or only counts, where `most` is not null: raises it, on the
-// device, to the length of the longest, with three entries without bytes at its end. Asynchronous.
+// device, to the length of the longest, with two entries without bytes at its end. Asynchronous.
 absl::Status ListChunks(const DecodeArgs& args, int blocks, int32_t* most, cudaStream_t stream);
 absl::Status PreparePersistentDecode(const DecodeArgs& args, size_t shared_bytes);
 absl::Status LaunchPersistentDecode(const DecodeArgs& args, const DecodeStep& step, int blocks,

@@ -250,6 +250,7 @@ void DecodeRecorder::SizeRings(int32_t most_shared) {
   if (args_.form.prepares) {
     for (DecodeShape& shape : shapes_) shape.chunk_units = kPreparedUnits;
     args_.slot_bytes = kPreparedSlotBytes;
+    args_.has_quants = quantized_ > 0;
     fit();
     return;
   }

@@ -54,9 +54,9 @@ class DecodeRecorder {
   std::vector<DecodeShape> shapes_;  // of each task; from LayOutTables on different ones
   std::vector<DecodeCache> caches_;
   // Values of quantised weights up to which preparing them is better: one sequence of 0.5B Q4_K_M
-  // decodes at 1,410 tokens a second so and at 1,382 otherwise, of 7B Q4_K_M at 205 and 471 (H200,
-  // context 512); where the two meet is an estimate.
-  static constexpr int64_t kMostPrepared = 2'500'000'000;
+  // decodes at 1,697 tokens a second so and at 1,422 otherwise, of 1.5B Q4_K_M at 763 and 950
+  // (H200, context 512); where the two meet is an estimate.
+  static constexpr int64_t kMostPrepared = 700'000'000;
   int64_t quantized_ = 0;
   int32_t blocks_ = 0;
   int32_t residual_ = 0;  // where the residual stands after the last stage

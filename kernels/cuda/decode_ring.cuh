@@ -2,13 +2,14 @@
 
 // The weights that one warp of the persistent decode kernel multiplies by, in the order in which it
 // needs them, through a ring of its own in shared memory: as soon as a chunk has been used its slot
-// is filled with the chunk `num_slots` ahead, whatever stage that belongs to. Four warps beside
-// those that multiply ask for the copies of all rings (PTX ISA, cp.async.bulk), for to ask for one
-// takes some 0.4 us; two mbarriers a slot tell when it is full and when it is free. In one form of
-// the kernel quantised weights become operands in their slot, as early as their warp has nothing
-// else to do; its code is kept short and in one place, for a step that runs through it once a stage
-// waits for instructions as it waits for weights. In the other they become operands in registers,
-// as they are multiplied, and the copies are read from a list.
+// is filled with the chunk `num_slots` ahead, whatever stage that belongs to. Warps beside those
+// that multiply ask for the copies (PTX ISA, cp.async.bulk), for to ask for one takes some 0.4 us;
+// mbarriers of a slot tell when it is full and when it is free. In one form of the kernel each ring
+// has a warp that fills it and makes quants operands in their slot as soon as they are there, so
+// that the one that multiplies finds them made; its code is kept short, for a step that runs
+// through it once a stage waits for instructions as it waits for weights. In the other form quants
+// become operands in registers, as they are multiplied, four warps fill all rings, and the copies
+// are read from a list.
 
 #include <type_traits>
 
@@ -22,12 +23,15 @@ namespace sluice::kernels::cuda {
 // as stored end at kSlotSupersAt, behind the first one's operands; then come the super words of a
 // block that does not end in the chunk. Where quants stay what they are: both without gaps.
 inline constexpr int kSlotSupersAt = 4352;
+static_assert(kSlotSupersAt + kSuperBytes <= kPreparedSlotBytes);
 
 struct RingSlots {
   std::byte* slots;
-  uint64_t* full;
+  uint64_t* full;  // of each slot: it can be multiplied by
   uint64_t* free;
-  uint8_t* contents;  // contents_of
+  // Where operands are made in the slot: what a copy brought is there, and what it is (quants_of).
+  uint64_t* arrived;
+  uint8_t* contents;
   int num_slots;
   int slot_bytes;
 };
@@ -79,28 +83,25 @@ __device__ __forceinline__ bool phase_ended(uint64_t* barrier, uint32_t phase) {
   return ended != 0;
 }
 
-// A slot's contents in eight bits: how many units, which unit of a block of 256 the first is, type.
-__device__ __forceinline__ uint8_t contents_of(int units, int first_unit, DType type) {
-  return static_cast<uint8_t>(units - 1 | first_unit % 4 << 1 | static_cast<int>(type) << 3);
+// A chunk of quants in eight bits: how many units, which unit of a block of 256 the first is, type.
+__device__ __forceinline__ uint8_t quants_of(int units, int first_unit, DType type) {
+  return static_cast<uint8_t>((units - 1) | first_unit % kBlockUnits << 1 |
+                              static_cast<int>(type) << 3);
 }
-__device__ __forceinline__ bool are_operands(uint8_t contents) {
-  return contents >> 3 <= static_cast<int>(DType::kBF16);
-}
+__device__ __forceinline__ bool are_operands(DType type) { return type <= DType::kBF16; }
 
-// Makes a slot's quants operands.
-template <typename Unit>
-__device__ __forceinline__ void make_operands_of(std::byte* slot, int units, int first) {
+// Makes a slot's quants operands. All of them are in registers before the first is overwritten.
+template <typename Unit, int kUnits>
+__device__ __forceinline__ void make_operands_of(std::byte* slot, int ahead) {
   const int lane = threadIdx.x % 32;
-  // Units from the first on to the end of its block: there its super words are, if they all came.
-  const int ahead = first % kBlockUnits;
-  const int ends = (ahead + units) / kBlockUnits;
-  constexpr int kMost = 2 * kUnitBytes<Unit> + (Unit::kSupers ? kSuperBytes : 0);
-  static_assert(kSlotSupersAt - kMost >= UnitHalf::kBytes);
-  const std::byte* stored =
-      slot + kSlotSupersAt - units * kUnitBytes<Unit> - (Unit::kSupers ? ends * kSuperBytes : 0);
-#pragma unroll 1
-  for (int i = 0; i < units; ++i) {
-    Unit unit;
+  // Where the first one's block ends there are its super words, if they all came.
+  const int ends = Unit::kSupers ? (ahead + kUnits) / kBlockUnits : 0;
+  constexpr int kMost = kUnits * kUnitBytes<Unit> + (Unit::kSupers ? kSuperBytes : 0);
+  static_assert(kMost <= kSlotSupersAt);
+  const std::byte* stored = slot + kSlotSupersAt - kUnits * kUnitBytes<Unit> - ends * kSuperBytes;
+  Unit units[kUnits];
+#pragma unroll
+  for (int i = 0; i < kUnits; ++i) {
     const std::byte* at = stored + i * kUnitBytes<Unit>;
     const std::byte* supers = slot + kSlotSupersAt;
     if constexpr (Unit::kSupers) {
@@ -108,25 +109,34 @@ __device__ __forceinline__ void make_operands_of(std::byte* slot, int units, int
       if (second) at += kSuperBytes;
       if (ends > 0 && !second) supers = stored + (kBlockUnits - ahead) * kUnitBytes<Unit>;
     }
-    unit.template take<SharedWords>(at, reinterpret_cast<const uint32_t*>(supers), lane);
-    __syncwarp();
-    uint32_t a[4][4];
-    unit.template fragment<0>(lane, a[0]);
-    unit.template fragment<1>(lane, a[1]);
-    unit.template fragment<2>(lane, a[2]);
-    unit.template fragment<3>(lane, a[3]);
+    units[i].template take<SharedWords>(at, reinterpret_cast<const uint32_t*>(supers), lane);
+  }
+  __syncwarp();
+#pragma unroll
+  for (int i = 0; i < kUnits; ++i) {
     uint4* to = reinterpret_cast<uint4*>(slot + i * UnitHalf::kBytes) + lane;
+    uint32_t a[4][4];
+    units[i].template fragment<0>(lane, a[0]);
+    units[i].template fragment<1>(lane, a[1]);
+    units[i].template fragment<2>(lane, a[2]);
+    units[i].template fragment<3>(lane, a[3]);
 #pragma unroll
     for (int j = 0; j < 4; ++j) to[j * 32] = make_uint4(a[j][0], a[j][1], a[j][2], a[j][3]);
   }
   // The next copy into the slot comes after these writes.
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
-__device__ __noinline__ inline void make_operands(std::byte* slot, int contents) {
-  const int units = 1 + (contents & 1);
-  const int first = contents >> 1 & 3;
+// Nothing for what is stored as operands.
+__device__ __forceinline__ void make_operands(std::byte* slot, int contents) {
+  const int ahead = contents >> 1 & 3;
   with_unit(static_cast<DType>(contents >> 3), [&]<typename Unit>() {
-    if constexpr (!std::is_same_v<Unit, UnitHalf>) make_operands_of<Unit>(slot, units, first);
+    if constexpr (!std::is_same_v<Unit, UnitHalf>) {
+      if (contents & 1) {
+        make_operands_of<Unit, 2>(slot, ahead);
+      } else {
+        make_operands_of<Unit, 1>(slot, ahead);
+      }
+    }
   });
 }
 
@@ -216,55 +226,6 @@ struct TeamWork : DecodeWork {
   }
 };
 
-// The calling warp's side of its ring. All lanes.
-class DecodeRing {
- public:
-  __device__ DecodeRing(const RingSlots& slots, std::byte*) : slots_(slots) {}
-
-  // The next chunk's operands, once they are there: kPreparedUnits units, or what is left of the
-  // item.
-  __device__ __forceinline__ const std::byte* chunk() {
-    if (num_ready_ == 0) make_ready();
-    return slots_.slots + use_ * kPreparedSlotBytes;
-  }
-  // All lanes have read the chunk.
-  __device__ __forceinline__ void release() {
-    __syncwarp();
-    if (threadIdx.x % 32 == 0) arrive(slots_.free + use_);
-    --num_ready_;
-    if (++use_ == slots_.num_slots) use_ = 0;
-  }
-  // Whether a chunk has arrived of which there are no operands yet.
-  __device__ __forceinline__ bool can_prepare() const {
-    return num_ready_ < slots_.num_slots && phase_ended(slots_.full + ready_, phase_);
-  }
-  __device__ __forceinline__ void prepare_one() { make_ready(); }
-  // Operands of the next chunks, until there are `chunks` or as many as the ring holds.
-  __device__ __forceinline__ void prepare(int chunks) {
-    while (num_ready_ < min(chunks, slots_.num_slots)) make_ready();
-  }
-
- private:
-  __device__ __forceinline__ void make_ready() {
-    wait_phase(slots_.full + ready_, phase_);
-    const uint8_t contents = slots_.contents[ready_];
-    if (!are_operands(contents)) {
-      make_operands(slots_.slots + ready_ * kPreparedSlotBytes, contents);
-    }
-    ++num_ready_;
-    if (++ready_ == slots_.num_slots) {
-      ready_ = 0;
-      phase_ ^= 1;
-    }
-  }
-
-  RingSlots slots_;
-  int use_ = 0;
-  int ready_ = 0;  // the oldest slot that holds no operands yet
-  int num_ready_ = 0;
-  uint32_t phase_ = 0;  // of slot ready_
-};
-
 // By one thread: asks for a chunk. `full` tells when it is there.
 __device__ __forceinline__ void request_copy(const ChunkCopy& copy, std::byte* to,
                                              std::byte* supers, uint64_t* full) {
@@ -298,13 +259,13 @@ class ChunkCursor {
     }
     return copy;
   }
-  // Asks for it, where quants are prepared; one thread. `full` tells when it is there.
-  __device__ __forceinline__ void request(std::byte* slot, uint64_t* full,
-                                          uint8_t* contents) const {
+  // Asks for it, where operands are made in the slot; one thread. `there` tells when it has come.
+  __device__ __forceinline__ void request(const RingSlots& ring, int slot, uint64_t* there) const {
     const ChunkCopy next = copy();
-    std::byte* supers = slot + kSlotSupersAt;
-    *contents = contents_of(chunk_end() - unit_, unit_, type_);
-    request_copy(next, are_operands(*contents) ? slot : supers - next.bytes, supers, full);
+    std::byte* at = ring.slots + slot * kPreparedSlotBytes;
+    std::byte* supers = at + kSlotSupersAt;
+    ring.contents[slot] = quants_of(chunk_end() - unit_, unit_, type_);
+    request_copy(next, are_operands(type_) ? at : supers - next.bytes, supers, there);
   }
   // To the chunk after.
   __device__ __forceinline__ void advance() {
@@ -370,13 +331,12 @@ class ChunkCursor {
   const std::byte* data_ = nullptr;  // of unit_
 };
 
-// The calling warp's ring where quants are multiplied as they come. All lanes. What it keeps are
-// offsets into the block's shared memory, few and opaque: what the compiler would work out anew it
-// takes from local memory.
+// The calling warp's ring. All lanes. What it keeps are offsets into the block's shared memory, few
+// and opaque: what the compiler would work out anew it takes from local memory.
 template <DecodeForm kForm>
-class DirectRing {
+class DecodeRing {
  public:
-  __device__ DirectRing(const RingSlots& slots, std::byte* memory)
+  __device__ DecodeRing(const RingSlots& slots, std::byte* memory)
       : memory_(memory),
         slot_bytes_(slots.slot_bytes),
         num_slots_(slots.num_slots),
@@ -386,7 +346,7 @@ class DirectRing {
     asm volatile("" : "+r"(slot_), "+r"(full_));
   }
 
-  // The next chunk, once it is there: what a copy brought.
+  // The next chunk, once it can be multiplied by: what a copy brought, or operands.
   __device__ __forceinline__ const std::byte* chunk() const {
     wait_phase(reinterpret_cast<uint64_t*>(memory_ + full_), phase_);
     return memory_ + slot_;
@@ -422,10 +382,11 @@ class ChunkList {
       : copies_(copies + 2), next_(load_stream(copies)), after_(load_stream(copies + 1)) {}
 
   __device__ bool done() const { return next_.z == 0; }
-  __device__ __forceinline__ void request(std::byte* slot, uint64_t* full, uint8_t*) const {
+  __device__ __forceinline__ void request(const RingSlots& ring, int slot) const {
     ChunkCopy copy;
     memcpy(&copy, &next_, sizeof(copy));
-    request_copy(copy, slot, slot + copy.bytes, full);
+    std::byte* at = ring.slots + slot * ring.slot_bytes;
+    request_copy(copy, at, at + copy.bytes, ring.full + slot);
   }
   __device__ __forceinline__ void advance() {
     next_ = after_;
@@ -438,18 +399,17 @@ class ChunkList {
   uint4 after_;
 };
 
-// Fills one ring with the chunks that its warp needs: a ChunkCursor, or a ChunkList. Each of the
-// first kThreads lanes of a warp does so for a ring; copies of different lanes are issued one after
-// another.
-template <int kThreads, typename Chunks>
-__device__ __forceinline__ void keep_full(Chunks& chunks, const RingSlots& ring) {
+// Fills one ring with the chunks that its warp needs. Each of the first kThreads lanes of a warp
+// does so for a ring; copies of different lanes are issued one after another.
+template <int kThreads>
+__device__ __forceinline__ void keep_full(ChunkList& chunks, const RingSlots& ring) {
   constexpr uint32_t kLanes = (1u << kThreads) - 1;
   int slot = 0;  // that was used longest ago
   uint32_t phase = 1;
   while (__any_sync(kLanes, !chunks.done())) {
     const bool asks = !chunks.done() && phase_ended(ring.free + slot, phase);
     if (asks) {
-      chunks.request(ring.slots + slot * ring.slot_bytes, ring.full + slot, ring.contents + slot);
+      chunks.request(ring, slot);
       chunks.advance();
       if (++slot == ring.num_slots) {
         slot = 0;
@@ -458,6 +418,46 @@ __device__ __forceinline__ void keep_full(Chunks& chunks, const RingSlots& ring)
     }
     // The warps of the same scheduler need its slots more.
     if (!__any_sync(kLanes, asks)) __nanosleep(100);
+  }
+}
+
+// Fills one ring and, if the program has any, makes operands of the quants in it as they arrive. A
+// warp.
+template <DecodeForm kForm>
+__device__ __forceinline__ void serve_ring(const TeamWork<kForm>& work, int warp,
+                                           const RingSlots& ring, bool has_quants) {
+  ChunkCursor<kForm> chunks(work, warp);
+  const bool first_lane = threadIdx.x % 32 == 0;
+  int empty = 0;  // the slot that is filled next, and when it is free
+  uint32_t free_phase = 1;
+  int arriving = 0;  // the slot whose chunk is due next
+  uint32_t arrived_phase = 0;
+  int under_way = 0;  // chunks that were asked for and have not been passed on
+  while (!chunks.done() || under_way > 0) {
+    bool idle = true;
+    if (!chunks.done() && phase_ended(ring.free + empty, free_phase)) {
+      uint64_t* there = (has_quants ? ring.arrived : ring.full) + empty;
+      if (first_lane) chunks.request(ring, empty, there);
+      chunks.advance();
+      if (has_quants) ++under_way;
+      if (++empty == ring.num_slots) {
+        empty = 0;
+        free_phase ^= 1;
+      }
+      idle = false;
+    }
+    if (under_way > 0 && phase_ended(ring.arrived + arriving, arrived_phase)) {
+      make_operands(ring.slots + arriving * kPreparedSlotBytes, ring.contents[arriving]);
+      __syncwarp();
+      if (first_lane) arrive(ring.full + arriving);
+      --under_way;
+      if (++arriving == ring.num_slots) {
+        arriving = 0;
+        arrived_phase ^= 1;
+      }
+      idle = false;
+    }
+    if (idle) __nanosleep(50);
   }
 }
 

@@ -11,7 +11,10 @@ namespace sluice::kernels::cuda {
 class DecodeShared {
  public:
   __device__ DecodeShared(std::byte* memory, const DecodeArgs& args)
-      : memory_(memory), layout_(args.layout), warps_(args.form.warps()) {}
+      : memory_(memory),
+        layout_(args.layout),
+        warps_(args.form.warps()),
+        num_ring_barriers_(args.form.ring_barriers()) {}
 
   __device__ DecodeWork work(const DecodeTables& tables) const {
     const std::byte* begin = at<std::byte>(layout_.tables);
@@ -40,15 +43,14 @@ class DecodeShared {
   __device__ int32_t* shift() const { return at<int32_t>(layout_.reduce) + 64; }
   // [8], of the tokens that are none.
   __device__ uint4* zeros() const { return at<uint4>(layout_.zeros); }
-  // Of slots that are full, [warps][kMaxRingSlots], of free ones, of the tables.
+  // Of slots, [full, free, or also arrived][warps][kMaxRingSlots]; of the tables.
   __device__ uint64_t* barriers() const { return at<uint64_t>(layout_.barriers); }
-
-  __device__ int num_barriers() const { return 2 * warps_ * kMaxRingSlots + 1; }
-  __device__ uint64_t* table_barrier() const { return barriers() + num_barriers() - 1; }
+  __device__ uint64_t* table_barrier() const { return barriers() + num_ring_barriers_; }
   __device__ RingSlots ring_of(const DecodeArgs& args, int warp) const {
     return {.slots = at<std::byte>(layout_.slots) + warp * args.ring_slots * args.slot_bytes,
             .full = barriers() + warp * kMaxRingSlots,
             .free = barriers() + (warps_ + warp) * kMaxRingSlots,
+            .arrived = barriers() + (2 * warps_ + warp) * kMaxRingSlots,
             .contents = at<uint8_t>(layout_.contents) + warp * kMaxRingSlots,
             .num_slots = args.ring_slots,
             .slot_bytes = args.slot_bytes};
@@ -75,6 +77,7 @@ class DecodeShared {
   std::byte* memory_;
   const DecodeLayout& layout_;
   int warps_;  // that multiply
+  int num_ring_barriers_;
 };
 
 }  // namespace sluice::kernels::cuda

@@ -1,5 +1,8 @@
 // persistent_decode where stages wait for each other, and what launches any form of it.
 
+#include <string>
+
+#include "kernels/core/status.h"
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/persistent_decode.cuh"
 
@@ -26,8 +29,15 @@ absl::Status LaunchPersistentDecode(const DecodeArgs& args, const DecodeStep& st
 }
 
 absl::Status PreparePersistentDecode(const DecodeArgs& args, size_t shared_bytes) {
-  return ToStatus(AllowShared(reinterpret_cast<const void*>(KernelFor(args)), shared_bytes),
-                  "persistent_decode");
+  const auto* kernel = reinterpret_cast<const void*>(KernelFor(args));
+  cudaFuncAttributes attributes = {};
+  RETURN_IF_ERROR(ToStatus(cudaFuncGetAttributes(&attributes, kernel), "persistent_decode"));
+  // With fewer its warps would wait for registers that nobody gives back.
+  if (attributes.numRegs < launch_registers(args.form)) {
+    return absl::UnimplementedError("persistent_decode was compiled to " +
+                                    std::to_string(attributes.numRegs) + " registers a thread");
+  }
+  return ToStatus(AllowShared(kernel, shared_bytes), "persistent_decode");
 }
 
 }  // namespace sluice::kernels::cuda

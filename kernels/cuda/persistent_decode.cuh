@@ -28,19 +28,24 @@ DecodeKernel DirectDecodeKernel(int head_size);
 namespace {
 
 constexpr int block_threads(DecodeForm form) { return 32 * form.all_warps(); }
-// Registers that a kernel of so many threads is launched with, at most, and of which a form may
-// share out as many.
-constexpr int registers_of(int threads) { return 65536 / threads / 8 * 8 * threads; }
+// Registers of each thread as a block of a form is launched.
+constexpr int launch_registers(DecodeForm form) { return 65536 / block_threads(form) / 8 * 8; }
+// Whether a form shares those out among whole warpgroups.
+constexpr bool shares_registers_out(DecodeForm form) {
+  return form.warps() % 4 == 0 && form.fill_warps % 4 == 0 &&
+         form.warps() * form.registers + form.fill_warps * form.fill_registers <=
+             form.all_warps() * launch_registers(form);
+}
+static_assert(shares_registers_out(kPreparedForm) && shares_registers_out(kDirectForm));
 
-// Changes how many registers each warp of a warpgroup has, where the form shares them out
-// (DecodeForm). All of its threads.
+// Changes how many registers the threads of a warpgroup have; all of them.
 template <int kCount>
 __device__ __forceinline__ void keep_registers() {
-  if constexpr (kCount > 0) asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kCount));
+  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kCount));
 }
 template <int kCount>
 __device__ __forceinline__ void take_registers() {
-  if constexpr (kCount > 0) asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kCount));
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kCount));
 }
 
 // Barriers of the threads that multiply: of all, and of one team.
@@ -64,7 +69,8 @@ __device__ __forceinline__ void meet_team(int team) {
 
 // acc += the product of the next chunk's units, operands already, with the row's. The chunk is free
 // again once it is in registers.
-__device__ __forceinline__ void multiply(DecodeRing& ring, int units, const uint4* row,
+template <DecodeForm kForm>
+__device__ __forceinline__ void multiply(DecodeRing<kForm>& ring, int units, const uint4* row,
                                          float (&acc)[4]) {
   const int lane = threadIdx.x % 32;
   const uint4 zero = make_uint4(0, 0, 0, 0);
@@ -103,17 +109,6 @@ __device__ __forceinline__ void leave_sums(const float (&acc)[4], float* parts) 
   parts[lane / 4 + 8] = acc[2];
 }
 
-// The sums of one item, to parts [16].
-__device__ __forceinline__ void run_item(const DecodeItem& item, const DecodeShared& s,
-                                         DecodeRing& ring, float* parts) {
-  float acc[4] = {};
-#pragma unroll 1
-  for (int begin = item.begin; begin < item.end; begin += kPreparedUnits) {
-    multiply(ring, min(kPreparedUnits, item.end - begin), s.row() + begin * 8, acc);
-  }
-  leave_sums(acc, parts);
-}
-
 // A unit as stored, and the super words of its block.
 template <typename Unit>
 __device__ __forceinline__ void take_stored(const std::byte* at, const std::byte* supers,
@@ -138,9 +133,20 @@ __device__ __forceinline__ void multiply_unit(const Unit& unit, uint32_t words, 
   mma_step(acc, a, high.z, high.w);
 }
 
+// The sums of one item, to parts [16], from operands or from what is stored.
 template <DecodeForm kForm>
-__device__ __forceinline__ void run_item(const DecodeItem& item, const DecodeShared& s,
-                                         DirectRing<kForm>& ring, float* parts) {
+__device__ __forceinline__ void run_prepared_item(const DecodeItem& item, const DecodeShared& s,
+                                                  DecodeRing<kForm>& ring, float* parts) {
+  float acc[4] = {};
+#pragma unroll 1
+  for (int begin = item.begin; begin < item.end; begin += kPreparedUnits) {
+    multiply(ring, min(kPreparedUnits, item.end - begin), s.row() + begin * 8, acc);
+  }
+  leave_sums(acc, parts);
+}
+template <DecodeForm kForm>
+__device__ __forceinline__ void run_direct_item(const DecodeItem& item, const DecodeShared& s,
+                                                DecodeRing<kForm>& ring, float* parts) {
   float acc[4] = {};
   if (item.begin < item.end) {
     // Only column 0 of the eight is a token: the four lanes that hold it.
@@ -304,18 +310,6 @@ __device__ __forceinline__ void finish_group(const DecodeStage& stage, const flo
   hand_over(end.out, sum);
 }
 
-// Makes operands of the item's weights, and of others as long as the row is not there.
-__device__ __forceinline__ void prepare(const DecodeArgs& args, const DecodeStage& stage,
-                                        const DecodeItem& item, DecodeRing& ring) {
-  const float* last = args.handoff + stage.in + stage.cols - 1;
-  uint32_t there = look(last);
-  ring.prepare((item.end - item.begin + kPreparedUnits - 1) / kPreparedUnits);
-  while (__shfl_sync(~0u, there, 0) == kAbsent && ring.can_prepare()) {
-    there = look(last);
-    ring.prepare_one();
-  }
-}
-
 // The row of a stage without a norm, each thread's columns in registers, for kDirectForm: whoever
 // takes them keeps no order. All threads that multiply.
 template <DecodeForm kForm>
@@ -365,12 +359,12 @@ __device__ __noinline__ int make_plain_row(const float* vector, int num_cols, ui
   return shift;
 }
 
-// The products of one stage. Whatever does not depend on the row is asked for, and the weights that
-// are there made operands, before the block waits for it.
-template <DecodeForm kForm, typename Ring>
+// The products of one stage. Whatever does not depend on the row is asked for before the block
+// waits for it.
+template <DecodeForm kForm>
 __device__ __forceinline__ void run_product(const DecodeArgs& args, const DecodeStage& stage,
                                             DecodeShared& s, const TeamWork<kForm>& work,
-                                            Ring& ring) {
+                                            DecodeRing<kForm>& ring) {
   constexpr int kGroupParts = kMaxGroupItems * kTileRows;
   if (!work.has_groups(stage)) return;
   const int warp = static_cast<int>(threadIdx.x) / 32 % TeamWork<kForm>::kWarps;
@@ -395,7 +389,6 @@ __device__ __forceinline__ void run_product(const DecodeArgs& args, const Decode
     shift = make_plain_row<kForm>(args.handoff + stage.in, stage.cols, s.row(), s.maxima());
   } else if (threadIdx.x < kRowThreads) {
     request_norm(stage, s);
-    if constexpr (kForm.prepares) prepare(args, stage, item, ring);
     shift = make_row(args, stage, s);
   }
   if (!kForm.prepares && threadIdx.x == 0) *s.shift() = shift;
@@ -408,7 +401,12 @@ __device__ __forceinline__ void run_product(const DecodeArgs& args, const Decode
     s.parts_turn ^= 1;
 #pragma unroll 1
     for (int round = 0;;) {
-      run_item(item, s, ring, parts + (round * TeamWork<kForm>::kWarps + warp) * kTileRows);
+      float* sums = parts + (round * TeamWork<kForm>::kWarps + warp) * kTileRows;
+      if constexpr (kForm.prepares) {
+        run_prepared_item(item, s, ring, sums);
+      } else {
+        run_direct_item(item, s, ring, sums);
+      }
       if (++round == rounds) break;
       item = work.item(stage, group, round, warp);
     }
@@ -445,15 +443,15 @@ __device__ __forceinline__ void embed(const DecodeArgs& args, int token, DecodeS
 template <DecodeForm kForm>
 __device__ __forceinline__ void fill_rings(const DecodeArgs& args, const DecodeShared& s,
                                            const TeamWork<kForm>& work, int fill_warp) {
-  static_assert(kForm.warps() % kForm.fill_warps == 0);
-  constexpr int kEach = kForm.warps() / kForm.fill_warps;
-  const int lane = threadIdx.x % 32;
-  if (lane >= kEach) return;
-  const int warp = fill_warp * kEach + lane;
   if constexpr (kForm.prepares) {
-    ChunkCursor<kForm> chunks(work, warp);
-    keep_full<kEach>(chunks, s.ring_of(args, warp));
+    static_assert(kForm.fill_warps == kForm.warps());
+    serve_ring(work, fill_warp, s.ring_of(args, fill_warp), args.has_quants);
   } else {
+    static_assert(kForm.warps() % kForm.fill_warps == 0);
+    constexpr int kEach = kForm.warps() / kForm.fill_warps;
+    const int lane = threadIdx.x % 32;
+    if (lane >= kEach) return;
+    const int warp = fill_warp * kEach + lane;
     const int number = static_cast<int>(blockIdx.x) * kForm.warps() + warp;
     ChunkList chunks(args.chunks + static_cast<int64_t>(number) * args.chunks_each);
     keep_full<kEach>(chunks, s.ring_of(args, warp));
@@ -470,7 +468,9 @@ __global__ void __launch_bounds__(block_threads(kForms[kFormIndex]), 1)
   DecodeShared s(memory, args);
   const TeamWork<kForm> work = {s.work(args.tables)};
   const int warp = threadIdx.x / 32;
-  for (int i = threadIdx.x; i < s.num_barriers(); i += blockDim.x) init_barrier(s.barriers() + i);
+  for (int i = threadIdx.x; i <= kForm.ring_barriers(); i += blockDim.x) {
+    init_barrier(s.barriers() + i);
+  }
   if (threadIdx.x < 8) s.zeros()[threadIdx.x] = make_uint4(0, 0, 0, 0);
   asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
   __syncthreads();
@@ -485,8 +485,7 @@ __global__ void __launch_bounds__(block_threads(kForms[kFormIndex]), 1)
     return;
   }
   take_registers<kForm.registers>();
-  using Ring = std::conditional_t<kForm.prepares, DecodeRing, DirectRing<kForm>>;
-  Ring ring(s.ring_of(args, warp), memory);
+  DecodeRing<kForm> ring(s.ring_of(args, warp), memory);
   // So far weights and the program, which no kernel writes.
   wait_for_previous();
   const bool makes_rows = threadIdx.x < kRowThreads;

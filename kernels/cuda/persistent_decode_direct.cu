@@ -19,12 +19,12 @@ __global__ void list_chunks(const __grid_constant__ DecodeArgs args, int32_t* mo
        args.tables.num_stages}};
   auto* to = const_cast<ChunkCopy*>(args.chunks) +
              static_cast<int64_t>(blockIdx.x * kForm.warps() + warp) * args.chunks_each;
-  int count = 3;  // with the end, which is read ahead
+  int count = 2;  // with the end, which is read ahead
   for (ChunkCursor<kForm> cursor(work, warp); !cursor.done(); cursor.advance(), ++count) {
     if (most == nullptr) *to++ = cursor.copy();
   }
   if (most == nullptr) {
-    to[0] = to[1] = to[2] = {};
+    to[0] = to[1] = {};
   } else {
     atomicMax(most, count);
   }

@@ -30,8 +30,8 @@ struct SyntheticSpec {
   uint64_t seed = 1;
 };
 
-// The shapes known by name ("smollm2-135m", "qwen2.5-0.5b", "qwen2.5-7b"); NOT_FOUND with the names
-// for another.
+// The shapes known by name ("smollm2-135m", "qwen2.5-0.5b", "qwen2.5-1.5b", "qwen2.5-3b",
+// "qwen2.5-7b"); NOT_FOUND with the names for another.
 absl::StatusOr<SyntheticSpec> SyntheticShape(const std::string& name);
 // "f16", "bf16", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "q4_k_m", "q5_k_m": as of llama-quantize.
 std::vector<std::string> SyntheticTypes();
