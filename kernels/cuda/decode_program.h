@@ -200,7 +200,7 @@ struct DecodeArgs {
   DecodeForm form;
   int32_t ring_slots = 0;  // of each warp
   int32_t slot_bytes = 0;
-  bool has_quants = false;  // among the weights
+  bool has_quants = false;  // that are made operands in slots
   DecodeLayout layout;
 };
 
@@ -209,7 +209,7 @@ struct DecodeArgs {
 inline constexpr int kMaxKeptCols = 8192;
 
 // One of the rings' slots, a chunk of weights (decode_ring.cuh), where quants are made operands.
-inline constexpr int kPreparedSlotBytes = 4480;
+inline constexpr int kPreparedSlotBytes = 4096;
 inline constexpr int kPreparedUnits = 2;
 // Where quants are multiplied as they are: units that a warp has in registers at once.
 __host__ __device__ constexpr int UnitsAtOnce(int unit_bytes, bool supers) {

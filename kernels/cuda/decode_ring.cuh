@@ -19,11 +19,11 @@
 
 namespace sluice::kernels::cuda {
 
-// A slot: operands of two units of a tile as UnitHalf has them, 2048 bytes each. At first the units
-// as stored end at kSlotSupersAt, behind the first one's operands; then come the super words of a
-// block that does not end in the chunk. Where quants stay what they are: both without gaps.
-inline constexpr int kSlotSupersAt = 4352;
-static_assert(kSlotSupersAt + kSuperBytes <= kPreparedSlotBytes);
+// A slot: operands of two units of a tile as UnitHalf has them, 2048 bytes each. Quants come to its
+// end: the units as stored up to kSlotSupersAt, behind them the super words of a block that does
+// not end in the chunk. Where quants stay what they are: both without gaps.
+inline constexpr int kSlotSupersAt = kPreparedSlotBytes - kSuperBytes;
+static_assert(kPreparedUnits * UnitHalf::kBytes == kPreparedSlotBytes);
 
 struct RingSlots {
   std::byte* slots;
@@ -435,7 +435,8 @@ __device__ __forceinline__ void serve_ring(const TeamWork<kForm>& work, int warp
   int under_way = 0;  // chunks that were asked for and have not been passed on
   while (!chunks.done() || under_way > 0) {
     bool idle = true;
-    if (!chunks.done() && phase_ended(ring.free + empty, free_phase)) {
+    // All lanes go the same way, whichever of them sees a phase end first.
+    if (!chunks.done() && __all_sync(~0u, phase_ended(ring.free + empty, free_phase))) {
       uint64_t* there = (has_quants ? ring.arrived : ring.full) + empty;
       if (first_lane) chunks.request(ring, empty, there);
       chunks.advance();
@@ -446,7 +447,7 @@ __device__ __forceinline__ void serve_ring(const TeamWork<kForm>& work, int warp
       }
       idle = false;
     }
-    if (under_way > 0 && phase_ended(ring.arrived + arriving, arrived_phase)) {
+    if (under_way > 0 && __all_sync(~0u, phase_ended(ring.arrived + arriving, arrived_phase))) {
       make_operands(ring.slots + arriving * kPreparedSlotBytes, ring.contents[arriving]);
       __syncwarp();
       if (first_lane) arrive(ring.full + arriving);

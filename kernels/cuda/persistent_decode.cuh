@@ -30,11 +30,14 @@ namespace {
 constexpr int block_threads(DecodeForm form) { return 32 * form.all_warps(); }
 // Registers of each thread as a block of a form is launched.
 constexpr int launch_registers(DecodeForm form) { return 65536 / block_threads(form) / 8 * 8; }
-// Whether a form shares those out among whole warpgroups.
+// Whether a form shares those out among whole warpgroups, as setmaxnreg would have it.
 constexpr bool shares_registers_out(DecodeForm form) {
-  return form.warps() % 4 == 0 && form.fill_warps % 4 == 0 &&
+  const int launched = launch_registers(form);
+  return form.warps() % 4 == 0 && form.fill_warps % 4 == 0 && form.registers % 8 == 0 &&
+         form.fill_registers % 8 == 0 && 24 <= form.fill_registers &&
+         form.fill_registers <= launched && launched <= form.registers && form.registers <= 256 &&
          form.warps() * form.registers + form.fill_warps * form.fill_registers <=
-             form.all_warps() * launch_registers(form);
+             form.all_warps() * launched;
 }
 static_assert(shares_registers_out(kPreparedForm) && shares_registers_out(kDirectForm));
 
@@ -439,7 +442,7 @@ __device__ __forceinline__ void embed(const DecodeArgs& args, int token, DecodeS
   }
 }
 
-// One of the warps that fill the rings of all others.
+// One of the warps that fill the rings of those that multiply.
 template <DecodeForm kForm>
 __device__ __forceinline__ void fill_rings(const DecodeArgs& args, const DecodeShared& s,
                                            const TeamWork<kForm>& work, int fill_warp) {

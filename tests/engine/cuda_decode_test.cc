@@ -72,8 +72,14 @@ std::unique_ptr<engine::DeviceRunner> Open(
                                    .change_config = change_config});
 }
 
-bool MadeAProgram(engine::DeviceRunner& runner) {
-  return kernels::cuda::WorkspaceOf(runner.exec()).lone.program != nullptr;
+// Whether the step that was run last was one of the persistent kernel, as it should be on a card
+// that the kernel is for.
+void ExpectPersistent(engine::DeviceRunner& runner, bool persistent, const char* form) {
+  cudaDeviceProp card = {};
+  ASSERT_EQ(cudaGetDeviceProperties(&card, 0), cudaSuccess);
+  const bool is_hopper = SLUICE_CUDA_HOPPER && card.major == 9 && card.minor == 0;
+  const auto& lone = kernels::cuda::WorkspaceOf(runner.exec()).lone;
+  EXPECT_EQ(lone.program != nullptr && lone.takes_step, persistent && is_hopper) << form;
 }
 
 void ExpectSameBits(const std::vector<float>& ops, const std::vector<float>& other,
@@ -102,13 +108,13 @@ void ExpectTheBitsOfTheOps(const std::string& path, std::span<const TokenId> tok
                            bool has_program) {
   const auto ops = Open(path, PersistentDecode::kOff);
   const std::vector<float> want = testing::AllLogits(*ops, tokens, 1);
-  EXPECT_FALSE(MadeAProgram(*ops));
+  ExpectPersistent(*ops, false, NameOf(PersistentDecode::kOff));
   const auto chunks = Open(path, PersistentDecode::kOff);
   ExpectSameBits(want, testing::AllLogits(*chunks, tokens, 64), tokens.size(), "chunks of 64");
   for (const PersistentDecode form : kPersistent) {
     const auto runner = Open(path, form);
     ExpectSameBits(want, testing::AllLogits(*runner, tokens, 1), tokens.size(), NameOf(form));
-    EXPECT_EQ(MadeAProgram(*runner), has_program) << NameOf(form);
+    ExpectPersistent(*runner, has_program, NameOf(form));
   }
 }
 
@@ -175,7 +181,8 @@ class CudaDecodeLongRowsTest : public ::testing::TestWithParam<testing::Syntheti
 
 TEST_P(CudaDecodeLongRowsTest, TheSameBitsAsTheOps) {
   const RandomModel model(GetParam());
-  ExpectTheBitsOfTheOps(model.path(), SomeTokens(NumTokens() / 4, GetParam().vocab_size), true);
+  ExpectTheBitsOfTheOps(
+      model.path(), SomeTokens(std::min<size_t>(NumTokens(), 100), GetParam().vocab_size), true);
 }
 
 testing::SyntheticSpec Spec(const std::string& name, const std::string& types) {
@@ -212,19 +219,26 @@ testing::SyntheticSpec Spec(const std::string& name, const std::string& types) {
 INSTANTIATE_TEST_SUITE_P(Models, CudaDecodeLongRowsTest,
                          ::testing::Values(Spec("wide", "q4_k_m"), Spec("wide", "q5_k_m"),
                                            Spec("wide", "q4_1"), Spec("wide", "q8_0"),
+                                           Spec("wide", "q2_k"), Spec("wide", "q3_k_s"),
+                                           Spec("wide", "q6_k"), Spec("deep", "q2_k"),
                                            Spec("wide", "bf16"), Spec("deep", "q4_k_m"),
                                            Spec("deep", "q5_k_m"), Spec("deep", "q5_0")),
                          [](const auto& info) { return info.param.name + "_" + info.param.types; });
 
 // Contexts beyond 2,048 positions, whose parts of attention are of four tiles, up to the longest
-// that the kernel takes and one beyond, each with and without a window.
-class CudaDecodeLongContextTest : public ::testing::TestWithParam<int> {
+// that the kernel takes and beyond, with and without a window.
+struct LongContext {
+  int window = 0;
+  int heads = 4;  // of 512 values together
+};
+class CudaDecodeLongContextTest : public ::testing::TestWithParam<LongContext> {
  protected:
   void SetUp() override { SkipWithoutDevice(); }
 };
 
 // Logits of the positions around each border, which are run one by one; those between are not.
-std::vector<float> LogitsAtBorders(engine::DeviceRunner& runner, std::span<const TokenId> tokens) {
+std::vector<float> LogitsAtBorders(engine::DeviceRunner& runner, std::span<const TokenId> tokens,
+                                   PersistentDecode form) {
   constexpr size_t kBorders[] = {2048, 2112, 2304, 4096, 6000, 8192};
   constexpr size_t kBefore = 6, kBehind = 6;
   engine::ForwardProbe probe(runner);
@@ -238,6 +252,9 @@ std::vector<float> LogitsAtBorders(engine::DeviceRunner& runner, std::span<const
     while (at < border - kBefore) append(std::min<size_t>(64, border - kBefore - at));
     while (at < std::min(border + kBehind, tokens.size())) {
       append(1);
+      // The first steps of one token are the ops'.
+      const bool takes = form != PersistentDecode::kOff && at <= 8192;
+      if (all.size() / 600 >= 2) ExpectPersistent(runner, takes, NameOf(form));
       const auto row = runner.logits().Rows(1).flat();
       all.insert(all.end(), row.begin(), row.end());
     }
@@ -246,22 +263,30 @@ std::vector<float> LogitsAtBorders(engine::DeviceRunner& runner, std::span<const
 }
 
 TEST_P(CudaDecodeLongContextTest, TheSameBitsAsTheOps) {
-  const RandomModel model(Spec("narrow", "q8_0"));
+  testing::SyntheticSpec spec = Spec("narrow", "q8_0");
+  spec.heads = GetParam().heads;
+  const RandomModel model(spec);
   const std::vector<TokenId> tokens = SomeTokens(8195, 600);
   const auto set_window = [](engine::ModelConfig& config) {
-    for (engine::LayerTraits& layer : config.layers) layer.window = GetParam();
+    for (engine::LayerTraits& layer : config.layers) layer.window = GetParam().window;
   };
   const auto ops = Open(model.path(), PersistentDecode::kOff, 8256, set_window);
-  const std::vector<float> want = LogitsAtBorders(*ops, tokens);
+  const std::vector<float> want = LogitsAtBorders(*ops, tokens, PersistentDecode::kOff);
   for (const PersistentDecode form : kPersistent) {
     const auto runner = Open(model.path(), form, 8256, set_window);
-    ExpectSameBits(want, LogitsAtBorders(*runner, tokens), want.size() / 600, NameOf(form));
-    EXPECT_TRUE(MadeAProgram(*runner));
+    ExpectSameBits(want, LogitsAtBorders(*runner, tokens, form), want.size() / 600, NameOf(form));
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Windows, CudaDecodeLongContextTest, ::testing::Values(0, 70, 500, 3000),
-                         [](const auto& info) { return "Window" + std::to_string(info.param); });
+INSTANTIATE_TEST_SUITE_P(Windows, CudaDecodeLongContextTest,
+                         ::testing::Values(LongContext{0, 4}, LongContext{70, 4},
+                                           LongContext{500, 4}, LongContext{3000, 4},
+                                           LongContext{0, 8}, LongContext{500, 8},
+                                           LongContext{0, 2}, LongContext{70, 2}),
+                         [](const auto& info) {
+                           return "Window" + std::to_string(info.param.window) + "_D" +
+                                  std::to_string(512 / info.param.heads);
+                         });
 
 }  // namespace
 }  // namespace sluice

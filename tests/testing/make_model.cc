@@ -20,10 +20,11 @@ namespace {
 int Usage() {
   std::string types;
   for (const std::string& type : SyntheticTypes()) types += " " + type;
-  std::fprintf(stderr,
-               "usage: make_model SHAPE TYPES FILE [--layers N] [--seed N] [--threads N]\n"
-               "  SHAPE: smollm2-135m qwen2.5-0.5b qwen2.5-1.5b qwen2.5-3b qwen2.5-7b\n  TYPES:%s\n",
-               types.c_str());
+  std::fprintf(
+      stderr,
+      "usage: make_model SHAPE TYPES FILE [--layers N] [--seed N] [--threads N]\n"
+      "  SHAPE: smollm2-135m qwen2.5-0.5b qwen2.5-1.5b qwen2.5-3b qwen2.5-7b\n  TYPES:%s\n",
+      types.c_str());
   return 2;
 }
 

@@ -34,18 +34,18 @@ std::unique_ptr<engine::DeviceRunner> OpenProbe(const std::string& path,
       {.backend = options.backend, .num_threads = options.num_threads, .progress = {}}));
   const kernels::CpuIsa isa =
       options.force_avx2 ? kernels::CpuIsa::kAvx2 : ValueOrAbort(kernels::DetectCpuIsa());
-  return ValueOrAbort(engine::DeviceRunner::Create(
-      {.exec = {.backend = options.backend,
-                .num_threads = options.num_threads,
-                .isa = isa,
-                .persistent_decode = options.persistent_decode},
-       .kv_type = options.kv_type,
-       .num_pages = options.max_positions / kernels::kPageTokens + 2,
-       .max_tokens = options.max_tokens,
-       .max_rows = 1,
-       .max_context = options.max_positions,
-       .max_logit_rows = options.max_tokens},
-      std::move(config), std::move(weights)));
+  return ValueOrAbort(
+      engine::DeviceRunner::Create({.exec = {.backend = options.backend,
+                                             .num_threads = options.num_threads,
+                                             .isa = isa,
+                                             .persistent_decode = options.persistent_decode},
+                                    .kv_type = options.kv_type,
+                                    .num_pages = options.max_positions / kernels::kPageTokens + 2,
+                                    .max_tokens = options.max_tokens,
+                                    .max_rows = 1,
+                                    .max_context = options.max_positions,
+                                    .max_logit_rows = options.max_tokens},
+                                   std::move(config), std::move(weights)));
 }
 
 std::unique_ptr<engine::Dispatcher> OpenEngine(const std::string& path,

@@ -41,7 +41,7 @@ class PlanChecker {
   const Limits limits_;
   uint64_t last_step_ = 0;
   uint64_t num_checked_ = 0;
-  std::vector<PageUse> pages_;  // by page id
+  std::vector<PageUse> pages_;   // by page id
   std::vector<uint64_t> slots_;  // by slot id: the check in which it last sampled
   std::unordered_set<SequenceId> sequences_;
 };

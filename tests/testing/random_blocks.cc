@@ -69,9 +69,31 @@ BlockLayout LayoutOf(DType type) {
       return {.scale = 0, .minimum = 2, .sub_scales = 4, .num_levels = 32};
     case DType::kQ6_K:
       return {.scale = 208, .sub_scales = 192, .num_levels = 64};
+    case DType::kIQ4_NL:  // sixteen levels, as far from 0 as 234 with steps of one
+      return {.scale = 0, .num_levels = 234};
+    case DType::kQ2_K:
+      return {.scale = 80, .minimum = 82, .sub_scales = 0, .num_levels = 4};
+    case DType::kQ3_K:
+      return {.scale = 108, .sub_scales = 96, .num_levels = 8};
     default:
       std::fprintf(stderr, "RandomBlocks: not for type %s\n", kernels::Name(type).data());
       std::abort();
+  }
+}
+
+// Bytes of the packed scales of a block.
+size_t SubScaleBytes(DType type) { return type == DType::kQ2_K || type == DType::kQ6_K ? 16 : 12; }
+
+// Sixteen scales of six bits, 32 more than their value, in twelve bytes as Q3_K has them.
+void PackOffsetSixBits(const int* scales, std::byte* out) {
+  for (int i = 0; i < 8; ++i) {
+    const int low = scales[i] + 32, high = scales[i + 8] + 32;
+    out[i] = static_cast<std::byte>((low & 15) | (high & 15) << 4);
+  }
+  for (int i = 0; i < 4; ++i) {
+    int upper = 0;
+    for (int j = 0; j < 4; ++j) upper |= (scales[i + 4 * j] + 32) >> 4 << (2 * j);
+    out[8 + i] = static_cast<std::byte>(upper);
   }
 }
 
@@ -103,11 +125,18 @@ RandomBlocks::RandomBlocks(DType type, float sigma) : type_(type) {
   double squares = 0;
   for (auto& packed : sub_scales_) {
     int scales[16];
+    // Of six bits or more, but for Q2_K's four; Q3_K's are signed.
+    const int least = type == DType::kQ2_K ? 8 : type == DType::kQ3_K ? 16 : 32;
     for (int& scale : scales) {
-      scale = 32 + static_cast<int>(random.Next() % 32);
+      scale = least + static_cast<int>(random.Next() % static_cast<uint64_t>(least));
+      if (type == DType::kQ3_K) scale = std::min(scale, 31);
       squares += scale * scale / 16.0;
     }
-    if (layout.minimum >= 0) {
+    if (type == DType::kQ2_K) {
+      for (size_t i = 0; i < 16; ++i) packed[i] = static_cast<std::byte>(scales[i] * 17);
+    } else if (type == DType::kQ3_K) {
+      PackOffsetSixBits(scales, packed.data());
+    } else if (layout.minimum >= 0) {
       PackSixBits(scales, packed.data());
     } else {
       for (size_t i = 0; i < 16; ++i) packed[i] = static_cast<std::byte>(scales[i]);
@@ -131,7 +160,7 @@ void RandomBlocks::SetScales(uint64_t bits, std::byte* block) const {
   std::memcpy(block + layout.scale, &scales_[index], 2);
   if (layout.sub_scales >= 0) {
     const auto& packed = sub_scales_[bits / kNumScales % kNumScales];
-    std::memcpy(block + layout.sub_scales, packed.data(), layout.minimum >= 0 ? 12 : 16);
+    std::memcpy(block + layout.sub_scales, packed.data(), SubScaleBytes(type_));
   }
   if (layout.minimum >= 0) std::memcpy(block + layout.minimum, &minimums_[index], 2);
 }

@@ -11,10 +11,10 @@
 namespace sluice::testing {
 
 // Random weights in the stored form of a type, drawn as such and not rounded from floats: about a
-// gigabyte a second and core. Values have mean 0 (half a step off for Q4_0, Q5_0, Q6_K and Q8_0,
-// whose levels are not symmetric) and standard deviation `sigma`; scales differ from block to
-// block by up to a quarter. For F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q4_K, Q5_K and Q6_K.
-// Immutable, thread-safe.
+// gigabyte a second and core. Values have mean 0 (half a step off for Q4_0, Q5_0, Q3_K, Q6_K and
+// Q8_0, a twelfth of sigma for IQ4_NL, whose levels are not symmetric) and standard deviation
+// `sigma`; scales differ from block to block by up to a quarter. For all types but F32. Immutable,
+// thread-safe.
 class RandomBlocks {
  public:
   // Aborts for another type.

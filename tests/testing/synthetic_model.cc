@@ -30,9 +30,10 @@ struct FileType {
   uint32_t number;  // general.file_type, as llama.cpp counts
 };
 constexpr FileType kFileTypes[] = {
-    {"f16", DType::kF16, 1},   {"bf16", DType::kBF16, 32},   {"q8_0", DType::kQ8_0, 7},
-    {"q4_0", DType::kQ4_0, 2}, {"q4_1", DType::kQ4_1, 3},    {"q5_0", DType::kQ5_0, 8},
-    {"q5_1", DType::kQ5_1, 9}, {"q4_k_m", DType::kQ4_K, 15}, {"q5_k_m", DType::kQ5_K, 17},
+    {"f16", DType::kF16, 1},    {"bf16", DType::kBF16, 32},   {"q8_0", DType::kQ8_0, 7},
+    {"q4_0", DType::kQ4_0, 2},  {"q4_1", DType::kQ4_1, 3},    {"q5_0", DType::kQ5_0, 8},
+    {"q5_1", DType::kQ5_1, 9},  {"q4_k_m", DType::kQ4_K, 15}, {"q5_k_m", DType::kQ5_K, 17},
+    {"q2_k", DType::kQ2_K, 10}, {"q3_k_s", DType::kQ3_K, 11}, {"q6_k", DType::kQ6_K, 18},
 };
 
 absl::StatusOr<FileType> FileTypeNamed(const std::string& name) {
@@ -45,11 +46,11 @@ absl::StatusOr<FileType> FileTypeNamed(const std::string& name) {
 }
 
 bool IsFloat(DType type) { return type == DType::kF16 || type == DType::kBF16; }
-bool IsKQuant(DType type) { return kernels::Traits(type).block_values == 256; }
 
 // What llama-quantize takes for a row that is no multiple of a K quant's block.
 DType FittingRow(DType type, int cols) {
   if (cols % kernels::Traits(type).block_values == 0) return type;
+  if (type == DType::kQ2_K || type == DType::kQ3_K) return DType::kIQ4_NL;
   if (type == DType::kQ4_K) return DType::kQ5_0;
   if (type == DType::kQ5_K) return DType::kQ5_1;
   return DType::kQ8_0;
@@ -81,18 +82,22 @@ class TensorLister {
   void Layer(int layer) {
     const std::string prefix = "blk." + std::to_string(layer) + ".";
     const int head_size = spec_.width / spec_.heads, kv_rows = spec_.kv_heads * head_size;
-    const bool more = IsKQuant(type_) && UsesMoreBits(layer, spec_.layers);
-    const DType better = more ? DType::kQ6_K : type_;
+    const bool mixed = type_ == DType::kQ4_K || type_ == DType::kQ5_K;
+    const bool two = type_ == DType::kQ2_K;
+    const DType better = mixed && UsesMoreBits(layer, spec_.layers) ? DType::kQ6_K
+                         : two                                      ? DType::kQ3_K
+                                                                    : type_;
+    const bool shared = spec_.heads >= 4 * spec_.kv_heads;
     Vector(prefix + "attn_norm.weight", spec_.width);
     Matrix(prefix + "attn_q.weight", spec_.width, spec_.width, type_);
     Matrix(prefix + "attn_k.weight", spec_.width, kv_rows, type_);
-    Matrix(prefix + "attn_v.weight", spec_.width, kv_rows, better);
+    Matrix(prefix + "attn_v.weight", spec_.width, kv_rows, two && shared ? DType::kQ4_K : better);
     if (spec_.architecture == "qwen2") {
       Vector(prefix + "attn_q.bias", spec_.width);
       Vector(prefix + "attn_k.bias", kv_rows);
       Vector(prefix + "attn_v.bias", kv_rows);
     }
-    Matrix(prefix + "attn_output.weight", spec_.width, spec_.width, type_);
+    Matrix(prefix + "attn_output.weight", spec_.width, spec_.width, two ? DType::kQ3_K : type_);
     Vector(prefix + "ffn_norm.weight", spec_.width);
     Matrix(prefix + "ffn_gate.weight", spec_.width, spec_.ffn_width, type_);
     Matrix(prefix + "ffn_up.weight", spec_.width, spec_.ffn_width, type_);

@@ -33,7 +33,8 @@ struct SyntheticSpec {
 // The shapes known by name ("smollm2-135m", "qwen2.5-0.5b", "qwen2.5-1.5b", "qwen2.5-3b",
 // "qwen2.5-7b"); NOT_FOUND with the names for another.
 absl::StatusOr<SyntheticSpec> SyntheticShape(const std::string& name);
-// "f16", "bf16", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "q4_k_m", "q5_k_m": as of llama-quantize.
+// "f16", "bf16", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "q2_k", "q3_k_s", "q4_k_m", "q5_k_m",
+// "q6_k": as of llama-quantize.
 std::vector<std::string> SyntheticTypes();
 
 // The tensors in file order, each with the type that llama-quantize chooses for it
