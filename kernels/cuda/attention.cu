@@ -33,6 +33,13 @@ absl::Status LaunchAttention(const AttentionArgs& args, cudaStream_t stream) {
 }
 
 absl::Status LaunchAttentionRows(const AttentionArgs& args, cudaStream_t stream) {
+  if (args.max_parts == 0) {  // all of them lie there as they are
+    return LaunchNormRows({.source = args.values,
+                           .num_rows = args.num_tokens,
+                           .cols = args.num_heads * static_cast<int32_t>(args.kv.head_size),
+                           .out = args.out},
+                          stream);
+  }
   const size_t bytes = static_cast<size_t>(args.out.units) * kUnitCols * sizeof(float);
   const LaunchShape shape = {.grid = dim3(static_cast<unsigned>(args.num_tokens)),
                              .block = dim3(kRowThreads),

@@ -46,10 +46,8 @@ __device__ __noinline__ inline void take_vector(const float* from, int cols, flo
 // Word `w` of the lone operand row (linear_row.cu) that holds columns k and k + 1.
 __device__ __forceinline__ void write_words(uint4* row, int k, const float4& values, float scale) {
   uint32_t* words = reinterpret_cast<uint32_t*>(row + k / 32 * 4 + k % 8 / 2) + k % 32 / 8;
-  const __half2 first = __floats2half2_rn(__fmul_rn(values.x, scale), __fmul_rn(values.y, scale));
-  const __half2 second = __floats2half2_rn(__fmul_rn(values.z, scale), __fmul_rn(values.w, scale));
-  memcpy(words, &first, 4);
-  memcpy(words + 4, &second, 4);
+  words[0] = as_bits(__floats2half2_rn(__fmul_rn(values.x, scale), __fmul_rn(values.y, scale)));
+  words[4] = as_bits(__floats2half2_rn(__fmul_rn(values.z, scale), __fmul_rn(values.w, scale)));
 }
 
 __device__ __forceinline__ float4 times(const float4& a, const float4& b) {
@@ -126,7 +124,7 @@ __device__ __forceinline__ int make_row(const DecodeArgs& args, const DecodeStag
   const float2 both = meet(squares, most, s);
   float inverse = 1.0f;
   if (normed) {
-    inverse = rsqrtf(__fadd_rn(__fdiv_rn(both.x, static_cast<float>(cols)), stage.epsilon));
+    inverse = inverse_rms(both.x, cols, stage.epsilon);
   }
   const int shift = shift_of(__fmul_rn(both.y, inverse));
   const float scale = power_of_two(shift);

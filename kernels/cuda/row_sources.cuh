@@ -10,7 +10,12 @@
 
 namespace sluice::kernels::cuda {
 
-// What an RMS norm multiplies values by, and how large its outcome gets.
+// What an RMS norm multiplies values by, of the sum of their squares.
+__device__ __forceinline__ float inverse_rms(float squares, int cols, float epsilon) {
+  return rsqrtf(__fadd_rn(__fdiv_rn(squares, static_cast<float>(cols)), epsilon));
+}
+
+// That factor of a row, and how large its outcome gets.
 struct RmsFactors {
   float inverse = 1.0f;
   float most = 0.0f;  // of |values * weight| * inverse
@@ -30,8 +35,7 @@ __device__ __forceinline__ RmsFactors rms_factors(const float* values, int cols,
     }
   }
   const float2 both = block_sum_max(squares, most, shared);
-  const float variance = __fadd_rn(__fdiv_rn(both.x, static_cast<float>(cols)), norm.epsilon);
-  const float inverse = rsqrtf(variance);
+  const float inverse = inverse_rms(both.x, cols, norm.epsilon);
   return {inverse, __fmul_rn(both.y, inverse)};
 }
 
@@ -59,8 +63,7 @@ __device__ inline int norm_values(float* values, int cols, int units, const Devi
     squares = __fmaf_rn(x, x, squares);
   }
   squares = block_sum(squares, shared);
-  const float variance = __fadd_rn(__fdiv_rn(squares, static_cast<float>(cols)), norm.epsilon);
-  const float inverse = rsqrtf(variance);
+  const float inverse = inverse_rms(squares, cols, norm.epsilon);
   for (int k = threadIdx.x; k < cols; k += kRowThreads) {
     float x = __fmul_rn(__fmul_rn(__fsub_rn(values[k], mean), inverse), norm.weight[k]);
     if (norm.bias != nullptr) x = __fadd_rn(x, norm.bias[k]);

@@ -390,6 +390,57 @@ TEST_P(CudaLinearTest, GatedProductsEqualSeparateOnes) {
   }
 }
 
+// Operand rows whichever kernel makes them, with the norm and without: of one row a block or of
+// two, in quads, in chunks, and the general way, which rows take that do not begin at sixteen
+// bytes.
+TEST(CudaRowsTest, EveryKernelMakesTheSameOperands) {
+  if (const auto facts = OpenDevice(0); !facts.ok()) GTEST_SKIP() << facts.status().message();
+  for (const int32_t cols : {4, 60, 100, 576, 896, 1028, 2050, 3584, 4096, 4100, 4864, 6152, 8200,
+                             10248, 18944, 20488, 28672}) {
+    const auto units = (cols + kUnitCols - 1) / kUnitCols;
+    DeviceArray<float> weight(RandomRows(1, cols, 31));
+    for (const int32_t num_rows : {1, 2, 7, 192, 193, 200}) {
+      std::vector<float> values = RandomRows(num_rows, cols, 32 + static_cast<uint32_t>(num_rows));
+      for (int32_t row = 0; row < num_rows; ++row) {  // each of another size
+        for (int32_t k = 0; k < cols; ++k)
+          values[row * cols + k] *= std::ldexp(1.0f, row % 40 - 20);
+      }
+      values[values.size() / 2] = 3e38f;
+      DeviceArray<float> aligned(values);
+      values.insert(values.begin(), 0.0f);
+      DeviceArray<float> moved(values);
+      const auto words = static_cast<size_t>(OperandBytes(num_rows, cols) / 16);
+      for (const bool normed : {false, true}) {
+        const auto make = [&](const float* source, std::vector<uint4>& operands,
+                              std::vector<float>& factors) {
+          DeviceArray<uint4> x(words);
+          DeviceArray<float> scales(static_cast<size_t>(num_rows));
+          NormRowsArgs args;
+          args.source = source;
+          args.num_rows = num_rows;
+          args.cols = cols;
+          if (normed) args.norm = {weight.get(), nullptr, 1e-5f, NormKind::kRms};
+          args.out = {x.get(), scales.get(), units, OperandGroups(num_rows)};
+          const absl::Status status = LaunchNormRows(args, nullptr);
+          ASSERT_TRUE(status.ok()) << status;
+          Expect(cudaDeviceSynchronize());
+          operands = x.Read();
+          factors = scales.Read();
+        };
+        std::vector<uint4> operands, general;
+        std::vector<float> factors, general_factors;
+        make(aligned.get(), operands, factors);
+        make(moved.get() + 1, general, general_factors);
+        const std::string name = std::to_string(num_rows) + " rows of " + std::to_string(cols) +
+                                 (normed ? " columns, normed" : " columns");
+        EXPECT_EQ(factors, general_factors) << name;
+        ASSERT_EQ(operands.size(), general.size());
+        EXPECT_EQ(std::memcmp(operands.data(), general.data(), words * sizeof(uint4)), 0) << name;
+      }
+    }
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Types, CudaLinearTest, ::testing::ValuesIn(kAllTypes),
                          [](const auto& info) { return std::string(Name(info.param)); });
 
