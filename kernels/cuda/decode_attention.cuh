@@ -41,6 +41,26 @@ struct DecodePart {
   bool holds_own;  // the token's own key belongs to it
 };
 
+__device__ __forceinline__ int first_seen_by(const DecodeStage& stage, const DecodeShared& s) {
+  return stage.window > 0 ? max(0, s.position - stage.window + 1) : 0;
+}
+// Keys of a part from the first tile on that the position sees something of.
+struct PartKeys {
+  int begin;
+  int end;
+};
+__device__ __forceinline__ PartKeys keys_of(const DecodeArgs& args, const DecodePart& part,
+                                            int first_seen, int position) {
+  return {max(part.first_key, first_seen / kTileKeys * kTileKeys),
+          min(part.first_key + (kTileKeys << args.part_log2), position + 1)};
+}
+// How often the threads that attend to it meet.
+__device__ __forceinline__ int meetings_of(const DecodeArgs& args, const DecodePart& part,
+                                           const PartKeys& keys) {
+  const int tiles = (keys.end - keys.begin + kTileKeys - 1) / kTileKeys;
+  return 2 + tiles * (args.part_log2 > 0 ? 5 : 4) + (part.holds_own ? 1 : 0);
+}
+
 // Brings the token's queries, and its own K and V, to shared memory.
 template <int kHead>
 __device__ __forceinline__ void take_heads(const DecodeArgs& args, const DecodeStage& stage,
@@ -145,10 +165,8 @@ __device__ __forceinline__ void attend_part(const DecodeArgs& args, const Decode
   kv.k = const_cast<std::byte*>(cache.keys);
   kv.v = const_cast<std::byte*>(cache.values);
   const PagedHead head(kv, s.pages, part.kv_head);
-  const int first_seen = stage.window > 0 ? max(0, s.position - stage.window + 1) : 0;
-  // Tiles of the part that the position sees something of.
-  const int begin = max(part.first_key, first_seen / kTileKeys * kTileKeys);
-  const int end = min(part.first_key + (kTileKeys << args.part_log2), s.position + 1);
+  const int first_seen = first_seen_by(stage, s);
+  const auto [begin, end] = keys_of(args, part, first_seen, s.position);
   request_tile<kHead>(args, head, begin, first_seen, part.end, scratch);
   const int warp = threadIdx.x / 32;
   for (int row = ratio + warp; row < kTileQueries; row += 8) fill_no_query(scratch.rows, row);
@@ -172,7 +190,7 @@ __device__ __forceinline__ void attend_part(const DecodeArgs& args, const Decode
       request_tile<kHead>(args, head, first_key, first_seen, part.end, scratch);
     wait_for_copies<0>();
     meet_rows();
-    if (s.position / kTileKeys == first_key / kTileKeys) {
+    if (part.holds_own && s.position / kTileKeys == first_key / kTileKeys) {
       store_own<kHead>(args, stage, s, part.kv_head, scratch);
       meet_rows();
     }
@@ -202,11 +220,11 @@ __device__ __forceinline__ void attend_part(const DecodeArgs& args, const Decode
   meet_rows();
 }
 
-template <int kHead>
-__device__ __forceinline__ void attend_stage(const DecodeArgs& args, const DecodeStage& stage,
-                                             DecodeShared& s) {
-  const int first_seen = stage.window > 0 ? max(0, s.position - stage.window + 1) : 0;
-  const int first_part = first_seen / kTileKeys >> args.part_log2;
+// Calls `with` for each part that falls to the block.
+template <typename With>
+__device__ __forceinline__ void for_each_part(const DecodeArgs& args, const DecodeStage& stage,
+                                              const DecodeShared& s, const With& with) {
+  const int first_part = first_seen_by(stage, s) / kTileKeys >> args.part_log2;
   const int num_parts = args.num_parts - first_part;
   // A head's parts follow each other. With few heads counting them takes less time than dividing.
   int index = first_item(stage);
@@ -219,8 +237,26 @@ __device__ __forceinline__ void attend_stage(const DecodeArgs& args, const Decod
     part.first_key = part.index * kTileKeys << args.part_log2;
     part.end = s.position;
     part.holds_own = part.index == args.num_parts - 1;
-    attend_part<kHead>(args, stage, s, part);
+    with(part);
   }
+}
+
+template <int kHead>
+__device__ __forceinline__ void attend_stage(const DecodeArgs& args, const DecodeStage& stage,
+                                             DecodeShared& s) {
+  for_each_part(args, stage, s,
+                [&](const DecodePart& part) { attend_part<kHead>(args, stage, s, part); });
+}
+// How often its threads meet.
+__device__ __forceinline__ int meetings_of_attention(const DecodeArgs& args,
+                                                     const DecodeStage& stage,
+                                                     const DecodeShared& s) {
+  int meetings = 0;
+  for_each_part(args, stage, s, [&](const DecodePart& part) {
+    const PartKeys keys = keys_of(args, part, first_seen_by(stage, s), s.position);
+    meetings += meetings_of(args, part, keys);
+  });
+  return meetings;
 }
 
 }  // namespace sluice::kernels::cuda

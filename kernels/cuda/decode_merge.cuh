@@ -65,8 +65,7 @@ __device__ __forceinline__ void merge_head(const DecodeArgs& args, const float* 
 __device__ __forceinline__ void merge_stage(const DecodeArgs& args, const DecodeStage& stage,
                                             DecodeShared& s) {
   const int stride = args.head_size + kPartHeader;
-  const int first_seen = stage.window > 0 ? max(0, s.position - stage.window + 1) : 0;
-  const int first = first_seen / kTileKeys >> args.part_log2;
+  const int first = first_seen_by(stage, s) / kTileKeys >> args.part_log2;
   const int count = args.num_parts - first;
   float* parts = reinterpret_cast<float*>(s.row());
   auto* factors = reinterpret_cast<PartFactors*>(s.parts());
@@ -80,6 +79,15 @@ __device__ __forceinline__ void merge_stage(const DecodeArgs& args, const Decode
                args.handoff + stage.out + head * args.head_size);
     meet_rows();
   }
+}
+// How often its threads meet.
+__device__ __forceinline__ int meetings_of_merging(const DecodeArgs& args,
+                                                   const DecodeStage& stage) {
+  int meetings = 0;
+  for (int head = first_item(stage); head < args.num_heads; head += static_cast<int>(gridDim.x)) {
+    meetings += 3;
+  }
+  return meetings;
 }
 
 }  // namespace sluice::kernels::cuda

@@ -36,8 +36,10 @@ struct RingSlots {
   int slot_bytes;
 };
 
-__device__ __forceinline__ void init_barrier(uint64_t* barrier) {
-  asm volatile("mbarrier.init.shared.b64 [%0], 1;" ::"r"(shared_address(barrier)) : "memory");
+// `arrivals` end a phase.
+__device__ __forceinline__ void init_barrier(uint64_t* barrier, int arrivals) {
+  asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(shared_address(barrier)), "r"(arrivals)
+               : "memory");
 }
 __device__ __forceinline__ void expect_bytes(uint64_t* barrier, uint32_t bytes) {
   asm volatile("mbarrier.arrive.expect_tx.shared.b64 _, [%0], %1;" ::"r"(shared_address(barrier)),
@@ -183,14 +185,12 @@ struct TeamWork : DecodeWork {
         team * static_cast<int>(gridDim.x) + static_cast<int>(blockIdx.x) - stage.first_team;
     return group < 0 ? group + stride() : group;
   }
-  // Whether a team of the block has a group.
-  __device__ bool has_groups(const DecodeStage& stage) const {
-    bool has = false;
+  // The first of any of the block's teams.
+  __device__ int least_group(const DecodeStage& stage) const {
+    int least = first_group(stage, 0);
 #pragma unroll
-    for (int team = 0; team < kForm.teams; ++team) {
-      has = has || first_group(stage, team) < stage.num_groups;
-    }
-    return has;
+    for (int team = 1; team < kForm.teams; ++team) least = min(least, first_group(stage, team));
+    return least;
   }
   // Items of one matrix in a group.
   __device__ static int items_log2(const DecodeStage& stage, const DecodeShape& shape) {
@@ -351,11 +351,10 @@ class DecodeRing {
     wait_phase(reinterpret_cast<uint64_t*>(memory_ + full_), phase_);
     return memory_ + slot_;
   }
-  // All lanes have read the chunk.
+  // The lane has read its part of the chunk.
   __device__ __forceinline__ void release() {
     constexpr uint32_t kFree = kForm.warps() * kMaxRingSlots * 8;  // from its full barrier on
-    __syncwarp();
-    if (threadIdx.x % 32 == 0) arrive(reinterpret_cast<uint64_t*>(memory_ + full_ + kFree));
+    arrive(reinterpret_cast<uint64_t*>(memory_ + full_ + kFree));
     slot_ += slot_bytes_;
     full_ += 8;
     if (--left_ > 0) return;
@@ -449,8 +448,7 @@ __device__ __forceinline__ void serve_ring(const TeamWork<kForm>& work, int warp
     }
     if (under_way > 0 && __all_sync(~0u, phase_ended(ring.arrived + arriving, arrived_phase))) {
       make_operands(ring.slots + arriving * kPreparedSlotBytes, ring.contents[arriving]);
-      __syncwarp();
-      if (first_lane) arrive(ring.full + arriving);
+      arrive(ring.full + arriving);
       --under_way;
       if (++arriving == ring.num_slots) {
         arriving = 0;

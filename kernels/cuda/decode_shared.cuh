@@ -46,6 +46,13 @@ class DecodeShared {
   // Of slots, [full, free, or also arrived][warps][kMaxRingSlots]; of the tables.
   __device__ uint64_t* barriers() const { return at<uint64_t>(layout_.barriers); }
   __device__ uint64_t* table_barrier() const { return barriers() + num_ring_barriers_; }
+  // That end a phase of barrier i: of all lanes of the warp that frees a slot or makes operands in
+  // it, for each vouches for what it did itself; of the one that asks for a copy.
+  __device__ int arrivals(const DecodeArgs& args, int i) const {
+    const int kind = i / (warps_ * kMaxRingSlots);
+    const bool by_lanes = kind == 1 || (kind == 0 && args.form.prepares && args.has_quants);
+    return by_lanes ? 32 : 1;
+  }
   __device__ RingSlots ring_of(const DecodeArgs& args, int warp) const {
     return {.slots = at<std::byte>(layout_.slots) + warp * args.ring_slots * args.slot_bytes,
             .full = barriers() + warp * kMaxRingSlots,

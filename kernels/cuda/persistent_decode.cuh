@@ -70,6 +70,16 @@ __device__ __forceinline__ void meet_team(int team) {
   }
 }
 
+// Threads beside those that work on a row have as many barriers of their own. Nothing needs them but
+// compute-sanitizer: its racecheck reported values that went from threads which had come to more
+// barriers to ones which had come to fewer, whatever barrier lay in between, and reports none now.
+template <DecodeForm kForm>
+__device__ __forceinline__ void meet_beside(int times) {
+  constexpr int kBeside = kForm.warps() * 32 - kRowThreads;
+  static_assert(kBeside > 0);
+  for (int i = 0; i < times; ++i) asm volatile("bar.sync 6, %0;" ::"n"(kBeside) : "memory");
+}
+
 // acc += the product of the next chunk's units, operands already, with the row's. The chunk is free
 // again once it is in registers.
 template <DecodeForm kForm>
@@ -369,7 +379,8 @@ __device__ __forceinline__ void run_product(const DecodeArgs& args, const Decode
                                             DecodeShared& s, const TeamWork<kForm>& work,
                                             DecodeRing<kForm>& ring) {
   constexpr int kGroupParts = kMaxGroupItems * kTileRows;
-  if (!work.has_groups(stage)) return;
+  int least = work.least_group(stage);
+  if (least >= stage.num_groups) return;
   const int warp = static_cast<int>(threadIdx.x) / 32 % TeamWork<kForm>::kWarps;
   const int team = kForm.teams == 1 ? 0 : static_cast<int>(threadIdx.x) / kForm.team_threads();
   int group = work.first_group(stage, team);
@@ -393,17 +404,21 @@ __device__ __forceinline__ void run_product(const DecodeArgs& args, const Decode
   } else if (threadIdx.x < kRowThreads) {
     request_norm(stage, s);
     shift = make_row(args, stage, s);
+  } else if constexpr (!kForm.prepares) {
+    meet_beside<kForm>(1);
   }
   if (!kForm.prepares && threadIdx.x == 0) *s.shift() = shift;
   meet_all<kForm>();
   if (!kForm.prepares) shift = *s.shift();
   const float row_scale = power_of_two(-shift);  // of the products
 #pragma unroll 1
-  for (int turn = 0; group < stage.num_groups;) {
+  for (int turn = 0; least < stage.num_groups; least += work.stride()) {
+    // Teams without a group meet, too (meet_beside).
+    const bool has_group = kForm.teams == 1 || group < stage.num_groups;
     float* parts = s.parts() + (2 * team + s.parts_turn) * kGroupParts;
     s.parts_turn ^= 1;
 #pragma unroll 1
-    for (int round = 0;;) {
+    for (int round = 0; has_group;) {
       float* sums = parts + (round * TeamWork<kForm>::kWarps + warp) * kTileRows;
       if constexpr (kForm.prepares) {
         run_prepared_item(item, s, ring, sums);
@@ -414,7 +429,10 @@ __device__ __forceinline__ void run_product(const DecodeArgs& args, const Decode
       item = work.item(stage, group, round, warp);
     }
     // Where registers are few not before the products.
-    if constexpr (!kForm.prepares) end = row_end(args, stage, s, work, group, turn);
+    if constexpr (!kForm.prepares) {
+      end.row = -1;
+      if (has_group) end = row_end(args, stage, s, work, group, turn);
+    }
     meet_team<kForm>(team);
     finish_group(stage, parts, row_scale, end);
     group += work.stride();
@@ -472,7 +490,7 @@ __global__ void __launch_bounds__(block_threads(kForms[kFormIndex]), 1)
   const TeamWork<kForm> work = {s.work(args.tables)};
   const int warp = threadIdx.x / 32;
   for (int i = threadIdx.x; i <= kForm.ring_barriers(); i += blockDim.x) {
-    init_barrier(s.barriers() + i);
+    init_barrier(s.barriers() + i, s.arrivals(args, i));
   }
   if (threadIdx.x < 8) s.zeros()[threadIdx.x] = make_uint4(0, 0, 0, 0);
   asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
@@ -501,14 +519,24 @@ __global__ void __launch_bounds__(block_threads(kForms[kFormIndex]), 1)
     }
     embed(args, step.token, s);
     meet_rows();
+  } else if constexpr (!kForm.prepares) {
+    meet_beside<kForm>(1);
   }
 #pragma unroll 1
   for (int i = 0; i < args.tables.num_stages; ++i) {
     const DecodeStage& stage = work.stages[i];
     if (stage.kind == DecodeStageKind::kAttention) {
-      if (makes_rows) attend_stage<kHead>(args, stage, s);
+      if (makes_rows) {
+        attend_stage<kHead>(args, stage, s);
+      } else if constexpr (!kForm.prepares) {
+        meet_beside<kForm>(meetings_of_attention(args, stage, s));
+      }
     } else if (stage.kind == DecodeStageKind::kMerge) {
-      if (makes_rows) merge_stage(args, stage, s);
+      if (makes_rows) {
+        merge_stage(args, stage, s);
+      } else if constexpr (!kForm.prepares) {
+        meet_beside<kForm>(meetings_of_merging(args, stage));
+      }
     } else {
       // What follows finds no room before blocks end; it need not wait for its launch then.
       if (stage.kind == DecodeStageKind::kHead) let_next_start();
