@@ -36,6 +36,11 @@ class DeviceRunner {
       const Options& options, std::shared_ptr<const ModelConfig> config,
       std::shared_ptr<const Weights> weights);
 
+  // Before the first request: runs so many steps of one token, on page 1, that the device has made
+  // what it makes of the first ones (tables, the one kernel that such a step is). Nothing on the
+  // CPU.
+  absl::Status WarmUp();
+
   // Logits of the batch's logit rows into logits().
   absl::Status Forward(const kernels::BatchView& batch);
   // Copies pages of the KV cache in all layers, before a Forward that reads them.
