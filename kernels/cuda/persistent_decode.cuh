@@ -70,9 +70,10 @@ __device__ __forceinline__ void meet_team(int team) {
   }
 }
 
-// Threads beside those that work on a row have as many barriers of their own. Nothing needs them but
-// compute-sanitizer: its racecheck reported values that went from threads which had come to more
-// barriers to ones which had come to fewer, whatever barrier lay in between, and reports none now.
+// Threads beside those that work on a row have as many barriers of their own. Nothing needs them
+// but compute-sanitizer: its racecheck reported values that went from threads which had come to
+// more barriers to ones which had come to fewer, whatever barrier lay in between, and reports none
+// now.
 template <DecodeForm kForm>
 __device__ __forceinline__ void meet_beside(int times) {
   constexpr int kBeside = kForm.warps() * 32 - kRowThreads;
