@@ -5,6 +5,7 @@
 // once; only additions are left one after another.
 
 #include "kernels/cuda/attention_merge.cuh"
+#include "kernels/cuda/decode_attention.cuh"
 #include "kernels/cuda/decode_row.cuh"
 
 namespace sluice::kernels::cuda {

@@ -6,6 +6,7 @@
 
 #include "kernels/cuda/decode_shared.cuh"
 #include "kernels/cuda/device_math.cuh"
+#include "kernels/cuda/fragments.cuh"
 #include "kernels/cuda/handoff.cuh"
 #include "kernels/cuda/row_sources.cuh"
 
@@ -67,14 +68,7 @@ __device__ __forceinline__ float2 meet(float x, float y, DecodeShared& s) {
     exchange[8 + threadIdx.x / 32] = __uint_as_float(y_bits);
   }
   meet_rows();
-  float total = exchange[0];
-  float most = exchange[8];
-#pragma unroll
-  for (int i = 1; i < 8; ++i) {
-    total = __fadd_rn(total, exchange[i]);
-    most = fmaxf(most, exchange[8 + i]);
-  }
-  return make_float2(total, most);
+  return sum_max_of_warps(exchange);
 }
 
 // Asks for the norm's weights, each thread for those of its columns.

@@ -62,6 +62,17 @@ __device__ __forceinline__ float block_sum(float x, float* shared) {
   for (int i = 1; i < 8; ++i) total = __fadd_rn(total, shared[i]);
   return total;
 }
+// The sum of sums [8] and the maximum of maxima [8] behind them, which eight warps left.
+__device__ __forceinline__ float2 sum_max_of_warps(const float* left) {
+  float total = left[0];
+  float most = left[8];
+#pragma unroll
+  for (int i = 1; i < 8; ++i) {
+    total = __fadd_rn(total, left[i]);
+    most = fmaxf(most, left[8 + i]);
+  }
+  return make_float2(total, most);
+}
 // Both at once: the sum of `x` and the maximum of `y`. `shared` holds 16 floats.
 __device__ __forceinline__ float2 block_sum_max(float x, float y, float* shared) {
   x = warp_sum(x);
@@ -72,14 +83,7 @@ __device__ __forceinline__ float2 block_sum_max(float x, float y, float* shared)
     shared[8 + threadIdx.x / 32] = y;
   }
   __syncthreads();
-  float total = shared[0];
-  float most = shared[8];
-#pragma unroll
-  for (int i = 1; i < 8; ++i) {
-    total = __fadd_rn(total, shared[i]);
-    most = fmaxf(most, shared[8 + i]);
-  }
-  return make_float2(total, most);
+  return sum_max_of_warps(shared);
 }
 __device__ __forceinline__ float block_max(float x, float* shared) {
   x = warp_max(x);

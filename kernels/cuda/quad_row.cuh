@@ -74,14 +74,7 @@ class QuadRow {
       reduce[8 + thread() / 32] = y;
     }
     __syncthreads();
-    float total = reduce[0];
-    float most = reduce[8];
-#pragma unroll
-    for (int i = 1; i < 8; ++i) {
-      total = __fadd_rn(total, reduce[i]);
-      most = fmaxf(most, reduce[8 + i]);
-    }
-    return make_float2(total, most);
+    return sum_max_of_warps(reduce);
   }
 
   // Writes the values times 2^shift as the operand rows from `first` on, of `num_rows` in all.

@@ -1,5 +1,5 @@
-// One block of 256 threads a token (embedding, norms, gates): reads and writes a few rows
-// of f32, all of them in L2. Figures: docs/performance.md.
+// A block of threads for a token or two (embedding, norms, gates): reads and writes a few rows of
+// f32, all of them in L2. Figures: docs/performance.md.
 
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/head_rows.cuh"
@@ -49,7 +49,8 @@ __global__ void __launch_bounds__(kRowThreads)
 }
 
 // norm_rows of rows that fit the registers, as they are or after an RMS norm without a bias: the
-// same bits, for threads have the same columns.
+// same bits, for threads have the same columns. (What lies behind the columns of a row whose norm is
+// not finite is not zero: no more is its product.)
 template <int kQuads, int kRows>
 __global__ void __launch_bounds__(kRows* kRowThreads)
     quad_rows(const __grid_constant__ NormRowsArgs args) {

@@ -1,6 +1,6 @@
 #pragma once
 
-// Kernels that work on one token a block: embeddings, normalised and scaled operand rows of the
+// Kernels that work on a token or two a block: embeddings, normalised and scaled operand rows of the
 // products, rotation and the KV cache.
 
 #include <cuda_runtime.h>
