@@ -49,8 +49,8 @@ __global__ void __launch_bounds__(kRowThreads)
 }
 
 // norm_rows of rows that fit the registers, as they are or after an RMS norm without a bias: the
-// same bits, for threads have the same columns. (What lies behind the columns of a row whose norm is
-// not finite is not zero: no more is its product.)
+// same bits, for threads have the same columns. (What lies behind the columns of a row whose norm
+// is not finite is not zero: no more is its product.)
 template <int kQuads, int kRows>
 __global__ void __launch_bounds__(kRows* kRowThreads)
     quad_rows(const __grid_constant__ NormRowsArgs args) {
