@@ -1,7 +1,7 @@
 #pragma once
 
-// Kernels that work on a token or two a block: embeddings, normalised and scaled operand rows of the
-// products, rotation and the KV cache.
+// Kernels that work on a token or two a block: embeddings, normalised and scaled operand rows of
+// the products, rotation and the KV cache.
 
 #include <cuda_runtime.h>
 
