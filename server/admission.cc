@@ -45,8 +45,13 @@ std::optional<RpcError> Admission::Ticket::Reserve(const Demand& demand, engine:
   if (auto error = admission_.CheckReserve(*this, demand, now)) return error;
   prompt_tokens_ = demand.prompt_tokens;
   positions_ = demand.positions;
+  sequences_ = demand.sequences;
+  priority_ = demand.priority;
+  reserved_ = true;
   admission_.waiting_tokens_ += prompt_tokens_;
-  admission_.tenants_[tenant_].positions += positions_;
+  Tenant& tenant = admission_.tenants_[tenant_];
+  tenant.positions += positions_;
+  tenant.waiting[priority_] += sequences_;
   admission_.Spend(tenant_, prompt_tokens_, now);
   return std::nullopt;
 }
@@ -66,7 +71,7 @@ void Admission::Ticket::Generated(int64_t tokens, engine::Time now) {
 
 void Admission::Ticket::Ended(int64_t backlog, engine::Time now) {
   engine::MutexLock lock(admission_.mutex_);
-  admission_.drain_.Ended(now, backlog);
+  admission_.drain_.Ended(now, backlog, sequences_);
   // A tenant at its limit waits for its own calls, whoever else waits.
   admission_.tenants_[tenant_].drain.Ended(now, 1);
 }
@@ -96,9 +101,12 @@ std::unique_ptr<Admission::Ticket> Admission::Enter(const std::string& tenant, i
     return nullptr;
   }
   if (bounds_.max_waiting_bytes > 0 && waiting_bytes_ + bytes > bounds_.max_waiting_bytes) {
-    *error = QueueFull("the calls that wait hold " + Number(waiting_bytes_) + " bytes of at most " +
-                           Number(bounds_.max_waiting_bytes),
-                       drain_.RetryDelay());
+    std::optional<std::chrono::milliseconds> retry;
+    if (bytes <= bounds_.max_waiting_bytes) retry = drain_.RetryDelay();
+    *error =
+        QueueFull("the calls that wait hold " + Number(waiting_bytes_) + " bytes, " +
+                      Number(bytes) + " more would be above " + Number(bounds_.max_waiting_bytes),
+                  retry);
     return nullptr;
   }
   const TenantLimits& limits = policy_->Of(tenant);
@@ -169,7 +177,9 @@ std::optional<RpcError> Admission::CheckReserve(const Ticket& ticket, const Dema
     const std::string text = "prompts of " + Number(waiting_tokens_) + " tokens wait, " +
                              Number(demand.prompt_tokens) + " more would be above " +
                              Number(bounds_.max_waiting_tokens);
-    return QueueFull(text, drain_.RetryDelay());
+    std::optional<std::chrono::milliseconds> retry;
+    if (demand.prompt_tokens <= bounds_.max_waiting_tokens) retry = drain_.RetryDelay();
+    return QueueFull(text, retry);
   }
   const TenantLimits& limits = policy_->Of(ticket.tenant_);
   const Tenant& tenant = tenants_[ticket.tenant_];
@@ -186,11 +196,34 @@ std::optional<RpcError> Admission::CheckReserve(const Ticket& ticket, const Dema
   if (auto error = CheckRate(ticket.tenant_, static_cast<double>(demand.prompt_tokens), now)) {
     return error;
   }
-  if (demand.deadline && demand.backlog > 0 && drain_.interval()) {
-    const double wait = *drain_.interval() * static_cast<double>(demand.backlog);
-    if (wait > engine::Seconds(*demand.deadline - now)) return Unmeetable(wait);
+  const std::optional<double> interval = drain_.Interval(now);
+  if (demand.deadline && interval) {
+    const double wait = *interval * Ahead(ticket.tenant_, demand);
+    if (wait > 0 && wait > engine::Seconds(*demand.deadline - now)) return Unmeetable(wait);
   }
   return std::nullopt;
+}
+
+double Admission::Ahead(const std::string& name, const Demand& demand) const {
+  int64_t own = 0;
+  double others = 0;
+  const double weight = policy_->Of(name).weight;
+  const auto itself = tenants_.find(name);
+  if (itself != tenants_.end()) {
+    const auto& waiting = itself->second.waiting;
+    for (auto place = waiting.lower_bound(demand.priority); place != waiting.end(); ++place) {
+      own += place->second;
+    }
+  }
+  for (const auto& [other, tenant] : tenants_) {
+    if (other == name) continue;
+    int64_t waiting = 0;
+    for (const auto& [priority, sequences] : tenant.waiting) waiting += sequences;
+    const double turns = static_cast<double>(own + 1) * policy_->Of(other).weight / weight;
+    others += std::min(static_cast<double>(waiting), turns);
+  }
+  // Without a token yet, but no longer waiting for a place, are some more.
+  return std::min(static_cast<double>(own) + others, static_cast<double>(demand.backlog));
 }
 
 RpcError Admission::OverQuota(const std::string& tenant, const std::string& what,
@@ -211,6 +244,10 @@ void Admission::LeaveQueue(Ticket& ticket) {
   ticket.waiting_ = false;
   waiting_tokens_ -= ticket.prompt_tokens_;
   waiting_bytes_ -= ticket.bytes_;
+  if (!ticket.reserved_) return;
+  std::map<int, int64_t>& waiting = tenants_[ticket.tenant_].waiting;
+  const auto place = waiting.find(ticket.priority_);
+  if ((place->second -= ticket.sequences_) == 0) waiting.erase(place);
 }
 
 void Admission::Release(Ticket& ticket) {

@@ -37,7 +37,9 @@ class Admission {
     int64_t prompt_tokens = 0;
     int64_t positions = 0;       // of KV caches, at most
     int64_t pool_positions = 0;  // of all engines together
-    int64_t backlog = 0;         // sequences that wait in all engines
+    int64_t sequences = 1;
+    int priority = 0;     // among the tenant's calls
+    int64_t backlog = 0;  // sequences that wait in all engines
     std::optional<engine::Time> deadline;
   };
 
@@ -69,6 +71,9 @@ class Admission {
     const int64_t bytes_;
     int64_t prompt_tokens_ = 0;
     int64_t positions_ = 0;
+    int64_t sequences_ = 1;
+    int priority_ = 0;
+    bool reserved_ = false;
     bool waiting_ = true;
     bool accepted_ = false;
   };
@@ -108,6 +113,7 @@ class Admission {
     std::optional<double> bucket;  // nothing: full
     engine::Time filled{};
     DrainRate drain;
+    std::map<int, int64_t> waiting;  // sequences without a token, by priority
   };
   struct Totals {
     uint64_t tokens = 0;
@@ -125,6 +131,10 @@ class Admission {
   std::optional<RpcError> CheckRate(const std::string& name, double needed, engine::Time now)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   std::optional<RpcError> CheckReserve(const Ticket& ticket, const Demand& demand, engine::Time now)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Sequences that will have a place before the call's, about: those of its tenant with its
+  // priority or a higher one, and meanwhile other tenants' share by their weights.
+  double Ahead(const std::string& name, const Demand& demand) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Release(Ticket& ticket);
   void LeaveQueue(Ticket& ticket) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);

@@ -5,13 +5,24 @@
 
 namespace sluice::server {
 
-void DrainRate::Ended(engine::Time now, int64_t backlog) {
+void DrainRate::Ended(engine::Time now, int64_t backlog, int64_t places) {
+  paused_ = PausedUntil(now);
   if (last_end_) {
-    const double seconds = engine::Seconds(now - *last_end_);
-    interval_ = interval_ ? 0.9 * *interval_ + 0.1 * seconds : seconds;
+    const double seconds = engine::Seconds(now - *last_end_) / static_cast<double>(places);
+    interval_ = interval_ && !paused_ ? 0.9 * *interval_ + 0.1 * seconds : seconds;
+    measured_ = now;
+    paused_ = false;
   }
   last_end_.reset();
   if (backlog > 0) last_end_ = now;
+}
+
+bool DrainRate::PausedUntil(engine::Time now) const {
+  return paused_ || (!last_end_ && now - measured_ > kPause);
+}
+
+std::optional<double> DrainRate::Interval(engine::Time now) const {
+  return PausedUntil(now) ? std::nullopt : interval_;
 }
 
 std::chrono::milliseconds DrainRate::RetryDelay() const {

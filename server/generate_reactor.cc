@@ -191,6 +191,8 @@ std::optional<RpcError> GenerateReactor::Reserve(const ServedModel& model,
   demand.prompt_tokens = static_cast<int64_t>(request.prompt.size());
   demand.positions = request.max_positions();
   demand.pool_positions = PoolPositionsOf(model);
+  demand.sequences = request.sampling.n;
+  demand.priority = request.priority;
   demand.backlog = WaitingIn(model, frontend_);
   demand.deadline = deadline_;
   engine::MutexLock lock(mutex_);

@@ -58,11 +58,11 @@ RpcError ModelNotAllowed(std::string_view name) {
   return PermissionDenied("the tenant may not use model " + Quote(name), "MODEL_NOT_ALLOWED");
 }
 
-RpcError QueueFull(std::string message, std::chrono::milliseconds retry_after) {
+RpcError QueueFull(std::string message, std::optional<std::chrono::milliseconds> retry_after) {
   RpcError error =
       MakeError(absl::StatusCode::kResourceExhausted, std::move(message), "QUEUE_FULL");
   error.retry_after = retry_after;
-  error.pushback = true;
+  error.pushback = retry_after.has_value();
   return error;
 }
 

@@ -47,7 +47,8 @@ RpcError StillLoading();
 RpcError Draining();
 RpcError ModelNotAllowed(std::string_view name);
 RpcError PermissionDenied(std::string message, std::string reason);
-RpcError QueueFull(std::string message, std::chrono::milliseconds retry_after);
+// `retry_after`: nothing when no retry can help.
+RpcError QueueFull(std::string message, std::optional<std::chrono::milliseconds> retry_after);
 
 // At most 64 bytes of what a client sent, in quotes, with everything but printable ASCII escaped.
 std::string Quote(std::string_view input);

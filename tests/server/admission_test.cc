@@ -58,6 +58,13 @@ class AdmissionTest : public testing::Test {
     ASSERT_TRUE(error_.quota.has_value());
     EXPECT_EQ(error_.quota->field, "tenant:acme");
   }
+  // One call ends every second while others wait.
+  void EndOneASecond() {
+    for (int i = 0; i < 30; ++i) {
+      Enter()->Ended(5, now_);
+      now_ += seconds(1);
+    }
+  }
   double RetrySeconds() const {
     return error_.retry_after ? static_cast<double>(error_.retry_after->count()) * 1e-3 : -1;
   }
@@ -91,9 +98,22 @@ TEST_F(AdmissionTest, BoundsWhatWaits) {
   // With its first token the call waits no longer.
   first->Generated(1, now_);
   EXPECT_NE(Admit(Tokens(100)), nullptr);
+  const auto half = Enter("acme", 500);
+  EXPECT_EQ(Enter("acme", 501), nullptr);
+  EXPECT_EQ(error_.reason, "QUEUE_FULL");
+  EXPECT_TRUE(error_.pushback);
+}
+
+TEST_F(AdmissionTest, AsksForNoRetryOfWhatIsAboveTheBoundsByItself) {
   EXPECT_NE(Enter("acme", 1000), nullptr);
   EXPECT_EQ(Enter("acme", 1001), nullptr);
   EXPECT_EQ(error_.reason, "QUEUE_FULL");
+  EXPECT_FALSE(error_.retry_after.has_value());
+  EXPECT_FALSE(error_.pushback);
+  EXPECT_NE(Admit(Tokens(100)), nullptr);
+  EXPECT_EQ(Admit(Tokens(101)), nullptr);
+  EXPECT_EQ(error_.reason, "QUEUE_FULL");
+  EXPECT_FALSE(error_.retry_after.has_value());
 }
 
 TEST_F(AdmissionTest, BoundsCallsOfATenant) {
@@ -180,12 +200,9 @@ TEST_F(AdmissionTest, BoundsPositionsOfATenant) {
 }
 
 TEST_F(AdmissionTest, RefusesDeadlinesThatTheQueueCannotMeet) {
-  // One call ends every second while others wait.
-  for (int i = 0; i < 30; ++i) {
-    auto ticket = Enter();
-    ticket->Ended(5, now_);
-    now_ += seconds(1);
-  }
+  EndOneASecond();
+  std::vector<std::unique_ptr<Admission::Ticket>> waiting;
+  for (int i = 0; i < 10; ++i) waiting.push_back(Admit(Tokens(1)));
   Admission::Demand demand = Tokens(1);
   demand.backlog = 10;
   demand.deadline = now_ + seconds(9);
@@ -198,6 +215,71 @@ TEST_F(AdmissionTest, RefusesDeadlinesThatTheQueueCannotMeet) {
   demand.deadline = now_ + milliseconds(1);
   demand.backlog = 0;  // nobody is before it
   EXPECT_NE(Admit(demand), nullptr);
+}
+
+TEST_F(AdmissionTest, WhatWaitsBehindACallDoesNotCountAgainstItsDeadline) {
+  SetPolicy(R"({"default": {"max_priority": 9}, "tenants": {"big": {"weight": 4}}})");
+  EndOneASecond();
+  std::vector<std::unique_ptr<Admission::Ticket>> waiting;
+  for (int i = 0; i < 40; ++i) waiting.push_back(Admit(Tokens(1)));
+  Admission::Demand demand = Tokens(1);
+  demand.backlog = 40;
+  demand.deadline = now_ + seconds(20);
+  EXPECT_EQ(Admit(demand), nullptr);
+  // A higher priority is before all of them.
+  demand.priority = 1;
+  EXPECT_NE(Admit(demand), nullptr);
+  demand.priority = 0;
+  // Another tenant has its turn after one of theirs; theirs come after four of a heavier one's.
+  demand.deadline = now_ + milliseconds(1500);
+  EXPECT_NE(Admit(demand, "globex"), nullptr);
+  demand.deadline = now_ + milliseconds(500);
+  EXPECT_EQ(Admit(demand, "globex"), nullptr);
+  waiting.clear();
+  for (int i = 0; i < 40; ++i) waiting.push_back(Admit(Tokens(1), "big"));
+  demand.deadline = now_ + milliseconds(3500);
+  EXPECT_EQ(Admit(demand), nullptr);
+  demand.deadline = now_ + milliseconds(4500);
+  EXPECT_NE(Admit(demand), nullptr);
+}
+
+TEST_F(AdmissionTest, ACallOfManySequencesFreesAsManyPlaces) {
+  for (int i = 0; i < 30; ++i) {
+    Admission::Demand demand = Tokens(1);
+    demand.sequences = 10;
+    Admit(demand)->Ended(20, now_);
+    now_ += seconds(1);
+  }
+  Admission::Demand many = Tokens(1);
+  many.sequences = 20;
+  const auto waiting = Admit(many);
+  Admission::Demand demand = Tokens(1);
+  demand.backlog = 20;
+  demand.deadline = now_ + milliseconds(2100);
+  EXPECT_NE(Admit(demand), nullptr);
+  demand.deadline = now_ + milliseconds(1900);
+  EXPECT_EQ(Admit(demand), nullptr);
+}
+
+TEST_F(AdmissionTest, WhatWasMeasuredBeforeAPauseRefusesNobody) {
+  EndOneASecond();
+  Enter()->Ended(0, now_);
+  now_ += seconds(3);
+  const auto waiting = Admit(Tokens(1));
+  Admission::Demand demand = Tokens(1);
+  demand.backlog = 1;
+  demand.deadline = now_ + milliseconds(100);
+  EXPECT_NE(Admit(demand), nullptr);
+  // Nor when places are freed again, until that has been measured.
+  Enter()->Ended(5, now_);
+  EXPECT_NE(Admit(demand), nullptr);
+  now_ += milliseconds(10);
+  Enter()->Ended(5, now_);
+  EXPECT_NE(Admit(demand), nullptr);
+  now_ += seconds(1);
+  Enter()->Ended(5, now_);
+  demand.deadline = now_ + milliseconds(100);
+  EXPECT_EQ(Admit(demand), nullptr);
 }
 
 TEST_F(AdmissionTest, TimeWithNothingToDoIsNotSlowness) {

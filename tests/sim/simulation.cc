@@ -308,6 +308,8 @@ bool Simulation::Enter(Call& call, const engine::Request& request) {
   demand.prompt_tokens = call.num_prompt;
   demand.positions = request.max_positions();
   demand.pool_positions = int64_t{scenario_.limits.num_pages - 1} * engine::kPageTokens;
+  demand.sequences = request.sampling.n;
+  demand.priority = request.priority;
   demand.backlog = stats_.requests_waiting.load();
   demand.deadline = call.deadline;
   const auto reserving = ledger_.Reserving(call, demand, now);
