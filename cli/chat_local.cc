@@ -68,8 +68,9 @@ class LocalChat final : public ChatBackend {
           "the conversation of " + std::to_string(request.prompt.size()) +
           " tokens leaves no room in the context of " + std::to_string(positions));
     }
+    request.stopping.fills_context = job_.max_tokens <= 0 || room < job_.max_tokens;
     request.stopping.max_tokens =
-        static_cast<int32_t>(job_.max_tokens > 0 ? std::min<int64_t>(room, job_.max_tokens) : room);
+        static_cast<int32_t>(request.stopping.fills_context ? room : job_.max_tokens);
     request.arrival = engine::SteadyClock().Now();
     return request;
   }

@@ -69,6 +69,7 @@ absl::StatusOr<engine::Request> MakeRequest(const GenerateJob& job,
   }
   if (request.stopping.max_tokens == 0) {
     request.stopping.max_tokens = static_cast<int32_t>(positions - prompt_tokens);
+    request.stopping.fills_context = true;
   }
   return request;
 }

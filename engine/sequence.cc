@@ -8,21 +8,6 @@
 #include "engine/base/check.h"
 
 namespace sluice::engine {
-namespace {
-
-// Tokens that would end the sequence, which are not to be drawn before its minimum.
-std::vector<TokenId> EndTokens(const StoppingParams& stopping, const Tokenizer* tokenizer) {
-  std::vector<TokenId> ids = stopping.stop_token_ids;
-  if (!stopping.ignore_eos && tokenizer) {
-    const std::vector<TokenId>& ends = tokenizer->end_of_generation();
-    ids.insert(ids.end(), ends.begin(), ends.end());
-  }
-  std::sort(ids.begin(), ids.end());
-  ids.erase(std::unique(ids.begin(), ids.end()), ids.end());
-  return ids;
-}
-
-}  // namespace
 
 Sequence::Sequence(SequenceId id, LiveRequest* request, int index, int max_context, PagePool* pool,
                    std::shared_ptr<const Tokenizer> tokenizer)

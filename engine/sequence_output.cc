@@ -5,6 +5,17 @@
 
 namespace sluice::engine {
 
+std::vector<TokenId> EndTokens(const StoppingParams& stopping, const Tokenizer* tokenizer) {
+  std::vector<TokenId> ids = stopping.stop_token_ids;
+  if (!stopping.ignore_eos && tokenizer) {
+    const std::vector<TokenId>& ends = tokenizer->end_of_generation();
+    ids.insert(ids.end(), ends.begin(), ends.end());
+  }
+  std::sort(ids.begin(), ids.end());
+  ids.erase(std::unique(ids.begin(), ids.end()), ids.end());
+  return ids;
+}
+
 SequenceOutput::SequenceOutput(const Request* request, int index,
                                std::shared_ptr<const Tokenizer> tokenizer)
     : request_(request),
@@ -67,8 +78,10 @@ std::optional<SequenceEnd> SequenceOutput::Append(TokenLogprobs&& token) {
     std::optional<std::string> stop = AddText(id);
     if (stop && !end) return SequenceEnd{FinishReason::kStop, std::move(*stop), std::nullopt};
   }
-  if (!end && num_tokens_ >= stopping.max_tokens)
-    end = SequenceEnd{FinishReason::kLength, {}, std::nullopt};
+  if (!end && num_tokens_ >= stopping.max_tokens) {
+    end = SequenceEnd{
+        stopping.fills_context ? FinishReason::kContext : FinishReason::kLength, {}, std::nullopt};
+  }
   if (end) Finish();
   return end;
 }

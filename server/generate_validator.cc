@@ -7,11 +7,13 @@
 #include <chrono>
 #include <cmath>
 #include <limits>
+#include <set>
 #include <utility>
 #include <vector>
 
 #include "engine/base/status.h"
 #include "engine/resume.h"
+#include "engine/sequence_output.h"
 #include "server/messages.h"
 
 namespace sluice::server {
@@ -269,6 +271,25 @@ void ValidateStopping(const v1::Stopping& in, const ServedModel& model, engine::
   echo.set_include_stop_str_in_output(out.include_stop_str_in_output);
 }
 
+// Before min_tokens a token is needed that ends nothing. All of them forbidden was said before.
+void CheckThatSomeTokenIsLeft(const ServedModel& model, const engine::Request& request,
+                              FieldChecker* check) {
+  if (request.stopping.min_tokens == 0) return;
+  std::set<engine::TokenId> barred;
+  for (const auto& [id, bias] : request.sampling.logit_bias) {
+    if (bias == -std::numeric_limits<float>::infinity()) barred.insert(id);
+  }
+  const auto num_tokens = static_cast<size_t>(std::max(1, model.limits.bounds().vocab_size));
+  if (barred.size() >= num_tokens) return;
+  const auto ends = engine::EndTokens(request.stopping, model.loaded.tokenizer.get());
+  barred.insert(ends.begin(), ends.end());
+  if (barred.size() >= num_tokens) {
+    check->Fail("sampling.logit_bias",
+                "forbids every token but those that end a sequence, which do not come before "
+                "stopping.min_tokens");
+  }
+}
+
 void ValidateOutput(const v1::Output& in, const ServedModel& model, FieldChecker* check,
                     GenerateDraft* draft) {
   engine::OutputParams& out = draft->request.output;
@@ -399,6 +420,7 @@ std::optional<RpcError> ValidateGenerate(const v1::GenerateRequest& in, const Se
   ValidateInput(in, model, &check, draft);
   ValidateSampling(in.sampling(), model, seed, &check, draft);
   ValidateStopping(in.stopping(), model, arrival, &check, draft);
+  CheckThatSomeTokenIsLeft(model, draft->request, &check);
   ValidateOutput(in.output(), model, &check, draft);
   ValidateResume(in, &check, draft);
   check.Check(Field::kCacheSaltBytes, static_cast<double>(in.cache().cache_salt().size()));
@@ -446,6 +468,7 @@ std::optional<RpcError> ResolveLengths(const ServedModel& model, std::optional<i
     int64_t cap = bounds.max_tokens_cap > 0 ? bounds.max_tokens_cap : room;
     // A prompt that leaves nothing asks for one token: that the tenant may not is said later.
     if (tenant_most) cap = std::min(cap, std::max<int64_t>(1, *tenant_most));
+    stopping.fills_context = room < cap || (bounds.max_tokens_cap == 0 && room == cap);
     stopping.max_tokens = static_cast<int32_t>(std::min(room, cap));
     if (stopping.min_tokens > stopping.max_tokens) {
       return BadField("stopping.min_tokens",

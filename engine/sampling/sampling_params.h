@@ -28,7 +28,8 @@ struct SamplingParams {
 
 // When a sequence ends.
 struct StoppingParams {
-  int32_t max_tokens = 0;  // > 0, resolved
+  int32_t max_tokens = 0;      // > 0, resolved
+  bool fills_context = false;  // nobody asked for so few: the context has no room for more
   int32_t min_tokens = 0;
   std::vector<std::string> stop;  // non-empty strings
   std::vector<TokenId> stop_token_ids;

@@ -86,6 +86,15 @@ std::vector<BadCase> SamplingCases() {
                      }
                    }});
   cases.push_back({"sampling.logit_bias", [](v1::GenerateRequest& in) {
+                     for (int id = 0; id < 256; ++id) {
+                       if (id == 7 || id == 9) continue;
+                       (*in.mutable_sampling()->mutable_logit_bias())[id] = -kInf;
+                     }
+                     in.mutable_stopping()->add_stop_token_ids(9);
+                     in.mutable_stopping()->add_stop_token_ids(7);
+                     in.mutable_stopping()->set_min_tokens(1);
+                   }});
+  cases.push_back({"sampling.logit_bias", [](v1::GenerateRequest& in) {
                      for (int id = 0; id < 100'000; ++id) {
                        (*in.mutable_sampling()->mutable_logit_bias())[id] = 0;
                      }

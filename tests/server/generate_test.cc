@@ -116,6 +116,13 @@ TEST(GenerateTest, RepeatsACallFromItsEcho) {
   EXPECT_NE(server.Generate(request).Tokens(), first.Tokens());
 }
 
+v1::FinishReason EndOf(const Reply& reply) {
+  for (const auto& event : reply.events) {
+    if (event.has_sequence_finished()) return event.sequence_finished().finish_reason();
+  }
+  return v1::FINISH_REASON_UNSPECIFIED;
+}
+
 TEST(GenerateTest, ResolvesMaxTokensToWhatIsLeft) {
   TestServer::Options options;
   options.server.max_tokens_cap = 30;
@@ -125,10 +132,14 @@ TEST(GenerateTest, ResolvesMaxTokensToWhatIsLeft) {
   Reply reply = server.Generate(request);
   EXPECT_EQ(reply.accepted()->stopping().max_tokens(), 12);  // context 512
   EXPECT_EQ(reply.Tokens().size(), 12u);
+  EXPECT_EQ(EndOf(reply), v1::FINISH_REASON_CONTEXT);
+  request = GreedyRequest(500, 12);
+  EXPECT_EQ(EndOf(server.Generate(request)), v1::FINISH_REASON_LENGTH);
   request = GreedyRequest(5, 1);
   request.mutable_stopping()->clear_max_tokens();
   reply = server.Generate(request);
   EXPECT_EQ(reply.accepted()->stopping().max_tokens(), 30);
+  EXPECT_EQ(EndOf(reply), v1::FINISH_REASON_LENGTH);
   request.mutable_stopping()->set_max_tokens(31);
   EXPECT_THAT(FieldsOf(server.Generate(request).status),
               testing::ElementsAre("stopping.max_tokens"));
