@@ -1,6 +1,7 @@
 #include "server/admission.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "server/field_limits.h"
 
@@ -16,7 +17,7 @@ int64_t ShareOf(const TenantLimits& limits, int64_t pool_positions) {
 RpcError Unmeetable(double wait_seconds) {
   RpcError error;
   error.code = absl::StatusCode::kResourceExhausted;
-  error.message = "the queue takes about " + FormatNumber(wait_seconds) +
+  error.message = "the queue takes about " + FormatNumber(std::ceil(wait_seconds * 10) / 10) +
                   " seconds, longer than the call's deadline";
   error.reason = "DEADLINE_UNMEETABLE";
   return error;

@@ -1,5 +1,6 @@
 #include "server/unary_methods.h"
 
+#include <algorithm>
 #include <memory>
 #include <optional>
 #include <string>
@@ -101,8 +102,8 @@ void DetokenizeNow(const Answer& answer, const ServedModel& model,
   engine::Detokenizer detokenizer(model.loaded.tokenizer, request.skip_special_tokens(),
                                   /*continues_text=*/false);
   v1::DetokenizeResponse out;
-  // The model may have rows beyond the vocabulary; those have no text.
-  const int32_t vocab_size = model.loaded.tokenizer->vocab_size();
+  const int32_t num_texts = model.loaded.tokenizer->vocab_size();
+  const int32_t vocab_size = std::max(num_texts, model.limits.bounds().vocab_size);
   for (int i = 0; i < request.token_ids_size(); ++i) {
     const int32_t id = request.token_ids(i);
     if (id < 0 || id >= vocab_size) {
@@ -110,6 +111,8 @@ void DetokenizeNow(const Answer& answer, const ServedModel& model,
           "token_ids[" + std::to_string(i) + "]",
           "must be in [0, " + std::to_string(vocab_size - 1) + "], is " + std::to_string(id)));
     }
+    // The model may have rows beyond the vocabulary, whose tokens Generate may give: without text.
+    if (id >= num_texts) continue;
     detokenizer.Append(id, *out.mutable_text());
     if (out.text().size() > kMaxResponseBytes) break;
   }

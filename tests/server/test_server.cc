@@ -155,7 +155,7 @@ void TestServer::Serve() {
   model.facts.name = "fake";
   model.facts.architecture = "fake";
   model.facts.weights_digest = "0123";
-  model.facts.vocab_size = kVocabSize;
+  model.facts.vocab_size = kVocabSize + options_.padding;
   model.facts.context_length = options_.max_context;
   model.facts.max_context = options_.max_context;
   model.facts.kv_pages = options_.limits.num_pages - 1;

@@ -53,6 +53,7 @@ class TestServer {
     engine::FakeRunner::Options runner;
     int num_engines = 1;
     int piece_bytes = 1;  // 0: no vocabulary
+    int padding = 0;      // rows of the model beyond the vocabulary
     int max_context = 512;
     bool serve = true;
     std::string chat_template;  // none when empty

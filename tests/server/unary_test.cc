@@ -83,6 +83,22 @@ TEST(UnaryTest, TokenisesAndDetokenises) {
   }
 }
 
+TEST(UnaryTest, TokensBeyondTheVocabularyHaveNoText) {
+  TestServer::Options options;
+  options.padding = 8;
+  TestServer server(options);
+  v1::DetokenizeRequest request;
+  v1::DetokenizeResponse response;
+  for (const int id : {0, 256, 1, 263, 2}) request.add_token_ids(id);
+  grpc::ClientContext context;
+  ASSERT_TRUE(server.stub().Detokenize(&context, request, &response).ok());
+  EXPECT_EQ(response.text(), "abc");
+  request.add_token_ids(264);
+  grpc::ClientContext again;
+  EXPECT_THAT(FieldsOf(server.stub().Detokenize(&again, request, &response)),
+              ElementsAre("token_ids[5]"));
+}
+
 TEST(UnaryTest, RefusesWhatItCannotAnswer) {
   TestServer::Options options;
   options.piece_bytes = 1024;
