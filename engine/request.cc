@@ -57,4 +57,15 @@ void TokenChunk::Merge(TokenChunk&& later) {
   if (later.request_end) request_end = std::move(later.request_end);
 }
 
+std::vector<TokenId> EndTokens(const StoppingParams& stopping,
+                               std::span<const TokenId> end_of_generation) {
+  std::vector<TokenId> ids = stopping.stop_token_ids;
+  if (!stopping.ignore_eos) {
+    ids.insert(ids.end(), end_of_generation.begin(), end_of_generation.end());
+  }
+  std::sort(ids.begin(), ids.end());
+  ids.erase(std::unique(ids.begin(), ids.end()), ids.end());
+  return ids;
+}
+
 }  // namespace sluice::engine

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -84,6 +85,10 @@ struct Request {
     return shared + sampling.n * (num_prompt - shared + stopping.max_tokens);
   }
 };
+
+// Tokens that would end a sequence, which are not to be drawn before its minimum: ascending.
+std::vector<TokenId> EndTokens(const StoppingParams& stopping,
+                               std::span<const TokenId> end_of_generation);
 
 struct TopLogprob {
   TokenId token = 0;

@@ -2,12 +2,21 @@
 
 #include <algorithm>
 #include <array>
+#include <span>
 #include <string_view>
 #include <utility>
 
 #include "engine/base/check.h"
 
 namespace sluice::engine {
+namespace {
+
+std::span<const TokenId> EndsOfGeneration(const Tokenizer* tokenizer) {
+  if (tokenizer == nullptr) return {};
+  return tokenizer->end_of_generation();
+}
+
+}  // namespace
 
 Sequence::Sequence(SequenceId id, LiveRequest* request, int index, int max_context, PagePool* pool,
                    std::shared_ptr<const Tokenizer> tokenizer)
@@ -18,7 +27,7 @@ Sequence::Sequence(SequenceId id, LiveRequest* request, int index, int max_conte
       max_context_(max_context),
       num_prompt_(static_cast<int>(request->request().prompt.size())),
       generated_(request->request().resume.token_ids),
-      banned_until_min_(EndTokens(request->request().stopping, tokenizer.get())),
+      banned_until_min_(EndTokens(request->request().stopping, EndsOfGeneration(tokenizer.get()))),
       output_(&request->request(), index, std::move(tokenizer)),
       pool_(pool),
       pages_(pool) {}

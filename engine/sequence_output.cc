@@ -5,17 +5,6 @@
 
 namespace sluice::engine {
 
-std::vector<TokenId> EndTokens(const StoppingParams& stopping, const Tokenizer* tokenizer) {
-  std::vector<TokenId> ids = stopping.stop_token_ids;
-  if (!stopping.ignore_eos && tokenizer) {
-    const std::vector<TokenId>& ends = tokenizer->end_of_generation();
-    ids.insert(ids.end(), ends.begin(), ends.end());
-  }
-  std::sort(ids.begin(), ids.end());
-  ids.erase(std::unique(ids.begin(), ids.end()), ids.end());
-  return ids;
-}
-
 SequenceOutput::SequenceOutput(const Request* request, int index,
                                std::shared_ptr<const Tokenizer> tokenizer)
     : request_(request),

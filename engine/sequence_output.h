@@ -3,7 +3,6 @@
 #include <memory>
 #include <optional>
 #include <string>
-#include <vector>
 
 #include "engine/request.h"
 #include "engine/sampling/stop_matcher.h"
@@ -11,10 +10,6 @@
 #include "engine/tokenizer/tokenizer.h"
 
 namespace sluice::engine {
-
-// Tokens that would end a sequence, which are not to be drawn before its minimum: ascending.
-// `tokenizer` may be null.
-std::vector<TokenId> EndTokens(const StoppingParams& stopping, const Tokenizer* tokenizer);
 
 // What one sequence says: takes its tokens, turns them into text, finds where it ends by a token, a
 // stop string or its length, and gathers the chunk that goes out next. Owned by the sequence;

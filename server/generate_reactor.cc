@@ -51,9 +51,7 @@ std::optional<RpcError> GenerateReactor::Refusal() const {
   if (deadline_ && *deadline_ <= arrival_) {
     return DeadlineError("the deadline had passed when the call arrived");
   }
-  if (frontend_.refusing.load()) {
-    return Draining();
-  }
+  if (frontend_.refusing.load()) return Draining();
   const ServedModel* model = frontend_.model.load();
   if (model == nullptr) return StillLoading();
   if (!model->dispatcher().any_up()) {
@@ -187,14 +185,13 @@ std::optional<RpcError> GenerateReactor::CheckRights(const v1::GenerateRequest& 
 
 std::optional<RpcError> GenerateReactor::Reserve(const ServedModel& model,
                                                  const engine::Request& request) {
-  Admission::Demand demand;
-  demand.prompt_tokens = static_cast<int64_t>(request.prompt.size());
-  demand.positions = request.max_positions();
-  demand.pool_positions = PoolPositionsOf(model);
-  demand.sequences = request.sampling.n;
-  demand.priority = request.priority;
-  demand.backlog = WaitingIn(model, frontend_);
-  demand.deadline = deadline_;
+  const Admission::Demand demand = {.prompt_tokens = static_cast<int64_t>(request.prompt.size()),
+                                    .positions = request.max_positions(),
+                                    .pool_positions = PoolPositionsOf(model),
+                                    .sequences = request.sampling.n,
+                                    .priority = request.priority,
+                                    .backlog = WaitingIn(model, frontend_),
+                                    .deadline = deadline_};
   engine::MutexLock lock(mutex_);
   if (finishing_) return std::nullopt;  // its ticket may be gone
   return ticket_->Reserve(demand, std::chrono::steady_clock::now());

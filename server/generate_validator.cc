@@ -8,12 +8,12 @@
 #include <cmath>
 #include <limits>
 #include <set>
+#include <span>
 #include <utility>
 #include <vector>
 
 #include "engine/base/status.h"
 #include "engine/resume.h"
-#include "engine/sequence_output.h"
 #include "server/messages.h"
 
 namespace sluice::server {
@@ -281,7 +281,9 @@ void CheckThatSomeTokenIsLeft(const ServedModel& model, const engine::Request& r
   }
   const auto num_tokens = static_cast<size_t>(std::max(1, model.limits.bounds().vocab_size));
   if (barred.size() >= num_tokens) return;
-  const auto ends = engine::EndTokens(request.stopping, model.loaded.tokenizer.get());
+  std::span<const engine::TokenId> end_of_generation;
+  if (model.has_vocabulary()) end_of_generation = model.loaded.tokenizer->end_of_generation();
+  const auto ends = engine::EndTokens(request.stopping, end_of_generation);
   barred.insert(ends.begin(), ends.end());
   if (barred.size() >= num_tokens) {
     check->Fail("sampling.logit_bias",
