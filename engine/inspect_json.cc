@@ -86,6 +86,7 @@ Json TokenizerJson(const Inspection& inspection) {
   out["adds_eos"] = tokenizer.adds_eos();
   out["end_of_generation"] = tokenizer.end_of_generation();
   out["has_chat_template"] = !tokenizer.chat_template().empty();
+  out["has_tool_use_template"] = !tokenizer.tool_use_template().empty();
   out["warnings"] = inspection.tokenizer_warnings;
   return out;
 }

@@ -170,6 +170,14 @@ std::string FactsText(const ModelConfig& config, uint64_t num_parameters) {
   return facts.Text();
 }
 
+std::string ChatTemplateText(const Tokenizer& tokenizer) {
+  const std::string& name = tokenizer.first_template_name();
+  if (!tokenizer.chat_template().empty()) {
+    return tokenizer.tool_use_template().empty() ? "yes" : "yes, and another for tools";
+  }
+  return name.empty() ? "no" : "no, only by name, " + Quoted(name) + " first";
+}
+
 std::string TokenizerText(const Inspection& inspection) {
   if (inspection.tokenizer == nullptr) return "  none\n";
   const Tokenizer& tokenizer = *inspection.tokenizer;
@@ -186,7 +194,7 @@ std::string TokenizerText(const Inspection& inspection) {
     ends += (ends.empty() ? "" : ", ") + token(id);
   }
   facts.Add({"generation ends at", ends.empty() ? "none" : ends});
-  facts.Add({"chat template", tokenizer.chat_template().empty() ? "no" : "yes"});
+  facts.Add({"chat template", ChatTemplateText(tokenizer)});
   return facts.Text();
 }
 

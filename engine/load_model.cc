@@ -17,6 +17,7 @@
 #include "engine/chat/chat_encoder.h"
 #include "engine/device_choice.h"
 #include "engine/engine.h"
+#include "engine/gguf/gguf_text.h"
 #include "engine/model/sha256.h"
 #include "engine/model/tensor_places.h"
 #include "engine/model_file/model_file.h"
@@ -173,6 +174,13 @@ absl::StatusOr<std::string> ReadTemplateFile(const std::string& path) {
   return text;
 }
 
+std::string NoTemplateText(const Tokenizer& tokenizer) {
+  const std::string& name = tokenizer.first_template_name();
+  if (name.empty()) return "the model's file has no chat template";
+  return "the model's file has chat templates by name only, " + Quoted(name) +
+         " first, and none named 'default'";
+}
+
 // A bad template of the model's file costs its chat only; one that was asked for by name must work.
 absl::Status LoadChat(const EngineOptions& options, LoadedModel& model) {
   const bool is_named = !options.chat_template_path.empty();
@@ -187,12 +195,15 @@ absl::Status LoadChat(const EngineOptions& options, LoadedModel& model) {
   }
   const std::string& source = is_named ? named : model.tokenizer->chat_template();
   if (source.empty() && !is_named) {
-    model.chat_error = "the model's file has no chat template";
+    model.chat_error = NoTemplateText(*model.tokenizer);
     return absl::OkStatus();
   }
-  auto chat = ChatEncoder::Create(source, model.tokenizer);
+  const std::string tool_use = is_named ? "" : model.tokenizer->tool_use_template();
+  auto chat = ChatEncoder::Create(source, model.tokenizer, tool_use);
   if (chat.ok()) {
     model.chat = *std::move(chat);
+    const absl::Status usable = model.chat->CheckToolUse();
+    if (!usable.ok()) model.warnings.push_back(Message(usable) + "; no chat with tools");
     return absl::OkStatus();
   }
   if (is_named) return Prefix(options.chat_template_path, chat.status());

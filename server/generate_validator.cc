@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "engine/base/status.h"
+#include "engine/chat/chat_encoder.h"
 #include "engine/resume.h"
 #include "server/messages.h"
 
@@ -360,10 +361,10 @@ bool Asks(const v1::GenerateRequest& in, const std::string& field) {
   return field == "constraint" && in.has_constraint();
 }
 
-RpcError NoChatTemplate(const ServedModel& model) {
+RpcError NoChatTemplate(std::string message) {
   RpcError error;
   error.code = absl::StatusCode::kFailedPrecondition;
-  error.message = model.loaded.chat_error;
+  error.message = std::move(message);
   error.reason = "NO_CHAT_TEMPLATE";
   return error;
 }
@@ -436,7 +437,13 @@ std::optional<RpcError> ValidateGenerate(const v1::GenerateRequest& in, const Se
   for (const std::string& field : model.UnimplementedFields()) {
     if (Asks(in, field)) return NotImplemented(field);
   }
-  if (draft->conversation && model.loaded.chat == nullptr) return NoChatTemplate(model);
+  if (draft->conversation) {
+    if (model.loaded.chat == nullptr) return NoChatTemplate(model.loaded.chat_error);
+    const absl::Status tool_use = model.loaded.chat->CheckToolUse();
+    if (draft->conversation->has_tools() && !tool_use.ok()) {
+      return NoChatTemplate(engine::Message(tool_use));
+    }
+  }
   draft->request.id = in.request_id();
   draft->request.arrival = arrival;
   draft->accepted.set_request_id(in.request_id());

@@ -45,6 +45,7 @@ class Conversation {
   // Whether the prompt ends with the beginning of the assistant's reply.
   void set_add_generation_prompt(bool adds) { adds_generation_prompt_ = adds; }
 
+  bool has_tools() const { return !tools_.is_none(); }  // also none at all: "[]"
   bool empty() const { return messages_.empty(); }
   size_t num_messages() const { return messages_.size(); }
   // Forgets the messages after the first `count`.

@@ -12,6 +12,8 @@ namespace sluice::engine {
 namespace {
 
 constexpr uint64_t kMaxTemplateBytes = uint64_t{16} << 20;
+constexpr std::string_view kTemplateName = "chat_template.jinja";
+constexpr std::string_view kToolUseName = "additional_chat_templates/tool_use.jinja";
 
 // Files of old versions keep the rotary frequencies of each layer, which config.json gives anyway.
 bool IsHarmless(std::string_view name) { return name.ends_with(".rotary_emb.inv_freq"); }
@@ -105,12 +107,17 @@ absl::Status SafetensorsModel::AddTokenizer(const JsonFile& config) {
                    ReadJsonFile(file_.path_, "special_tokens_map.json"));
   ASSIGN_OR_RETURN(const std::optional<JsonFile> generation_config,
                    ReadJsonFile(file_.path_, "generation_config.json"));
-  TokenizerFiles files = {
-      .directory = file_.path_, .tokenizer = *std::move(tokenizer), .chat_template = {}};
+  TokenizerFiles files = {.directory = file_.path_,
+                          .tokenizer = *std::move(tokenizer),
+                          .chat_template = {},
+                          .tool_use_template = {}};
   ASSIGN_OR_RETURN(files.chat_template,
-                   ReadTextFile(file_.path_, "chat_template.jinja", kMaxTemplateBytes));
+                   ReadTextFile(file_.path_, kTemplateName, kMaxTemplateBytes));
+  ASSIGN_OR_RETURN(files.tool_use_template,
+                   ReadTextFile(file_.path_, kToolUseName, kMaxTemplateBytes));
   AddText(files.tokenizer.name, files.tokenizer.text);
-  if (files.chat_template.has_value()) AddText("chat_template.jinja", *files.chat_template);
+  if (files.chat_template.has_value()) AddText(kTemplateName, *files.chat_template);
+  if (files.tool_use_template.has_value()) AddText(kToolUseName, *files.tool_use_template);
   const auto add = [this](const std::optional<JsonFile>& file) -> const JsonFile* {
     if (!file.has_value()) return nullptr;
     AddText(file->name, file->text);

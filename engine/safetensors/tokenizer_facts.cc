@@ -1,6 +1,8 @@
 #include "engine/safetensors/tokenizer_facts.h"
 
 #include <algorithm>
+#include <cctype>
+#include <map>
 #include <string_view>
 #include <unordered_map>
 #include <utility>
@@ -16,6 +18,7 @@ namespace {
 
 constexpr int64_t kMaxTokens = int64_t{1} << 20;
 constexpr size_t kShownToken = 120;
+constexpr std::string_view kTemplateKey = "tokenizer.chat_template";
 
 // Token types of GGUF.
 constexpr int32_t kNormal = 1;
@@ -34,6 +37,15 @@ bool IsByteToken(std::string_view piece) {
   const auto is_digit = [](char c) { return (c >= '0' && c <= '9') || (c >= 'A' && c <= 'F'); };
   return piece.size() == 6 && piece.starts_with("<0x") && piece[5] == '>' && is_digit(piece[3]) &&
          is_digit(piece[4]);
+}
+
+// A chat template's name as a part of a key, as gguf-py makes it.
+std::string NameInKey(std::string_view name) {
+  std::string part(name);
+  for (char& c : part) {
+    if (!std::isalnum(static_cast<unsigned char>(c))) c = '_';
+  }
+  return part;
 }
 
 // Makes the entries of one tokenizer; used once.
@@ -338,33 +350,62 @@ class TokenizerMaker {
     return ends;
   }
 
+  absl::StatusOr<std::string> TemplateText(const JsonValue& value) const {
+    if (value.is_string()) return std::string(*value.AsString());
+    return InvalidArgument(files_.directory +
+                           "/tokenizer_config.json: key 'chat_template': expected a string, got " +
+                           std::string(KindName(value.kind())));
+  }
+
+  absl::Status AddConfigTemplate(const JsonValue& value) {
+    ASSIGN_OR_RETURN(std::string text, TemplateText(value));
+    Add(kTemplateKey, std::move(text), "chat_template", "tokenizer_config.json");
+    return absl::OkStatus();
+  }
+
+  void AddNamedTemplates(const std::map<std::string, std::string>& templates,
+                         const std::string& source) {
+    if (templates.empty()) return;
+    std::vector<std::string> names;
+    for (const auto& [name, text] : templates) {
+      entries_.push_back({std::string(kTemplateKey) + "." + name, text, 0, source});
+      names.push_back(name);
+    }
+    entries_.push_back({"tokenizer.chat_templates", MetadataArray(std::move(names)), 0, source});
+  }
+
   absl::Status AddChatTemplate() {
+    // Files of templates take the place of all that tokenizer_config.json has.
     if (files_.chat_template.has_value()) {
       entries_.push_back(
-          {"tokenizer.chat_template", *files_.chat_template, 0, "chat_template.jinja"});
+          {std::string(kTemplateKey), *files_.chat_template, 0, "chat_template.jinja"});
+    }
+    if (files_.tool_use_template.has_value()) {
+      AddNamedTemplates({{"tool_use", *files_.tool_use_template}},
+                        "additional_chat_templates/tool_use.jinja");
+    }
+    if (files_.chat_template.has_value() || files_.tool_use_template.has_value()) {
       return absl::OkStatus();
     }
     if (files_.tokenizer_config == nullptr) return absl::OkStatus();
-    std::optional<JsonValue> value = files_.tokenizer_config->document.root().Find("chat_template");
+    const std::optional<JsonValue> value =
+        files_.tokenizer_config->document.root().Find("chat_template");
     if (!value.has_value() || value->is_null()) return absl::OkStatus();
-    if (value->is_array()) {
-      // Several by name: "default" is the one of plain chats.
-      std::optional<JsonValue> chosen;
-      for (const JsonValue one : *value) {
-        const std::optional<JsonValue> name = one.Find("name");
-        if (name.has_value() && name->AsString() == "default") chosen = one.Find("template");
+    if (!value->is_array()) return AddConfigTemplate(*value);
+    std::map<std::string, std::string> others;
+    std::optional<JsonValue> plain;
+    for (const JsonValue one : *value) {
+      const std::optional<JsonValue> name = one.Find("name"), text = one.Find("template");
+      const std::string_view called = name.has_value() ? name->AsString().value_or("") : "";
+      if (called.empty() || !text.has_value()) continue;
+      if (called == "default") {
+        plain = text;
+        continue;
       }
-      if (!chosen.has_value()) return absl::OkStatus();
-      value = chosen;
+      ASSIGN_OR_RETURN(others[NameInKey(called)], TemplateText(*text));
     }
-    if (!value->is_string()) {
-      return InvalidArgument(
-          files_.directory +
-          "/tokenizer_config.json: key 'chat_template': expected a string, got " +
-          std::string(KindName(value->kind())));
-    }
-    Add("tokenizer.chat_template", std::string(*value->AsString()), "chat_template",
-        "tokenizer_config.json");
+    if (plain.has_value()) RETURN_IF_ERROR(AddConfigTemplate(*plain));
+    AddNamedTemplates(others, "tokenizer_config.json key 'chat_template'");
     return absl::OkStatus();
   }
 

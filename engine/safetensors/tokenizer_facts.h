@@ -19,10 +19,12 @@ struct TokenizerFiles {
   const JsonFile* special_tokens_map = nullptr;
   const JsonFile* generation_config = nullptr;
   const JsonFile* config = nullptr;
-  std::optional<std::string> chat_template;  // chat_template.jinja
+  std::optional<std::string> chat_template;      // chat_template.jinja
+  std::optional<std::string> tool_use_template;  // additional_chat_templates/tool_use.jinja
 };
 
-// The vocabulary in GGUF's terms: the entries tokenizer.ggml.* and tokenizer.chat_template.
+// The vocabulary in GGUF's terms: the entries tokenizer.ggml.* and tokenizer.chat_template, for
+// templates with names also tokenizer.chat_templates and tokenizer.chat_template.NAME.
 //
 // tokenizer.json decides what happens to a text, its post-processor whether BOS and EOS are added;
 // what tokenizer_config.json says of that is not asked, as in transformers 5. Which tokens are BOS

@@ -72,7 +72,12 @@ class Tokenizer {
   // eos, eot, eom ids and the control tokens that end a turn, ascending.
   const std::vector<TokenId>& end_of_generation() const { return end_of_generation_; }
   bool IsEndOfGeneration(TokenId id) const;
+  // Of the model's file, empty where it has none: the one of every conversation, and the one named
+  // tool_use, which is for those with tools.
   const std::string& chat_template() const { return chat_template_; }
+  const std::string& tool_use_template() const { return tool_use_template_; }
+  // The first of the file's templates that have a name, as "rag"; empty: they have none.
+  const std::string& first_template_name() const { return first_template_name_; }
 
  protected:
   int32_t vocab_size_ = 0;
@@ -84,6 +89,8 @@ class Tokenizer {
   bool adds_eos_ = false;
   std::vector<TokenId> end_of_generation_;
   std::string chat_template_;
+  std::string tool_use_template_;
+  std::string first_template_name_;
 };
 
 }  // namespace sluice::engine

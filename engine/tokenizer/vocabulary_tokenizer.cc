@@ -82,6 +82,23 @@ absl::Status CheckText(std::string_view text) {
   return absl::OkStatus();
 }
 
+// Of several templates converters write "default" as if it were the only one, and each of the
+// others under a key of its own.
+absl::Status ReadChatTemplates(const ModelFile& file, TokenizerTraits& traits) {
+  const std::string key = "tokenizer.chat_template", prefix = key + ".";
+  ASSIGN_OR_RETURN(const auto only, file.GetString(key));
+  ASSIGN_OR_RETURN(const auto by_name, file.GetString(prefix + "default"));
+  ASSIGN_OR_RETURN(const auto tool_use, file.GetString(prefix + "tool_use"));
+  traits.chat_template = only.has_value() ? *only : by_name.value_or("");
+  traits.tool_use_template = tool_use.value_or("");
+  for (const ModelFile::Entry& entry : file.entries()) {
+    if (!entry.key.starts_with(prefix)) continue;
+    traits.first_template_name = entry.key.substr(prefix.size());
+    break;
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 absl::StatusOr<TokenizerTraits> TokenizerTraits::FromFile(const ModelFile& file,
@@ -105,8 +122,7 @@ absl::StatusOr<TokenizerTraits> TokenizerTraits::FromFile(const ModelFile& file,
     RETURN_IF_ERROR(ReadId(file, name, vocabulary.size(), IdUse::kOptional, warnings).status());
   }
   ASSIGN_OR_RETURN(traits.end_of_generation, FindEnds(file, vocabulary, traits.eos, warnings));
-  ASSIGN_OR_RETURN(const auto chat_template, file.GetString("tokenizer.chat_template"));
-  traits.chat_template = chat_template.value_or("");
+  RETURN_IF_ERROR(ReadChatTemplates(file, traits));
   return traits;
 }
 
@@ -148,6 +164,8 @@ VocabularyTokenizer::VocabularyTokenizer(Vocabulary vocabulary, TokenizerTraits 
   adds_eos_ = traits.adds_eos;
   end_of_generation_ = std::move(traits.end_of_generation);
   chat_template_ = std::move(traits.chat_template);
+  tool_use_template_ = std::move(traits.tool_use_template);
+  first_template_name_ = std::move(traits.first_template_name);
 }
 
 absl::StatusOr<std::vector<TokenId>> VocabularyTokenizer::Encode(

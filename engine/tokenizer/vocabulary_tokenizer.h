@@ -27,6 +27,8 @@ struct TokenizerTraits {
   bool adds_eos = false;
   std::vector<TokenId> end_of_generation;  // ascending
   std::string chat_template;
+  std::string tool_use_template;
+  std::string first_template_name;
 
   // INVALID_ARGUMENT when bos or eos is needed but missing or out of range.
   static absl::StatusOr<TokenizerTraits> FromFile(const ModelFile& file,

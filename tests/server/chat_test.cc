@@ -129,6 +129,36 @@ TEST(ChatTest, WithoutATemplateItSaysWhy) {
   server.ExpectCanary();
 }
 
+TEST(ChatTest, ToolsAreForTheTemplateThatTheModelHasForThem) {
+  TestServer::Options options = WithTemplate();
+  options.tool_use_template = "{{ raise_exception('tools: ' + tools|tojson) }}";
+  TestServer server(options);
+  EXPECT_TRUE(server.Generate(ChatRequest("user", "Hi")).status.ok());
+  v1::GenerateRequest request = ChatRequest("user", "Hi");
+  request.mutable_chat()->set_tools_json(R"([{"name": "f"}])");
+  const Reply reply = server.Generate(request);
+  EXPECT_EQ(reply.status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_THAT(reply.status.error_message(), HasSubstr("line 1: tools: [{\"name\": \"f\"}]"));
+  request.mutable_chat()->set_tools_json("[]");
+  EXPECT_THAT(server.Generate(request).status.error_message(), HasSubstr("line 1: tools: []"));
+  server.ExpectCanary();
+}
+
+TEST(ChatTest, ATemplateForToolsThatIsNotUsableCostsTheChatWithThem) {
+  TestServer::Options options = WithTemplate();
+  options.tool_use_template = "\n{% include 'tools' %}";
+  TestServer server(options);
+  v1::GenerateRequest request = ChatRequest("user", "Hi");
+  EXPECT_TRUE(server.Generate(request).status.ok());
+  request.mutable_chat()->set_tools_json(R"([{"name": "f"}])");
+  const Reply reply = server.Generate(request);
+  EXPECT_EQ(reply.status.error_code(), grpc::StatusCode::FAILED_PRECONDITION);
+  EXPECT_EQ(ReasonOf(reply.status), "NO_CHAT_TEMPLATE");
+  EXPECT_EQ(reply.status.error_message(),
+            "the model's chat template for tools is not usable: line 2: unknown block 'include'");
+  server.ExpectCanary();
+}
+
 TEST(ChatTest, GetModelTellsWhetherItIsThere) {
   for (const bool has : {true, false}) {
     TestServer server(has ? WithTemplate() : TestServer::Options());

@@ -172,7 +172,8 @@ void TestServer::Serve() {
     model.tokenizer = MakeByteTokenizer(options_.piece_bytes, options_.on_encode);
     model.chat_error = options_.chat_error;
     if (!options_.chat_template.empty()) {
-      model.chat = *engine::ChatEncoder::Create(options_.chat_template, model.tokenizer);
+      model.chat = *engine::ChatEncoder::Create(options_.chat_template, model.tokenizer,
+                                                options_.tool_use_template);
     }
   }
   engine::SchedulerLimits limits = options_.limits;

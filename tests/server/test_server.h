@@ -57,6 +57,7 @@ class TestServer {
     int max_context = 512;
     bool serve = true;
     std::string chat_template;  // none when empty
+    std::string tool_use_template;
     std::string chat_error = "no template";
     std::function<void()> on_encode{};  // called when the tokenizer is
     bool access_log = false;            // write it to the default logger

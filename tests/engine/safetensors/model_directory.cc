@@ -28,8 +28,10 @@ std::string ModelDirectory::Read(const std::string& name) const {
 }
 
 void ModelDirectory::Write(const std::string& name, std::string_view text) const {
-  std::filesystem::remove(path_ + "/" + name);
-  std::ofstream stream(path_ + "/" + name, std::ios::binary);
+  const std::filesystem::path path = path_ + "/" + name;
+  std::filesystem::create_directories(path.parent_path());
+  std::filesystem::remove(path);
+  std::ofstream stream(path, std::ios::binary);
   stream.write(text.data(), static_cast<std::streamsize>(text.size()));
   stream.close();
   if (!stream) std::abort();

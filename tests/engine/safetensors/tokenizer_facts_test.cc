@@ -172,8 +172,33 @@ TEST(TokenizerFactsTest, TakesTheChatTemplate) {
                              {{"name", "default"}, {"template", "{{ three }}"}}};
   directory.WriteJson("tokenizer_config.json", config);
   EXPECT_EQ((*OpenTokenizer(directory))->chat_template(), "{{ three }}");
+  EXPECT_EQ((*OpenTokenizer(directory))->tool_use_template(), "{{ two }}");
   directory.Write("chat_template.jinja", "{{ four }}");
   EXPECT_EQ((*OpenTokenizer(directory))->chat_template(), "{{ four }}");
+  EXPECT_EQ((*OpenTokenizer(directory))->tool_use_template(), "");
+  directory.Write("additional_chat_templates/tool_use.jinja", "{{ five }}");
+  EXPECT_EQ((*OpenTokenizer(directory))->chat_template(), "{{ four }}");
+  EXPECT_EQ((*OpenTokenizer(directory))->tool_use_template(), "{{ five }}");
+}
+
+TEST(TokenizerFactsTest, TakesChatTemplatesByNameAsConvertersWriteThem) {
+  const ModelDirectory directory("qwen2");
+  json config = directory.ReadJson("tokenizer_config.json");
+  config["chat_template"] = {{{"name", "rag/2"}, {"template", "{{ one }}"}},
+                             {{"name", "tool_use"}, {"template", "{{ two }}"}},
+                             {{"name", "rag-2"}, {"template", "{{ last }}"}},
+                             {{"name", "without"}},
+                             {{"name", ""}, {"template", "{{ nameless }}"}}};
+  directory.WriteJson("tokenizer_config.json", config);
+  const auto file = ModelFile::Open(directory.path());
+  ASSERT_TRUE(file.ok()) << file.status();
+  EXPECT_EQ((*file)->Find("tokenizer.chat_template"), nullptr);
+  EXPECT_EQ(**(*file)->GetString("tokenizer.chat_template.rag_2"), "{{ last }}");
+  EXPECT_THAT(**(*file)->GetStrings("tokenizer.chat_templates"),
+              ::testing::ElementsAre("rag_2", "tool_use"));
+  EXPECT_EQ((*OpenTokenizer(directory))->chat_template(), "");
+  EXPECT_EQ((*OpenTokenizer(directory))->tool_use_template(), "{{ two }}");
+  EXPECT_EQ((*OpenTokenizer(directory))->first_template_name(), "rag_2");
 }
 
 TEST(TokenizerFactsTest, RefusesAChatTemplateThatIsNoText) {
@@ -184,6 +209,10 @@ TEST(TokenizerFactsTest, RefusesAChatTemplateThatIsNoText) {
   const auto tokenizer = OpenTokenizer(directory);
   EXPECT_EQ(tokenizer.status().code(), absl::StatusCode::kInvalidArgument);
   EXPECT_THAT(Message(tokenizer.status()),
+              HasSubstr("'chat_template': expected a string, got an integer"));
+  config["chat_template"] = {{{"name", "tool_use"}, {"template", 7}}};
+  directory.WriteJson("tokenizer_config.json", config);
+  EXPECT_THAT(Message(OpenTokenizer(directory).status()),
               HasSubstr("'chat_template': expected a string, got an integer"));
 }
 

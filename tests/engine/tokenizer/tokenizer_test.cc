@@ -142,6 +142,8 @@ TEST(TokenizerTest, ContradictoryVocabulariesAreRefused) {
       {"merges", [](GgufDraft& file) { file.Set(kMerges, MetadataArray(std::vector<float>(3))); }},
       {"tokenizer.ggml.pre", [](GgufDraft& file) { file.Set("tokenizer.ggml.pre", uint32_t{1}); }},
       {"chat_template", [](GgufDraft& file) { file.Set("tokenizer.chat_template", true); }},
+      {"chat_template.tool_use",
+       [](GgufDraft& file) { file.Set("tokenizer.chat_template.tool_use", true); }},
       {"add_bos_token",
        [](GgufDraft& file) { file.SetString("tokenizer.ggml.add_bos_token", "yes"); }},
   };
@@ -305,6 +307,23 @@ TEST(TokenizerTest, GenerationEndsAtEveryEndTheFileNames) {
   EXPECT_FALSE((*tokenizer)->IsEndOfGeneration(other));
   EXPECT_EQ((*tokenizer)->chat_template(), "{{ messages }}");
   EXPECT_EQ((*tokenizer)->model(), "gpt2");
+}
+
+TEST(TokenizerTest, TakesTheChatTemplateOfTools) {
+  GgufDraft file = SmallVocabulary("smollm").File();
+  file.SetString("tokenizer.chat_template.rag", "{{ documents }}");
+  file.SetString("tokenizer.chat_template.tool_use", "{{ tools }}");
+  auto tokenizer = OpenTokenizer(file);
+  ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
+  EXPECT_EQ((*tokenizer)->chat_template(), "");
+  EXPECT_EQ((*tokenizer)->tool_use_template(), "{{ tools }}");
+  EXPECT_EQ((*tokenizer)->first_template_name(), "rag");
+  file.SetString("tokenizer.chat_template.default", "{{ messages }}");
+  tokenizer = OpenTokenizer(file);
+  EXPECT_EQ((*tokenizer)->chat_template(), "{{ messages }}");
+  EXPECT_EQ((*tokenizer)->tool_use_template(), "{{ tools }}");
+  file.SetString("tokenizer.chat_template", "{{ messages[0] }}");
+  EXPECT_EQ((*OpenTokenizer(file))->chat_template(), "{{ messages[0] }}");
 }
 
 TEST(TokenizerTest, EndsAreFoundByName) {
