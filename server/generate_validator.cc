@@ -7,8 +7,10 @@
 #include <chrono>
 #include <cmath>
 #include <limits>
+#include <optional>
 #include <set>
 #include <span>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -87,9 +89,11 @@ void ValidateMessages(const v1::Chat& in, FieldChecker* check, engine::Conversat
                                      Quote(message.role()));
       continue;
     }
+    std::optional<std::string> content;
+    if (message.has_content()) content = message.content();
     // The role is known, so that only the calls can be wrong.
     const absl::Status status = out->Add({.role = message.role(),
-                                          .content = message.content(),
+                                          .content = std::move(content),
                                           .name = message.name(),
                                           .reasoning_content = message.reasoning_content(),
                                           .tool_calls = message.tool_calls_json(),

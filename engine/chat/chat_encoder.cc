@@ -34,14 +34,14 @@ absl::Status ChatEncoder::CheckToolUse() const {
 absl::StatusOr<MarkedText> ChatEncoder::Render(const Conversation& conversation,
                                                std::time_t now) const {
   if (conversation.has_tools()) RETURN_IF_ERROR(CheckToolUse());
-  auto variables = conversation.Variables();
+  const chat::ChatTemplate& chosen = conversation.has_tools() ? *tool_use_ : template_;
+  auto variables = conversation.Variables(chosen);
   const auto add = [&](const char* name, std::optional<TokenId> id) {
     if (!id) return;
     variables.emplace_back(name, chat::Value::Template(std::string(tokenizer_->TokenBytes(*id))));
   };
   add("bos_token", tokenizer_->bos());
   add("eos_token", tokenizer_->eos());
-  const chat::ChatTemplate& chosen = conversation.has_tools() ? *tool_use_ : template_;
   return chosen.Render(std::move(variables), now);
 }
 

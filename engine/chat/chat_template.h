@@ -36,15 +36,21 @@ class ChatTemplate {
   // INVALID_ARGUMENT, "line 3: expected ..., got ...".
   static absl::StatusOr<ChatTemplate> Parse(std::string_view source, const Limits& limits = {});
 
+  // Whether the text asks somewhere if a `content` is none. Most templates do not, and fail or
+  // write "None" where it is.
+  bool knows_absent_content() const { return knows_absent_content_; }
+
   // INVALID_ARGUMENT, "line 12: ...", for what the template raises or cannot do;
   // RESOURCE_EXHAUSTED where it would exceed a limit. `now`: of strftime_now.
   absl::StatusOr<MarkedText> Render(std::vector<std::pair<std::string, Value>> variables,
                                     std::time_t now) const;
 
  private:
-  ChatTemplate(std::shared_ptr<const std::vector<Statement>> block, const Limits& limits);
+  ChatTemplate(std::shared_ptr<const std::vector<Statement>> block, bool knows_absent_content,
+               const Limits& limits);
 
   std::shared_ptr<const std::vector<Statement>> block_;
+  bool knows_absent_content_;
   Limits limits_;
 };
 

@@ -21,6 +21,15 @@ absl::StatusOr<Value> ReadList(std::string_view json) {
   return InvalidArgument("expected a JSON array");
 }
 
+// The message, with empty content where it is none.
+Value WithContent(const Value& message) {
+  const Value key = Value::Template("content");
+  if (!message.dict().Find(key)->is_none()) return message;
+  auto copy = std::make_shared<Dict>(message.dict());
+  copy->Set(key, Value::Content(""));
+  return Value::DictPtr(std::move(copy));
+}
+
 }  // namespace
 
 bool Conversation::IsRole(std::string_view role) {
@@ -29,18 +38,20 @@ bool Conversation::IsRole(std::string_view role) {
 
 absl::Status Conversation::Add(Message message) {
   if (!IsRole(message.role)) return InvalidArgument("an unknown role");
+  const bool may_only_call = message.role == "assistant" && !message.content.has_value();
   auto entry = std::make_shared<Dict>();
   const auto set = [&entry](std::string_view key, Value value) {
     entry->Set(Value::Template(std::string(key)), std::move(value));
   };
   set("role", Value::Template(std::move(message.role)));
-  set("content", Value::Content(std::move(message.content)));
+  set("content", Value::Content(std::move(message.content).value_or("")));
   if (!message.name.empty()) set("name", Value::Content(std::move(message.name)));
   if (!message.reasoning_content.empty()) {
     set("reasoning_content", Value::Content(std::move(message.reasoning_content)));
   }
   if (!message.tool_calls.empty()) {
     ASSIGN_OR_RETURN(Value calls, ReadList(message.tool_calls));
+    if (may_only_call && calls.IsTrue()) set("content", Value(chat::None()));
     set("tool_calls", std::move(calls));
   }
   if (!message.tool_call_id.empty()) {
@@ -69,14 +80,19 @@ absl::Status Conversation::SetVariables(std::string_view json) {
   return absl::OkStatus();
 }
 
-std::vector<std::pair<std::string, Value>> Conversation::Variables() const {
+std::vector<std::pair<std::string, Value>> Conversation::Variables(
+    const chat::ChatTemplate& seen_by) const {
   std::vector<std::pair<std::string, Value>> variables = variables_;
   // Hugging Face defines the absent ones too, as none.
   if (std::none_of(variables.begin(), variables.end(),
                    [](const auto& entry) { return entry.first == "documents"; })) {
     variables.emplace_back("documents", Value(chat::None()));
   }
-  variables.emplace_back("messages", Value::List(messages_));
+  std::vector<Value> messages = messages_;
+  if (!seen_by.knows_absent_content()) {
+    for (Value& message : messages) message = WithContent(message);
+  }
+  variables.emplace_back("messages", Value::List(std::move(messages)));
   variables.emplace_back("tools", tools_);
   variables.emplace_back("add_generation_prompt", Value(adds_generation_prompt_));
   return variables;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -9,6 +10,7 @@
 
 #include "absl/status/status.h"
 
+#include "engine/chat/chat_template.h"
 #include "engine/chat/value.h"
 
 namespace sluice::engine {
@@ -24,10 +26,12 @@ class Conversation {
                                                              "assistant", "tool"};
   static bool IsRole(std::string_view role);
 
-  // All but the role may be empty: the template then sees no such key, but for `content`.
+  // All but the role may be empty: the template then sees no such key, but for `content`. Where an
+  // assistant only calls tools, absent content is none, as in OpenAI's API, for a template that
+  // knows it (ChatTemplate::knows_absent_content); all other absent content is empty.
   struct Message {
     std::string role;
-    std::string content{};
+    std::optional<std::string> content{};
     std::string name{};
     std::string reasoning_content{};
     std::string tool_calls{};  // JSON array
@@ -51,7 +55,8 @@ class Conversation {
   // Forgets the messages after the first `count`.
   void Truncate(size_t count) { messages_.resize(std::min(count, messages_.size())); }
   // What the template sees.
-  std::vector<std::pair<std::string, chat::Value>> Variables() const;
+  std::vector<std::pair<std::string, chat::Value>> Variables(
+      const chat::ChatTemplate& seen_by) const;
 
  private:
   std::vector<chat::Value> messages_;

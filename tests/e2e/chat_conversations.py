@@ -58,6 +58,8 @@ CONVERSATIONS = {
                              call("clock", {}, content="Let me see."),
                              say("tool", "12:00", tool_call_id="abcdefghi"), say("tool", "really", tool_call_id="abcdefghi")],
                 "tools": [WEATHER, CLOCK]},
+    "calls": {"messages": [say("user", "When?"), call("clock", {}, content=None), say("tool", "12:00", tool_call_id="abcdefghi"),
+                           say("assistant", "Noon."), say("user", "Ok")]},
     "documents": {"messages": [say("user", "Who?")], "documents": [{"title": "A", "text": "One\n\ntwo"}, {"title": "B", "text": "x"}],
                   "contexts": [" c1 ", "c2"], "controls": {"length": "short"}, "enable_thinking": False,
                   "reasoning_effort": "high", "builtin_tools": ["brave_search", "code_interpreter"],

@@ -159,6 +159,20 @@ TEST(ChatTest, ATemplateForToolsThatIsNotUsableCostsTheChatWithThem) {
   server.ExpectCanary();
 }
 
+TEST(ChatTest, ContentThatIsUnsetIsNoneBesideToolCalls) {
+  TestServer::Options options;
+  options.chat_template =
+      "{{ raise_exception('none' if messages[0].content is none else 'text') }}";
+  TestServer server(options);
+  v1::GenerateRequest request = ChatRequest("assistant", "");
+  v1::ChatMessage& message = *request.mutable_chat()->mutable_messages(0);
+  message.set_tool_calls_json(R"([{"function": {"name": "f"}}])");
+  EXPECT_THAT(server.Generate(request).status.error_message(), HasSubstr("line 1: text"));
+  message.clear_content();
+  EXPECT_THAT(server.Generate(request).status.error_message(), HasSubstr("line 1: none"));
+  server.ExpectCanary();
+}
+
 TEST(ChatTest, GetModelTellsWhetherItIsThere) {
   for (const bool has : {true, false}) {
     TestServer server(has ? WithTemplate() : TestServer::Options());
