@@ -62,7 +62,9 @@ absl::StatusOr<Remote> Remote::Open(const RemoteFlags& flags) {
   return remote;
 }
 
-std::shared_ptr<grpc::Channel> Remote::Connect(const grpc::ChannelArguments& arguments) const {
+std::shared_ptr<grpc::Channel> Remote::Connect(grpc::ChannelArguments arguments) const {
+  // A proxy of the environment would see tokens, and would be asked for the loopback too.
+  arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
   return grpc::CreateCustomChannel(server_, credentials_, arguments);
 }
 

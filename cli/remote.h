@@ -19,7 +19,8 @@ class Remote {
   // Reads the files. INVALID_ARGUMENT naming the one that cannot be read.
   static absl::StatusOr<Remote> Open(const RemoteFlags& flags);
 
-  std::shared_ptr<grpc::Channel> Connect(const grpc::ChannelArguments& arguments) const;
+  // Straight to the server, whatever proxy the environment names.
+  std::shared_ptr<grpc::Channel> Connect(grpc::ChannelArguments arguments) const;
   // Says who calls. Every context once.
   void Sign(grpc::ClientContext& context) const;
 

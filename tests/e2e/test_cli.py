@@ -152,6 +152,19 @@ def test_a_host_without_address_is_said_so(sluice):
     assert one_line(result.stderr).endswith("the host name has no address (a failure of DNS?)")
 
 
+@pytest.mark.parametrize("command", [
+    ["ctl", "probe"],
+    ["generate", "--prompt", "a", "--max-tokens", "2"],
+    ["chat", "--max-tokens", "2"],
+    ["bench", "--requests", "1", "--output", "2"],
+], ids=lambda command: command[0])
+def test_clients_take_no_proxy_of_the_environment(sluice, shared, command):
+    nobody = dict.fromkeys(("http_proxy", "https_proxy", "grpc_proxy"), "http://127.0.0.1:9")
+    result = subprocess.run([str(sluice), *command, "--server", shared.address], input=b"hello\n", capture_output=True, timeout=60,
+                            env={**os.environ, **nobody, "no_proxy": ""})
+    assert result.returncode == 0 and result.stdout.strip(), result.stderr
+
+
 def test_version(sluice):
     assert re.fullmatch(r"sluice \d+\.\d+\.\d+\+\w+\n", run(sluice, "--version").stdout.decode())
 
