@@ -371,12 +371,20 @@ absl::StatusOr<LoadedModel> LoadModel(const std::string& path, const EngineOptio
   RETURN_IF_ERROR(CheckOptions(options));
   PhaseClock clock;
   report("open", 0, 0);
+  std::string file_path = path;
   if (!options.model_sha256.empty()) {
-    RETURN_IF_ERROR(CheckSha256(path, options.model_sha256));
+    // The file that is hashed is the one that is opened, whatever comes into a directory meanwhile.
+    ASSIGN_OR_RETURN(file_path, ModelFile::GgufPath(path));
+    if (file_path.empty()) {
+      return InvalidArgument(path +
+                             ": sha256: expected one GGUF file, got a directory without one "
+                             "or with config.json");
+    }
+    RETURN_IF_ERROR(CheckSha256(file_path, options.model_sha256));
     clock.End("sha256 of the file");
   }
   LoadedModel model;
-  ASSIGN_OR_RETURN(const OpenedModel opened, OpenModel(path, options, model.warnings));
+  ASSIGN_OR_RETURN(const OpenedModel opened, OpenModel(file_path, options, model.warnings));
   const DeviceChoice& device = opened.device;
   model.tokenizer = opened.tokenizer;
   RETURN_IF_ERROR(LoadChat(options, model));

@@ -108,10 +108,14 @@ std::string FileTensor::At() const {
 }
 
 absl::StatusOr<std::shared_ptr<const ModelFile>> ModelFile::Open(const std::string& path) {
-  struct stat facts {};
-  if (stat(path.c_str(), &facts) != 0 || !S_ISDIR(facts.st_mode)) return GgufParser::Open(path);
-  ASSIGN_OR_RETURN(const std::string gguf, OnlyGgufFile(path));
+  ASSIGN_OR_RETURN(const std::string gguf, GgufPath(path));
   return gguf.empty() ? SafetensorsModel::Open(path) : GgufParser::Open(gguf);
+}
+
+absl::StatusOr<std::string> ModelFile::GgufPath(const std::string& path) {
+  struct stat facts {};
+  if (stat(path.c_str(), &facts) != 0 || !S_ISDIR(facts.st_mode)) return path;
+  return OnlyGgufFile(path);
 }
 
 std::vector<std::string> ModelFile::FileNames() const {

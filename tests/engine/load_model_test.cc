@@ -1,6 +1,10 @@
 // Limits under which a model cannot be served are refused with a status that says so, before the
 // weights are read.
 
+#include <unistd.h>
+
+#include <filesystem>
+#include <fstream>
 #include <string>
 
 #include "gmock/gmock.h"
@@ -162,6 +166,30 @@ TEST_F(LoadModelLimitsTest, TheFileHasTheHashThatWasAskedFor) {
   options.model_sha256 = "BA7816BF8F01CFEA414140DE5DAE2223B00361A396177A9CB410FF61F20015AD";
   const auto parsed = Load(abc, options);
   EXPECT_THAT(std::string(parsed.status().message()), ::testing::Not(HasSubstr("sha256")));
+}
+
+TEST_F(LoadModelLimitsTest, TheHashOfADirectoryIsThatOfItsOneFile) {
+  const std::filesystem::path directory = std::filesystem::path(::testing::TempDir()) /
+                                          ("hashed_directory." + std::to_string(getpid()));
+  std::filesystem::create_directories(directory);
+  std::ofstream(directory / "model.gguf") << "abc";
+  EngineOptions options = OneThread();
+  const auto refusal = [&] {
+    return std::string(LoadModel(directory.string(), options, 1, nullptr).status().message());
+  };
+  const std::string of_abc = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+  options.model_sha256 = std::string(64, '0');
+  EXPECT_EQ(refusal(), (directory / "model.gguf").string() + ": sha256: expected " +
+                           options.model_sha256 + ", got " + of_abc);
+  options.model_sha256 = of_abc;
+  EXPECT_THAT(refusal(), HasSubstr("model.gguf: "));
+  EXPECT_THAT(refusal(), ::testing::Not(HasSubstr("sha256")));
+
+  std::ofstream(directory / "config.json") << "{}";
+  EXPECT_EQ(refusal(), directory.string() +
+                           ": sha256: expected one GGUF file, got a directory without one or with "
+                           "config.json");
+  std::filesystem::remove_all(directory);
 }
 
 TEST(DeviceChoiceTest, DescribesTheDeviceAndWhichKernelsRunThere) {
