@@ -14,6 +14,7 @@
 #include "prometheus/exposer.h"
 
 #include "engine/base/status.h"
+#include "server/acceptor.h"
 #include "server/library_log.h"
 #include "server/metric_families.h"
 #include "server/process_stats.h"
@@ -358,11 +359,13 @@ absl::StatusOr<std::unique_ptr<Metrics>> Metrics::Listen(const std::string& addr
   std::unique_ptr<Metrics> metrics(new Metrics());
   metrics->address_ = address;
   metrics->source_ = std::make_shared<Source>(frontend, startup);
-  // The library reports a port in use by an exception; it stops here.
+  // The library reports a port in use by an exception, which stops here and does not say that it is
+  // in use: sockets of ours do.
   try {
     metrics->listener_ = std::make_unique<Listener>(address);
   } catch (const std::exception& error) {
-    return engine::Unavailable("cannot listen for metrics on " + address + ": " + error.what());
+    RETURN_IF_ERROR(Acceptor::Listen(address).status());
+    return engine::Unavailable("cannot listen on " + address + ": " + error.what());
   }
   metrics->listener_->exposer.RegisterCollectable(metrics->source_);
   return metrics;

@@ -211,6 +211,11 @@ def test_port_in_use(sluice, shared):
     run = subprocess.run([sluice, "serve", "--model", harness.MODEL, "--listen", shared.address], capture_output=True,
                          text=True, timeout=30)
     assert run.returncode == 69 and shared.address in run.stderr
+    # The words are the same, whatever the port is for.
+    for flag in ("--ops-listen", "--metrics-listen"):
+        run = subprocess.run([sluice, "serve", "--model", harness.MODEL, "--listen", "127.0.0.1:0", "--log-level", "off", flag,
+                              shared.address], capture_output=True, text=True, timeout=30)
+        assert (run.returncode, run.stderr) == (69, f"sluice serve: cannot listen on {shared.address}: the port is taken\n")
 
 
 def test_model_without_vocabulary_serves_ids(serve, tmp_path):
