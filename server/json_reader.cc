@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <set>
 #include <utility>
+#include <vector>
 
 #include "engine/base/status.h"
 #include "server/field_limits.h"
@@ -16,6 +18,56 @@ constexpr int kMaxDepth = 8;
 std::string Bounds(double minimum, double maximum) {
   return " from " + FormatNumber(minimum) + " to " + FormatNumber(maximum);
 }
+
+// Goes through a text with its parser, which keeps the last of the members of one name, and finds
+// the first key that an object has twice.
+class RepeatedKeys {
+ public:
+  using Event = nlohmann::json::parse_event_t;
+
+  void Follow(Event event, const nlohmann::json& parsed) {
+    if (event == Event::object_end || event == Event::array_end) {
+      open_.pop_back();
+    } else if (event == Event::key) {
+      open_.back().key = parsed.get<std::string>();
+      const bool is_new = open_.back().keys.insert(open_.back().key).second;
+      if (!is_new && error_.empty()) {
+        error_ = Path() + ": expected each key once, got " + Quote(open_.back().key) + " again";
+      }
+    } else {
+      if (!open_.empty()) ++open_.back().num_values;
+      if (event != Event::value) open_.push_back({.is_array = event == Event::array_start});
+    }
+  }
+  // Empty when there is none.
+  const std::string& error() const { return error_; }
+
+ private:
+  struct Level {
+    bool is_array;
+    size_t num_values = 0;
+    std::string key = {};  // the last
+    std::set<std::string> keys = {};
+  };
+
+  // Of the innermost object: "tokens[3]".
+  std::string Path() const {
+    std::string path;
+    for (size_t i = 0; i + 1 < open_.size(); ++i) {
+      const Level& level = open_[i];
+      if (level.is_array) {
+        path += "[" + std::to_string(level.num_values - 1) + "]";
+      } else {
+        const std::string quoted = Quote(level.key);
+        path += (path.empty() ? "" : ".") + quoted.substr(1, quoted.rfind('"') - 1);
+      }
+    }
+    return path.empty() ? "the file" : path;
+  }
+
+  std::vector<Level> open_;
+  std::string error_;
+};
 
 }  // namespace
 
@@ -103,8 +155,10 @@ const nlohmann::json* JsonReader::Object(const char* key) {
 
 absl::StatusOr<nlohmann::json> ParseJson(const std::string& text) {
   bool too_deep = false;
-  const auto watch = [&](int depth, nlohmann::json::parse_event_t, nlohmann::json&) {
+  RepeatedKeys repeated;
+  const auto watch = [&](int depth, RepeatedKeys::Event event, nlohmann::json& parsed) {
     too_deep = too_deep || depth > kMaxDepth;
+    if (!too_deep) repeated.Follow(event, parsed);
     return !too_deep;
   };
   nlohmann::json json;
@@ -118,6 +172,7 @@ absl::StatusOr<nlohmann::json> ParseJson(const std::string& text) {
   if (too_deep) {
     return engine::InvalidArgument("nested more than " + std::to_string(kMaxDepth) + " deep");
   }
+  if (!repeated.error().empty()) return engine::InvalidArgument(repeated.error());
   return json;
 }
 

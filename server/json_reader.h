@@ -40,8 +40,8 @@ class JsonReader {
   absl::Status status_;
 };
 
-// A JSON text with limits on its depth; an error says at which byte it breaks off, not what is
-// there: it may be a secret.
+// A JSON text with limits on its depth, in which no object has a key twice; an error says at which
+// byte it breaks off, not what is there: it may be a secret.
 absl::StatusOr<nlohmann::json> ParseJson(const std::string& text);
 
 }  // namespace sluice::server

@@ -169,6 +169,8 @@ def test_tokens_change_without_a_restart(guarded, files):
     (json.dumps({"tokens": [{**entry("a"), "tenant": "a b"}]}), "tokens[0].tenant"),
     (json.dumps({"tokens": [{**entry("a"), "scopes": ["root"]}]}), "tokens[0].scopes"),
     (json.dumps({"tokens": [entry("a"), entry("a")]}), "tokens[1].sha256: the same token"),
+    (json.dumps({"tokens": [entry("a"), entry("b")]})[:-3] + ', "scopes": ["admin"]}]}',
+     'tokens[1]: expected each key once, got "scopes" again'),
     pytest.param("[" * 1000 + "]" * 1000, "nested more than 8 deep", id="nested")])
 def test_a_bad_file_of_credentials_ends_the_start(sluice, tmp_path, content, message):
     (tmp_path / "auth.json").write_text(content)

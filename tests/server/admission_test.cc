@@ -365,6 +365,16 @@ TEST(TenantPolicyTest, SaysWhatIsWrongAndWhere) {
             0u);
   EXPECT_EQ(message(R"({"default": {"burst_tokens": 5}})").rfind("default.burst_tokens: ", 0), 0u);
   EXPECT_EQ(message(R"({"default": {"models": [1]}})").rfind("default.models: ", 0), 0u);
+  // Of two limits the stricter might be lost.
+  EXPECT_EQ(message(R"({"tenants": {"a": {"weight": 1, "kv_share": 0.1, "weight": 2}}})"),
+            "tenants.a: expected each key once, got \"weight\" again");
+  EXPECT_EQ(message(R"({"tenants": {"a": {"max_tokens": 1}, "b": {"max_tokens": 1}, "a": {}}})"),
+            "tenants: expected each key once, got \"a\" again");
+  EXPECT_EQ(message(R"({"default": {}, "default": {}})"),
+            "the file: expected each key once, got \"default\" again");
+  EXPECT_EQ(message(R"({"a\n": [1, [], {"b": {"": 1, "": 2}}]})"),
+            "a\\x0a[2].b: expected each key once, got \"\" again");
+  EXPECT_EQ(message(R"({"tenants": {"a": {"weight": 1}, "b": {"weight": 1}}, "default": {}})"), "");
 }
 
 TEST(TenantPolicyTest, TenantsWithoutAnEntryHaveTheDefault) {
