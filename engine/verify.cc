@@ -330,6 +330,11 @@ absl::StatusOr<VerifyReport> VerifyModel(const std::string& path, const VerifyOp
   if (!options.kl_file.empty()) {
     ASSIGN_OR_RETURN(const std::string text, ReadText(options.kl_file));
     ASSIGN_OR_RETURN(kl_tokens, EncodeText(*file, text, static_cast<size_t>(options.kl_positions)));
+    // Of an empty text there may be a token for its beginning: nothing to compare on.
+    if (text.empty() || kl_tokens.empty()) {
+      return InvalidArgument(options.kl_file + ": expected a text of at least one token, got " +
+                             std::to_string(text.size()) + " bytes");
+    }
   }
   const int window = std::min(kKlWindow, config.context_length);
   ASSIGN_OR_RETURN(Pair pair, MakePair(*file, options, window));

@@ -115,6 +115,16 @@ TEST(VerifyKlTest, TakesTextsOfAnyLengthForAShortContext) {
   }
 }
 
+TEST(VerifyKlTest, AnEmptyTextIsRefused) {
+  const testing::TempFile model(testing::MakeTinyModel({})), empty("");
+  VerifyOptions options = Options(PlantedBug::kNone);
+  options.kl_file = empty.path();
+  const auto report = VerifyModel(model.path(), options);
+  EXPECT_EQ(report.status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(std::string(report.status().message()),
+            empty.path() + ": expected a text of at least one token, got 0 bytes");
+}
+
 TEST(LoadModelTest, SelfCheckRefusesPlantedBugs) {
   EngineOptions options;
   options.planted_bug = PlantedBug::kKvHeadZeroOnly;
