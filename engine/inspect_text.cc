@@ -51,18 +51,17 @@ class Table {
   std::vector<std::vector<std::string>> rows_;
 };
 
-// A string of the file fit for a terminal: control characters and broken UTF-8 escaped, shortened.
+// A string of the file fit for a terminal: what is not printable and broken UTF-8 escaped,
+// shortened.
 std::string Shown(std::string_view text) {
   std::string out = "\"";
   size_t columns = 0, at = 0;
   for (; at < text.size() && columns < kTextColumns; ++columns) {
     const Utf8Step step = NextUtf8(text.substr(at));
     const std::string_view bytes = text.substr(at, step.length);
-    const bool control =
-        step.code_point < 0x20 || (step.code_point >= 0x7f && step.code_point < 0xa0);
     if (bytes == "\n") {
       out += "\\n";
-    } else if (step.state != Utf8State::kValid || control) {
+    } else if (step.state != Utf8State::kValid || !IsPrintableCodePoint(step.code_point)) {
       const std::string quoted = Quoted(bytes);
       out.append(quoted, 1, quoted.size() - 2);
     } else {

@@ -1,5 +1,7 @@
 #include "engine/tokenizer/utf8.h"
 
+#include <utf8proc.h>
+
 #include <cstring>
 
 namespace sluice::engine {
@@ -62,12 +64,22 @@ size_t FindInvalidUtf8(std::string_view text) {
   return std::string_view::npos;
 }
 
+bool IsPrintableCodePoint(char32_t code_point) {
+  switch (utf8proc_category(static_cast<utf8proc_int32_t>(code_point))) {
+    case UTF8PROC_CATEGORY_CC:
+    case UTF8PROC_CATEGORY_CF:
+    case UTF8PROC_CATEGORY_ZL:
+    case UTF8PROC_CATEGORY_ZP:
+      return false;
+    default:
+      return true;
+  }
+}
+
 bool IsPrintableUtf8(std::string_view text) {
   while (!text.empty()) {
     const Utf8Step step = NextUtf8(text);
-    const bool is_control =
-        step.code_point < 0x20 || (step.code_point >= 0x7f && step.code_point < 0xa0);
-    if (step.state != Utf8State::kValid || is_control) return false;
+    if (step.state != Utf8State::kValid || !IsPrintableCodePoint(step.code_point)) return false;
     text.remove_prefix(step.length);
   }
   return true;

@@ -28,7 +28,13 @@ Utf8Step NextUtf8(std::string_view text);
 // Offset of the first byte that begins no whole code point; npos when `text` is valid UTF-8.
 size_t FindInvalidUtf8(std::string_view text);
 
-// True when `text` is UTF-8 without control characters: fit for one line of a terminal or a log.
+// False for characters that do more to a line than stand in it: controls, separators of lines and
+// paragraphs, and those of format, which turn its direction or are not seen (Unicode 15, general
+// categories Cc, Zl, Zp and Cf).
+bool IsPrintableCodePoint(char32_t code_point);
+
+// True when `text` is UTF-8 of printable code points alone: fit for one line of a terminal or a
+// log.
 bool IsPrintableUtf8(std::string_view text);
 
 // `code_point` must be a Unicode scalar value.

@@ -98,6 +98,15 @@ TEST(InspectTest, UnknownArchitecturesAndTextThatIsNoTextAreShown) {
   EXPECT_EQ(Parsed(stored.path())["architecture"], "mamba");
 }
 
+TEST(InspectTest, CharactersThatTurnOrBreakLinesAreEscaped) {
+  GgufDraft draft = testing::MakeTinyModelDraft({});
+  draft.SetString("general.description", "Gr\u00f6\u00dfe\u202egpj\u2028two\u2029three\u200b");
+  const TempFile stored(draft.Bytes());
+  EXPECT_THAT(Text(stored.path()),
+              HasSubstr("\"Gr\u00f6\u00dfe\\xe2\\x80\\xaegpj\\xe2\\x80\\xa8two\\xe2\\x80\\xa9three"
+                        "\\xe2\\x80\\x8b\"\n"));
+}
+
 TEST(InspectTest, AVocabularyWithoutTensors) {
   GgufDraft draft = testing::MakeTinyModelDraft({});
   draft.tensors.clear();

@@ -115,8 +115,9 @@ TEST(ModelConfigTest, OptionalFactsHaveTheFormatsDefaults) {
 // It is printed, logged, a label of every metric and a field of messages that hold UTF-8 alone.
 TEST(ModelConfigTest, ANameThatCannotBeShownIsNotUsed) {
   GgufDraft draft = testing::MakeTinyModelDraft(TinyModelSpec());
-  for (const std::string& name : {std::string("two\nlines"), std::string("\x1b[2J"),
-                                  std::string("no \xff UTF-8"), std::string(257, 'n')}) {
+  for (const std::string& name :
+       {std::string("two\nlines"), std::string("\x1b[2J"), std::string("no \xff UTF-8"),
+        std::string("back\u202ewards"), std::string("two\u2028lines"), std::string(257, 'n')}) {
     draft.SetString("general.name", name);
     const TempFile stored(draft.Bytes());
     const auto config = ConfigOf(stored.path());

@@ -63,13 +63,14 @@ TEST(Utf8Test, NamesTheFirstByteThatIsWrong) {
   }
 }
 
-TEST(Utf8Test, ControlCharactersAreNotPrintable) {
+TEST(Utf8Test, ControlFormatAndLinesAreNotPrintable) {
   for (const std::string_view text :
-       {"", " a~", "Grüße, 東京 🙂", "\u00a0", "\xE2\x80\x8F"}) {
+       {"", " a~", "Grüße, 東京 🙂", "\u00a0", "\u200a", "\u2010", "\ue000", "\U0010ffff"}) {
     EXPECT_TRUE(IsPrintableUtf8(text)) << text;
   }
   for (const std::string_view text :
-       {"a\nb", "\r", "\t", "\x1b[31m", "\x7f", "\u0080", "\u009b1m", "\xff", "a\xE6\x9D"}) {
+       {"a\nb", "\r", "\t", "\x1b[31m", "\x7f", "\u0080", "\u009b1m", "\xff", "a\xE6\x9D", "\u00ad",
+        "\u200b", "\u200f", "\u2028", "\u2029", "\u202e", "\u2066", "\ufeff", "\U000e0001"}) {
     EXPECT_FALSE(IsPrintableUtf8(text)) << text;
   }
   EXPECT_FALSE(IsPrintableUtf8(std::string_view("a\0b", 3)));
