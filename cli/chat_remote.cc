@@ -6,6 +6,7 @@
 
 #include "engine/base/mutex.h"
 #include "engine/base/status.h"
+#include "engine/tokenizer/utf8.h"
 #include "sluice/v1/inference.grpc.pb.h"
 
 namespace sluice::cli {
@@ -25,6 +26,7 @@ class RemoteChat final : public ChatBackend {
         stub_(v1::Inference::NewStub(remote_.Connect(RetryingArguments()))) {}
 
   absl::Status CheckModel() {
+    RETURN_IF_ERROR(engine::Prefix("--model-name", engine::CheckUtf8(job_.model_name)));
     grpc::ClientContext context;
     remote_.Sign(context);
     v1::GetModelRequest request;
@@ -39,6 +41,8 @@ class RemoteChat final : public ChatBackend {
 
   absl::Status Reply(const std::vector<ChatTurn>& turns,
                      const std::function<bool(const engine::TokenChunk&)>& take) override {
+    // Of other bytes protobuf would write a line of its own to stderr.
+    for (const ChatTurn& turn : turns) RETURN_IF_ERROR(engine::CheckUtf8(turn.content));
     grpc::ClientContext context;
     remote_.Sign(context);
     {

@@ -10,6 +10,7 @@
 #include "grpcpp/grpcpp.h"
 
 #include "engine/base/status.h"
+#include "engine/tokenizer/utf8.h"
 #include "sluice/v1/inference.grpc.pb.h"
 
 namespace sluice::cli {
@@ -27,6 +28,16 @@ void FillSampling(const GenerateJob& job, v1::Sampling& out) {
   out.set_frequency_penalty(sampling.frequency_penalty);
   if (job.seed) out.set_seed(*job.seed);
   out.set_n(sampling.n);
+}
+
+// Of other bytes protobuf would write a line of its own to stderr, and the server could not say
+// which field they stand in.
+absl::Status CheckTexts(const GenerateJob& job) {
+  RETURN_IF_ERROR(engine::CheckUtf8(job.text.value_or("")));
+  for (const std::string& stop : job.stopping.stop) {
+    RETURN_IF_ERROR(engine::Prefix("--stop", engine::CheckUtf8(stop)));
+  }
+  return engine::Prefix("--model-name", engine::CheckUtf8(job.model_name));
 }
 
 v1::GenerateRequest MakeRequest(const GenerateJob& job) {
@@ -115,6 +126,7 @@ absl::StatusOr<std::vector<Remote>> OpenAll(const RemoteFlags& flags) {
 }  // namespace
 
 absl::StatusOr<GenerateOutcome> GenerateRemotely(const GenerateJob& job, SignalWatcher& signals) {
+  RETURN_IF_ERROR(CheckTexts(job));
   ASSIGN_OR_RETURN(std::vector<Remote> servers, OpenAll(job.remote));
   const engine::SteadyClock clock;
   const engine::Time start = clock.Now();

@@ -4,6 +4,8 @@
 
 #include <cstring>
 
+#include "engine/base/status.h"
+
 namespace sluice::engine {
 namespace {
 
@@ -62,6 +64,12 @@ size_t FindInvalidUtf8(std::string_view text) {
     offset += step.length;
   }
   return std::string_view::npos;
+}
+
+absl::Status CheckUtf8(std::string_view text) {
+  const size_t at = FindInvalidUtf8(text);
+  if (at == std::string_view::npos) return absl::OkStatus();
+  return InvalidArgument("expected UTF-8, but the text is wrong from byte " + std::to_string(at));
 }
 
 bool IsPrintableCodePoint(char32_t code_point) {

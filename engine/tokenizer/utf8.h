@@ -5,6 +5,8 @@
 #include <string>
 #include <string_view>
 
+#include "absl/status/status.h"
+
 namespace sluice::engine {
 
 enum class Utf8State : uint8_t {
@@ -27,6 +29,9 @@ Utf8Step NextUtf8(std::string_view text);
 
 // Offset of the first byte that begins no whole code point; npos when `text` is valid UTF-8.
 size_t FindInvalidUtf8(std::string_view text);
+
+// INVALID_ARGUMENT naming that byte.
+absl::Status CheckUtf8(std::string_view text);
 
 // False for characters that do more to a line than stand in it: controls, separators of lines and
 // paragraphs, and those of format, which turn its direction or are not seen (Unicode 15, general

@@ -76,10 +76,7 @@ absl::Status CheckText(std::string_view text) {
     return InvalidArgument("expected a text of at most " + std::to_string(kMaxTextBytes) +
                            " bytes, got " + std::to_string(text.size()));
   }
-  if (const size_t at = FindInvalidUtf8(text); at != std::string_view::npos) {
-    return InvalidArgument("expected UTF-8, but the text is wrong from byte " + std::to_string(at));
-  }
-  return absl::OkStatus();
+  return CheckUtf8(text);
 }
 
 // Of several templates converters write "default" as if it were the only one, and each of the

@@ -278,6 +278,24 @@ def test_generate_remote_error_is_one_line(sluice, shared):
 
 
 @pytest.mark.parametrize("where", ["local", "remote"])
+def test_a_prompt_that_is_not_utf_8_is_said_so(sluice, shared, where):
+    target = ["--model", harness.MODEL] if where == "local" else ["--server", shared.address]
+    result = run(sluice, "generate", *target, "--prompt", b"abc\xff".decode(errors="surrogateescape"))
+    assert result.returncode == 1
+    assert one_line(result.stderr) == "sluice generate: INVALID_ARGUMENT: expected UTF-8, but the text is wrong from byte 3"
+    talk = run(sluice, "chat", *target, "--max-tokens", 2, text=b"abc\xff\n")
+    assert talk.returncode == 1
+    assert re.fullmatch(r"sluice chat: INVALID_ARGUMENT: expected UTF-8, but the text is wrong from byte \d+", one_line(talk.stderr))
+
+
+@pytest.mark.parametrize("flag", ["--stop", "--model-name"])
+def test_a_flag_that_is_sent_is_utf_8(sluice, flag):
+    result = run(sluice, "generate", "--server", "127.0.0.1:1", "--prompt", "a", flag, b"\xff".decode(errors="surrogateescape"))
+    assert result.returncode == 1
+    assert one_line(result.stderr) == f"sluice generate: INVALID_ARGUMENT: {flag}: expected UTF-8, but the text is wrong from byte 0"
+
+
+@pytest.mark.parametrize("where", ["local", "remote"])
 def test_ctrl_c_cancels(sluice, shared, where):
     target = ["--model", harness.MODEL] if where == "local" else ["--server", shared.address]
     process = subprocess.Popen([str(sluice), "generate", *map(str, target), "--prompt", "Once", "--ignore-eos"],
