@@ -374,12 +374,13 @@ absl::StatusOr<LoadedModel> LoadModel(const std::string& path, const EngineOptio
   std::string file_path = path;
   if (!options.model_sha256.empty()) {
     // The file that is hashed is the one that is opened, whatever comes into a directory meanwhile.
-    ASSIGN_OR_RETURN(file_path, ModelFile::GgufPath(path));
-    if (file_path.empty()) {
+    ASSIGN_OR_RETURN(const std::optional<std::string> gguf, ModelFile::GgufPath(path));
+    if (!gguf) {
       return InvalidArgument(path +
                              ": sha256: expected one GGUF file, got a directory without one "
                              "or with config.json");
     }
+    file_path = *gguf;
     RETURN_IF_ERROR(CheckSha256(file_path, options.model_sha256));
     clock.End("sha256 of the file");
   }

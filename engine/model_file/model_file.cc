@@ -55,17 +55,17 @@ absl::StatusOr<const std::vector<T>*> GetArray(const ModelFile& file, std::strin
   return elements;
 }
 
-// The path of the one GGUF file in a directory; empty when there is none, or config.json says that
-// the directory is the model.
-absl::StatusOr<std::string> OnlyGgufFile(const std::string& directory) {
+// The path of the one GGUF file in a directory; nothing when there is none, or config.json says
+// that the directory is the model.
+absl::StatusOr<std::optional<std::string>> OnlyGgufFile(const std::string& directory) {
   std::error_code error;
   std::vector<std::string> paths;
   std::filesystem::directory_iterator entry(directory, error);
   for (; !error && entry != std::filesystem::directory_iterator(); entry.increment(error)) {
-    if (entry->path().filename() == "config.json") return std::string();
+    if (entry->path().filename() == "config.json") return std::nullopt;
     if (entry->path().extension() == ".gguf") paths.push_back(entry->path().string());
   }
-  if (error || paths.empty()) return std::string();
+  if (error || paths.empty()) return std::nullopt;
   if (paths.size() == 1) return paths.front();
   std::sort(paths.begin(), paths.end());
   return InvalidArgument(directory + ": expected one GGUF file, got " +
@@ -108,11 +108,11 @@ std::string FileTensor::At() const {
 }
 
 absl::StatusOr<std::shared_ptr<const ModelFile>> ModelFile::Open(const std::string& path) {
-  ASSIGN_OR_RETURN(const std::string gguf, GgufPath(path));
-  return gguf.empty() ? SafetensorsModel::Open(path) : GgufParser::Open(gguf);
+  ASSIGN_OR_RETURN(const std::optional<std::string> gguf, GgufPath(path));
+  return gguf ? GgufParser::Open(*gguf) : SafetensorsModel::Open(path);
 }
 
-absl::StatusOr<std::string> ModelFile::GgufPath(const std::string& path) {
+absl::StatusOr<std::optional<std::string>> ModelFile::GgufPath(const std::string& path) {
   struct stat facts {};
   if (stat(path.c_str(), &facts) != 0 || !S_ISDIR(facts.st_mode)) return path;
   return OnlyGgufFile(path);

@@ -82,9 +82,9 @@ class ModelFile {
   // A file is taken for GGUF, a directory for safetensors, or, without config.json, for the one
   // GGUF file in it.
   static absl::StatusOr<std::shared_ptr<const ModelFile>> Open(const std::string& path);
-  // The file that Open takes for GGUF: `path` itself, or the one in that directory. Empty when it
+  // The file that Open takes for GGUF: `path` itself, or the one in that directory. Nothing when it
   // is taken for a directory of safetensors; INVALID_ARGUMENT when there are several.
-  static absl::StatusOr<std::string> GgufPath(const std::string& path);
+  static absl::StatusOr<std::optional<std::string>> GgufPath(const std::string& path);
 
   ~ModelFile() = default;
   ModelFile(const ModelFile&) = delete;
