@@ -175,6 +175,7 @@ Step::Step(const Case& c, const Machine& machine) {
   attention.blocks = Keep(Upload(blocks));
   attention.num_blocks = plan.num_blocks;
   attention.block_queries = plan.block_queries;
+  attention.has_wgmma = FindLinearDevice()->has_wgmma;
   attention.num_tokens = static_cast<int32_t>(num_tokens);
   attention.positions = Keep(Upload(positions));
   attention.pages = Keep(Upload(pages));

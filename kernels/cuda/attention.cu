@@ -29,7 +29,8 @@ absl::Status LaunchAttention(const AttentionArgs& args, cudaStream_t stream) {
     if (!status.ok()) return status;
   }
   if (args.num_blocks == 0) return absl::OkStatus();
-  return tensor_cores ? LaunchRagged(args, stream) : LaunchChainBlocks(args, stream);
+  if (!tensor_cores) return LaunchChainBlocks(args, stream);
+  return HasPromptKernel(args) ? LaunchPrompt(args, stream) : LaunchRagged(args, stream);
 }
 
 absl::Status LaunchAttentionRows(const AttentionArgs& args, cudaStream_t stream) {

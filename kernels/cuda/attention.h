@@ -21,6 +21,7 @@ struct AttentionArgs {
   const int32_t* num_items = nullptr;  // on the device: a graph's launches serve any number
   int32_t max_parts = 0;               // parts of items that there may be; 0: none
   int32_t num_multiprocessors = 0;
+  bool has_wgmma = false;  // LinearDevice's
   const AttentionBlock* blocks = nullptr;
   int32_t num_blocks = 0;
   int32_t block_queries = 0;
@@ -50,6 +51,8 @@ inline constexpr int64_t kMaxHeadSize = 256;
 // What LaunchAttention chooses from.
 absl::Status LaunchSplitKv(const AttentionArgs& args, cudaStream_t stream);      // items, f16
 absl::Status LaunchRagged(const AttentionArgs& args, cudaStream_t stream);       // blocks, f16
+absl::Status LaunchPrompt(const AttentionArgs& args, cudaStream_t stream);       // the same on 9.0
+bool HasPromptKernel(const AttentionArgs& args);                                 // for these
 absl::Status LaunchChainItems(const AttentionArgs& args, cudaStream_t stream);   // items, any type
 absl::Status LaunchChainBlocks(const AttentionArgs& args, cudaStream_t stream);  // blocks, any type
 

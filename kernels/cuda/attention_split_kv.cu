@@ -78,13 +78,14 @@ __device__ void fill_queries(const AttentionArgs& args, const QuerySpan& span,
   const int head_size = static_cast<int>(args.kv.head_size);
   for (int row = threadIdx.x / 32; row < kTileQueries; row += blockDim.x / 32) {
     if (row >= span.num_queries) {
-      fill_no_query(rows, row);
+      fill_no_query<kHead>(rows, row);
       continue;
     }
     const float* q = args.q + span.head_row(row, args.num_heads) * head_size;
     const int position = span.position(row);
-    fill_query(rows, row, head_size, QuerySpan::first_seen(position, args.op.window), position,
-               [&](int d) { return __ldcg(reinterpret_cast<const float2*>(q + d)); });
+    fill_query<kHead>(rows, row, head_size, QuerySpan::first_seen(position, args.op.window),
+                      position,
+                      [&](int d) { return __ldcg(reinterpret_cast<const float2*>(q + d)); });
   }
 }
 

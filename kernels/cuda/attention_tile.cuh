@@ -137,55 +137,82 @@ __device__ __forceinline__ int tile_value_offset(int key, int d) {
 
 // ---- queries
 
-// 16 queries in shared memory, each filled by fill_query or fill_no_query.
-template <int kHead>
-struct QueryRows {
-  __half high[kTileQueries][kHead + 8];
-  __half low[kTileQueries][kHead + 8];
+// Of 16 queries.
+struct QueryFacts {
   float factor[kTileQueries];   // of the scores: the power's inverse
   int32_t first[kTileQueries];  // positions that the query sees
   int32_t last[kTileQueries];
 };
 
-// Row `row`, whose values d and d + 1 load(d) gives for even d below D. One warp.
-template <int kHead, typename Load>
-__device__ __forceinline__ void fill_query(QueryRows<kHead>& rows, int row, int head_size,
-                                           int first, int last, const Load& load) {
-  constexpr int kPairs = (kHead + 63) / 64;
-  const int lane = threadIdx.x % 32;
+// 16 queries in shared memory, each filled by fill_query or fill_no_query.
+template <int kHead>
+struct QueryRows : QueryFacts {
+  __half high[kTileQueries][kHead + 8];
+  __half low[kTileQueries][kHead + 8];
+
+  __device__ QueryFacts& facts() { return *this; }
+  __device__ void store(int row, int d, __half2 first, __half2 second) {
+    *reinterpret_cast<__half2*>(&high[row][d]) = first;
+    *reinterpret_cast<__half2*>(&low[row][d]) = second;
+  }
+};
+
+// A lane's part of a query: the values d and d + 1 for every d = 64 i + 2 lane.
+template <int kHead>
+struct QueryValues {
+  static constexpr int kPairs = (kHead + 63) / 64;
   float2 x[kPairs];
+};
+// load(d) gives the values d and d + 1 for even d below D. One warp.
+template <int kHead, typename Load>
+__device__ __forceinline__ QueryValues<kHead> load_query(int head_size, const Load& load) {
+  QueryValues<kHead> values;
+#pragma unroll
+  for (int i = 0; i < QueryValues<kHead>::kPairs; ++i) {
+    const int d = 64 * i + 2 * (threadIdx.x % 32);
+    values.x[i] = d < head_size ? load(d) : make_float2(0.0f, 0.0f);
+  }
+  return values;
+}
+// Row `row` of what is operands, where rows.store(row, d, high, low) puts it.
+template <int kHead, typename Rows>
+__device__ __forceinline__ void fill_query(Rows& rows, int row, int first, int last,
+                                           const QueryValues<kHead>& values) {
+  const int lane = threadIdx.x % 32;
   float most = 0.0f;
 #pragma unroll
-  for (int i = 0; i < kPairs; ++i) {
-    const int d = 64 * i + 2 * lane;
-    x[i] = d < head_size ? load(d) : make_float2(0.0f, 0.0f);
-    most = fmaxf(most, fmaxf(fabsf(x[i].x), fabsf(x[i].y)));
-  }
+  for (const float2 x : values.x) most = fmaxf(most, fmaxf(fabsf(x.x), fabsf(x.y)));
   const int shift = shift_of(warp_max(most));
   const float scale = power_of_two(shift);
 #pragma unroll
-  for (int i = 0; i < kPairs; ++i) {
+  for (int i = 0; i < QueryValues<kHead>::kPairs; ++i) {
     const int d = 64 * i + 2 * lane;
     if (d >= kHead) break;
-    const float2 scaled = make_float2(__fmul_rn(x[i].x, scale), __fmul_rn(x[i].y, scale));
+    const float2 scaled =
+        make_float2(__fmul_rn(values.x[i].x, scale), __fmul_rn(values.x[i].y, scale));
     const __half2 high = __floats2half2_rn(scaled.x, scaled.y);
     const float2 back = __half22float2(high);
-    *reinterpret_cast<__half2*>(&rows.high[row][d]) = high;
-    *reinterpret_cast<__half2*>(&rows.low[row][d]) =
-        __floats2half2_rn(__fsub_rn(scaled.x, back.x), __fsub_rn(scaled.y, back.y));
+    rows.store(row, d, high,
+               __floats2half2_rn(__fsub_rn(scaled.x, back.x), __fsub_rn(scaled.y, back.y)));
   }
   if (lane == 0) {
-    rows.factor[row] = power_of_two(-shift);
-    rows.first[row] = first;
-    rows.last[row] = last;
+    QueryFacts& facts = rows.facts();
+    facts.factor[row] = power_of_two(-shift);
+    facts.first[row] = first;
+    facts.last[row] = last;
   }
+}
+template <int kHead, typename Rows, typename Load>
+__device__ __forceinline__ void fill_query(Rows& rows, int row, int head_size, int first, int last,
+                                           const Load& load) {
+  fill_query<kHead>(rows, row, first, last, load_query<kHead>(head_size, load));
 }
 // A row whose outcome nobody reads: it sees everything, so that masks stay with those that have
 // some.
-template <int kHead>
-__device__ __forceinline__ void fill_no_query(QueryRows<kHead>& rows, int row) {
+template <int kHead, typename Rows>
+__device__ __forceinline__ void fill_no_query(Rows& rows, int row) {
   constexpr int kLast = 0x7fffffff;
-  fill_query(rows, row, 0, 0, kLast, [](int) { return make_float2(0.0f, 0.0f); });
+  fill_query<kHead>(rows, row, 0, 0, kLast, [](int) { return make_float2(0.0f, 0.0f); });
 }
 
 // Operands of 16 queries, read from shared memory at each step.
@@ -233,8 +260,7 @@ struct LaneQueries {
   int first[2];
   int last[2];
 
-  template <int kHead>
-  __device__ explicit LaneQueries(const QueryRows<kHead>& rows) {
+  __device__ explicit LaneQueries(const QueryFacts& rows) {
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       const int row = threadIdx.x % 32 / 4 + 8 * r;

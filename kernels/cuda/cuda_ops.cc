@@ -163,6 +163,7 @@ absl::Status PagedAttention(Exec& exec, const PagedAttentionArgs& args, ConstMat
   attention.max_parts = workspace.max_parts;
   attention.num_multiprocessors =
       static_cast<int32_t>(workspace.attention_shape.num_multiprocessors);
+  attention.has_wgmma = workspace.linear_device.has_wgmma;
   attention.blocks = workspace.device.blocks;
   attention.num_blocks = workspace.plan.num_blocks;
   attention.block_queries = workspace.plan.block_queries;

@@ -169,7 +169,8 @@ __device__ __forceinline__ void attend_part(const DecodeArgs& args, const Decode
   const auto [begin, end] = keys_of(args, part, first_seen, s.position);
   request_tile<kHead>(args, head, begin, first_seen, part.end, scratch);
   const int warp = threadIdx.x / 32;
-  for (int row = ratio + warp; row < kTileQueries; row += 8) fill_no_query(scratch.rows, row);
+  for (int row = ratio + warp; row < kTileQueries; row += 8)
+    fill_no_query<kHead>(scratch.rows, row);
   take_heads<kHead>(args, stage, part, scratch);
   meet_rows();
   for (int row = warp; row < ratio; row += 8) {

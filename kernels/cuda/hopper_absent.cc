@@ -4,6 +4,7 @@
 
 #include "absl/status/status.h"
 
+#include "kernels/cuda/attention.h"
 #include "kernels/cuda/decode_program.h"
 #include "kernels/cuda/linear_paths.h"
 
@@ -25,6 +26,10 @@ cudaError_t LaunchTilesLegacy(const LinearArgs&, const LinearConfig&, cudaStream
 }
 cudaError_t LaunchTilesSuper(const LinearArgs&, const LinearConfig&, cudaStream_t) {
   return cudaErrorNotSupported;
+}
+bool HasPromptKernel(const AttentionArgs&) { return false; }
+absl::Status LaunchPrompt(const AttentionArgs&, cudaStream_t) {
+  return absl::UnimplementedError("attention_prompt: built without SLUICE_CUDA_HOPPER");
 }
 absl::Status ListChunks(const DecodeArgs&, int, int32_t*, cudaStream_t) {
   return absl::UnimplementedError("persistent_decode: built without SLUICE_CUDA_HOPPER");

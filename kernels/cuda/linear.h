@@ -92,7 +92,9 @@ absl::StatusOr<LinearDevice> FindLinearDevice();
 //   kSlices    any card: mma.sync, a warp each (16 rows, slice)
 //   kStream    9.0, few tokens: weights flow through shared memory, all slices at once
 //   kTiles128  9.0, more than 128 tokens: 128 rows by 128 tokens, the slices one after the other
-//   kTiles256  the same with 256 tokens
+//   kTiles256  128 rows by 256 tokens, slices side by side in the pairs of a cluster's blocks;
+//   where
+//              there are too few for them, kTiles128
 enum class LinearPath : uint8_t { kSlices, kStream, kTiles128, kTiles256 };
 
 // Configuration of a launch, a pure function of the problem.
@@ -101,6 +103,7 @@ struct LinearConfig {
   int32_t tokens = 0;   // of one block
   int32_t grid_x = 0;   // blocks of weight rows, times the cluster
   int32_t grid_y = 0;   // blocks of tokens
+  int32_t blocks = 0;   // launched, where they take one item after the other (kTiles)
   int32_t cluster = 1;  // blocks along x
   int32_t threads = 0;
   int32_t shared_bytes = 0;

@@ -205,62 +205,88 @@ double StreamCost(const LinearArgs& args, const Spread& spread, const LinearConf
          kStartCost * static_cast<double>(rounds + (rest > 0 ? 1 : 0));
 }
 
-LinearConfig ConfigureStream(const LinearArgs& args, int32_t multiprocessors) {
+LinearChoice ConfigureStream(const LinearArgs& args, int32_t multiprocessors) {
   const std::vector<LinearChoice> choices = LinearChoices(args, multiprocessors);
-  return std::min_element(
-             choices.begin(), choices.end(),
-             [](const LinearChoice& a, const LinearChoice& b) { return a.nanos < b.nanos; })
-      ->config;
+  return *std::min_element(
+      choices.begin(), choices.end(),
+      [](const LinearChoice& a, const LinearChoice& b) { return a.nanos < b.nanos; });
 }
 
 // ---- kTiles
 
-LinearChoice ConfigureTiles(const LinearArgs& args, int32_t tokens, const LinearDevice& device) {
+// Blocks of 128 or 256 tokens, in clusters of `parts` pairs, each with a slice at a time where
+// there are several. Nothing where a pair would have none, or sums of earlier slices would not fit.
+std::optional<LinearChoice> ConfigureTiles(const LinearArgs& args, int32_t tokens, int32_t parts,
+                                           const LinearDevice& device) {
   LinearConfig config;
   config.path = tokens == 128 ? LinearPath::kTiles128 : LinearPath::kTiles256;
   config.tokens = tokens;
   config.grid_y = static_cast<int32_t>(CeilDiv(args.num_tokens, tokens));
-  config.cluster = 2;
+  config.cluster = 2 * parts;
   config.threads = 384;
   config.whole_k = device.whole_k;
-  int32_t slices = 1;
   int32_t stage_bytes = 0;
-  double step_nanos = 0.0;
+  double nanos = 0.0;
+  int64_t pairs = 0;         // of one type
+  double block_nanos = 0.0;  // the longest of them
   const int num_tasks = args.gated ? 1 : args.num_tasks;
+  const int64_t at_once =
+      parts == 1 ? device.multiprocessors / 2
+                 : Reachable({.cluster = config.cluster}, device.multiprocessors) / config.cluster;
   for (int i = 0; i < num_tasks; ++i) {
     const PackedView& weight = args.tasks[i].weight;
+    const int32_t slices = device.whole_k ? 1 : NumSlices(weight);
+    if (tokens == kMostTilesTokens && (parts == 1 ? slices > 1 : slices < parts))
+      return std::nullopt;
     LinearConfig::Task& plan = config.tasks[i];
     plan.first_block = config.grid_x;
     plan.tiles_a_block = args.gated ? kTilesRows / 2 : kTilesRows;
-    config.grid_x += static_cast<int32_t>(CeilDiv(weight.tiles, plan.tiles_a_block));
-    if (!device.whole_k) slices = std::max(slices, NumSlices(weight));
+    // Pairs have one task where slices are side by side: both blocks read the same operand rows.
+    const auto blocks = static_cast<int32_t>(CeilDiv(weight.tiles, plan.tiles_a_block));
+    config.grid_x += parts > 1 ? (blocks + 1) / 2 * 2 : blocks;
     stage_bytes = std::max(stage_bytes, StageOf(weight.type).bytes());
-    // Measured on an H200.
+    // Measured on an H200: steps of 16 columns, and what comes after those of a slice and an item.
     const double step =
-        IsHalf(weight.type) ? (tokens == 256 ? 210.0 : 175.0) : (tokens == 256 ? 257.0 : 180.0);
-    step_nanos = std::max(step_nanos, step);
-  }
-  config.grid_x = static_cast<int32_t>(CeilDiv(config.grid_x, 2) * 2);
-  const bool totals = slices > 1 && tokens == kMostTilesTokens;
-  config.x_stages = totals ? 4 : 8;
-  config.ring_bytes = static_cast<int32_t>(
-      CeilDiv((totals ? 4 << 10 : 8 << 10) / stage_bytes * stage_bytes, 128) * 128);
-  config.shared_bytes = kTilesHead + config.x_stages * kTilesStageBytes +
-                        kTilesRows * config.ring_bytes +
-                        (totals ? kTilesRows * kTileRows * kMostTilesTokens * 4 : 0);
-  // Types follow each other in launches of their own.
-  int64_t rounds = 0;
-  for (int i = 0; i < num_tasks;) {
-    int64_t blocks = 0;
-    const DType type = args.tasks[i].weight.type;
-    for (; i < num_tasks && args.tasks[i].weight.type == type; ++i) {
-      blocks += CeilDiv(args.tasks[i].weight.tiles, config.tasks[i].tiles_a_block);
+        IsHalf(weight.type) ? (tokens == 256 ? 188.0 : 125.0) : (tokens == 256 ? 205.0 : 150.0);
+    const int64_t turns = CeilDiv(slices, parts);
+    const int64_t units =
+        parts == 1 ? weight.units : turns * SliceUnits(weight.tiles, weight.units);
+    const double after = parts > 1 ? 4000.0 + 4000.0 * turns : 2400.0 + 400.0 * slices;
+    block_nanos = std::max(block_nanos, units * 4 * step + after);
+    // Types follow each other in launches of their own.
+    pairs += CeilDiv(blocks, 2);
+    if (i + 1 == num_tasks || args.tasks[i + 1].weight.type != weight.type) {
+      nanos += CeilDiv(pairs * config.grid_y, at_once) * block_nanos + 3000.0;
+      pairs = 0;
+      block_nanos = 0.0;
     }
-    rounds += CeilDiv(CeilDiv(blocks, 2) * 2 * config.grid_y, device.multiprocessors);
   }
-  const double nanos =
-      rounds * (args.input.units * 4 * step_nanos + 4000.0 + (totals ? 1000.0 : 50.0) * slices);
-  return {config, nanos};
+  config.grid_x = static_cast<int32_t>(CeilDiv(config.grid_x, 2) * config.cluster);
+  config.blocks = config.grid_x * config.grid_y;
+  if (parts == 1) config.blocks = std::min(config.blocks, device.multiprocessors / 2 * 2);
+  // Up and gate meet in shared memory of their own, while the next item's operand rows come.
+  const int32_t exchange = args.gated && parts == 1 ? tokens * 256 : 0;
+  config.x_stages = exchange > 0 ? 6 : 8;
+  const int32_t ring_bytes = exchange > 0 ? 8 << 10 : 12 << 10;
+  config.ring_bytes = std::min(kMaxStages, ring_bytes / stage_bytes) * stage_bytes / 128 * 128;
+  config.shared_bytes =
+      kTilesHead + config.x_stages * kTilesStageBytes + kTilesRows * config.ring_bytes + exchange;
+  return LinearChoice{config, nanos};
+}
+
+LinearChoice BestTiles(const LinearArgs& args, const LinearDevice& device,
+                       std::optional<LinearPath> path) {
+  LinearChoice best = *ConfigureTiles(args, 128, 1, device);
+  if (path == LinearPath::kTiles128) return best;
+  bool found = false;
+  for (const int32_t parts : {1, 2, 4}) {
+    const std::optional<LinearChoice> choice =
+        ConfigureTiles(args, kMostTilesTokens, parts, device);
+    if (!choice || (choice->nanos >= best.nanos && (found || !path))) continue;
+    best = *choice;
+    found = true;
+  }
+  return best;
 }
 
 }  // namespace
@@ -293,22 +319,13 @@ LinearConfig ConfigureLinear(const LinearArgs& args, const LinearDevice& device,
   const int32_t multiprocessors = device.multiprocessors;
   // Rows of fewer tokens are not padded to a tile of 256.
   if (args.num_tokens <= 128 || path == LinearPath::kStream) {
-    return ConfigureStream(args, multiprocessors);
+    return ConfigureStream(args, multiprocessors).config;
   }
-  const LinearChoice large = ConfigureTiles(args, 256, device);
-  const LinearChoice small = ConfigureTiles(args, 128, device);
-  if (path == LinearPath::kTiles256) return large.config;
-  if (path == LinearPath::kTiles128) return small.config;
-  // Too few tiles to do without all slices at once, or without all types in one launch.
-  bool mixed = false;
-  for (int i = 1; i < args.num_tasks; ++i) {
-    mixed = mixed || args.tasks[i].weight.type != args.tasks[0].weight.type;
-  }
-  const bool few = small.config.grid_x * small.config.grid_y < multiprocessors / 2;
-  if (args.num_tokens <= 256 && few && (mixed || args.input.units > 60)) {
-    return ConfigureStream(args, multiprocessors);
-  }
-  return small.nanos < large.nanos ? small.config : large.config;
+  const LinearChoice tiles = BestTiles(args, device, path);
+  if (path || args.num_tokens > 256) return tiles.config;
+  // Stream has all slices, and all types, at once.
+  const LinearChoice stream = ConfigureStream(args, multiprocessors);
+  return stream.nanos < tiles.nanos ? stream.config : tiles.config;
 }
 
 std::string Describe(const LinearConfig& config) {

@@ -88,6 +88,7 @@ __host__ __device__ constexpr int TilesStageSteps(int tokens) {  // of 16 column
   return kTilesStageBytes / (32 * tokens);
 }
 inline constexpr int kTilesBarriers = 1024;
-inline constexpr int kTilesHead = kTilesBarriers + 4 * kMostTilesTokens;  // and the tokens' factors
+// And the tokens' factors, of two items.
+inline constexpr int kTilesHead = kTilesBarriers + 8 * kMostTilesTokens;
 
 }  // namespace sluice::kernels::cuda

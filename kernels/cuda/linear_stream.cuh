@@ -116,8 +116,7 @@ __device__ inline WeightRing ring_of(const PackedView& weight, const LinearConfi
 // acc += the warp's 16 rows times kTokens tokens, with the instruction of one warp: making the
 // weights is most of the work, and warps that wait for nobody do it twice as fast.
 template <typename Unit, int kTokens>
-__device__ __forceinline__ void multiply_alone(const PackedView& w, WeightRing& weights,
-                                               OperandRing& x, int lane,
+__device__ __forceinline__ void multiply_alone(WeightRing& weights, OperandRing& x, int lane,
                                                float (&acc)[kTokens / 2]) {
   constexpr int kStageUnits = WeightRing::shape_of<Unit>().units;
   constexpr int kOperandUnits = StreamUnits(kTokens);
@@ -158,7 +157,8 @@ __device__ __forceinline__ void multiply_alone(const PackedView& w, WeightRing& 
 #pragma unroll 1
       for (int i = 0; first + i < weights.end; ++i) multiply(i);
     }
-    weights.next<Unit>(w, first + kStageUnits, lane);
+    weights.template refill<Unit>(weights.slot, lane);
+    weights.move_if(true);
     if (inside + kStageUnits == kOperandUnits) {
       arrive_if(lane == 0, x.empty + x.slot);
       x.next(1);
@@ -283,7 +283,10 @@ __global__ void __launch_bounds__(128 * kWarpgroups + 32, StreamBlocks(kWarpgrou
   WeightRing weights = ring_of(weight, config, block, slice_group, inside);
   weights.memory = memory.weights(config, kStageBytes, warp);
   weights.full = memory.weights_full(warp);
-  weights.start(weight, lane);
+  if (!brings) {
+    weights.init(lane);
+    weights.start(weight, weights.begin, weights.end, lane);
+  }
   if (brings && lane == 0) {
     for (int ring = 0; ring < plan.slice_groups; ++ring) {
       for (int i = 0; i < config.x_stages; ++i) {
@@ -306,10 +309,11 @@ __global__ void __launch_bounds__(128 * kWarpgroups + 32, StreamBlocks(kWarpgrou
     float acc[kTokens / 2] = {};
     const auto multiply = [&]<typename Unit>() {
       if constexpr (!kHalf && kTokens <= kTokensAlone) {
-        multiply_alone<Unit, kTokens>(weight, weights, x, lane, acc);
+        multiply_alone<Unit, kTokens>(weights, x, lane, acc);
       } else {
-        multiply_units<Unit, kTokens, 2, 4 * kUnits, false>(weight, weights, x, weights.begin,
-                                                            weights.end, lane, acc);
+        // Three blocks a multiprocessor leave few registers.
+        multiply_units<Unit, kTokens, !(kHalf && kTokens == 64), 4 * kUnits, false>(
+            weights, x, weights.begin, weights.end, lane, acc);
       }
     };
     if constexpr (kHalf) {

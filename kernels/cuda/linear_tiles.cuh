@@ -7,11 +7,14 @@
 // rows to both. K slices one after the other, their sum in registers, or with 256 tokens in shared
 // memory.
 //
-// Grid (pairs of blocks of rows times blocks of tokens, tokens first), clusters of two, 384
-// threads. Reads the weights once a block of tokens, from L2 all but the first time, and the
-// operand rows once a cluster; writes whole sectors. H200, 2,048 tokens: BF16 [37888 x 3584] as
-// gate and up 604 TFLOP/s, [3584 x 18944] in four slices 510 (cuBLAS without slices 711-742); Q5_0
-// [9728 x 896] as gate and up 286, Q6_K [896 x 4864] 296.
+// Or, with 256 tokens, side by side: two or four pairs of blocks in a cluster have a slice each and
+// leave their sums in shared memory, where each block adds those of its share of the tokens.
+//
+// Grid (pairs of blocks of rows times blocks of tokens, tokens first), clusters of two blocks, or
+// two for every slice, 384 threads. Reads the weights once a block of tokens, from L2 all but the
+// first time, and the operand rows once a cluster; writes whole sectors. H200, 2,048 tokens: BF16
+// [37888 x 3584] as gate and up 604 TFLOP/s, [3584 x 18944] in four slices 510 (cuBLAS without
+// slices 711-742); Q5_0 [9728 x 896] as gate and up 286, Q6_K [896 x 4864] 296.
 
 #include "kernels/cuda/linear_wgmma.cuh"
 
@@ -21,7 +24,6 @@ namespace tiles {
 // Two warpgroups that multiply, and one whose registers they get, of which a thread brings
 // operands.
 constexpr int kThreads = 384;
-constexpr int kMostAccumulators = kMostTilesTokens / 2;
 
 struct TilesMemory {
   std::byte* base;
@@ -31,8 +33,12 @@ struct TilesMemory {
   }
   __device__ uint64_t* x_full() const { return weights_full(8); }
   __device__ uint64_t* x_empty() const { return x_full() + kMaxStages; }
-  __device__ uint64_t* factors_full() const { return x_empty() + kMaxStages; }
-  __device__ float* factors() const { return reinterpret_cast<float*>(base + kTilesBarriers); }
+  // Of two items each.
+  __device__ uint64_t* factors_full(int i) const { return x_empty() + kMaxStages + i; }
+  __device__ uint64_t* factors_empty(int i) const { return factors_full(2 + i); }
+  __device__ float* factors(int i) const {
+    return reinterpret_cast<float*>(base + kTilesBarriers) + i * kMostTilesTokens;
+  }
   __device__ std::byte* x() const { return base + kTilesHead; }
   __device__ std::byte* weights(int warp) const {
     return x() + config.x_stages * kTilesStageBytes + warp * config.ring_bytes;
@@ -42,51 +48,137 @@ struct TilesMemory {
       init_barrier(x_full() + i, 1);
       init_barrier(x_empty() + i, 16);  // warps of both blocks
     }
-    init_barrier(factors_full(), 32);
+    for (int i = 0; i < 2; ++i) {
+      init_barrier(factors_full(i), 32);
+      init_barrier(factors_empty(i), 8);
+    }
     fence_barriers();
   }
-  // Sums of earlier slices: [kMostAccumulators / 4][256 threads] of four.
-  __device__ float4* totals() const { return reinterpret_cast<float4*>(weights(8)); }
+  // Where up and gate meet.
+  __device__ std::byte* exchange() const { return weights(8); }
 };
 
-// By one warp: the tokens' powers of two, for the end.
-template <int kTokens>
-__device__ void bring_factors(const LinearArgs& args, const TilesMemory& memory, int token_block,
-                              int lane) {
-  for (int i = lane; i < kTokens; i += 32) {
-    const int token = token_block * kTokens + i;
-    memory.factors()[i] = token < args.num_tokens ? __ldcg(args.input.factors + token) : 0.0f;
-  }
-  arrive_if(true, memory.factors_full());
+// What a pair of blocks works on: two blocks of rows, one of tokens.
+struct TileItem {
+  int token_block;
+  int row_block;  // of this block
+};
+__device__ __forceinline__ TileItem item_at(const LinearConfig& config, int index, int rank) {
+  return {index % config.grid_y, index / config.grid_y * 2 + rank};
+}
+// The task that a warp's rows are of, and the first of the tiles after it.
+__device__ __forceinline__ int task_of(const LinearArgs& args, const LinearConfig& config,
+                                       int row_block, int warp) {
+  if (args.gated) return warp / 4;
+  int index = 0;
+  while (index + 1 < args.num_tasks && row_block >= config.tasks[index + 1].first_block) ++index;
+  return index;
+}
+__device__ __forceinline__ int tile_of(const LinearArgs& args, const LinearConfig& config,
+                                       int row_block, int warp, int task) {
+  const LinearConfig::Task& plan = config.tasks[args.gated ? 0 : task];
+  return (row_block - plan.first_block) * plan.tiles_a_block + (args.gated ? warp % 4 : warp);
 }
 
-// By one thread: this block's half of every stage, to both blocks.
-template <int kTokens>
-__device__ void bring_operands(const LinearArgs& args, const LinearConfig& config,
-                               const TilesMemory& memory, int token_block, int rank) {
-  constexpr int kStageSteps = TilesStageSteps(kTokens);
-  constexpr int kHalf = kTokens * 16;  // bytes of half a step
-  const auto* x = reinterpret_cast<const std::byte*>(args.input.x);
-  const int64_t step_bytes = static_cast<int64_t>(args.input.groups) * 256;
-  const std::byte* from = x + token_block * (2 * kHalf) + rank * kHalf;
-  int slot = 0;
-  uint32_t parity = 1;
-  for (int k = 0; k < args.input.units * 4 / kStageSteps; ++k) {
-    wait_for_phase(memory.x_empty() + slot, parity);
-    uint64_t* full = memory.x_full() + slot;
-    arrive_expecting(full, kTilesStageBytes);
-    std::byte* to = memory.x() + slot * kTilesStageBytes + rank * kHalf;
-#pragma unroll
-    for (int step = 0; step < kStageSteps; ++step) {
-      copy_bulk_to(to + step * 2 * kHalf, from, kHalf, full, 3);
-      from += step_bytes;
-    }
-    if (++slot == config.x_stages) {
-      slot = 0;
-      parity ^= 1;
+// A warp's weights of one item after the other: those of the next are asked for while the tensor
+// cores have the present one's.
+struct ItemWeights : WeightRing {
+  // Of lane 0: where the next item's are, or nothing; the slot that is asked for next, and how many
+  // are free.
+  const std::byte* next_from = nullptr;
+  int into = 0;
+  int free = 0;
+
+  template <typename Unit>
+  __device__ __forceinline__ void ask() {
+    while (free > 0) {
+      if (asked == end) {
+        if (next_from == nullptr) return;
+        from = next_from;
+        next_from = nullptr;
+        asked = 0;
+      }
+      request_next<Unit>(into);
+      into = into + 1 == stages ? 0 : into + 1;
+      --free;
     }
   }
+  // An item begins, and this one comes after it.
+  template <typename Unit>
+  __device__ __forceinline__ void announce(const std::byte* units, int lane) {
+    next_from = units;
+    if (lane == 0) ask<Unit>();
+    __syncwarp();
+  }
+  template <typename Unit>
+  __device__ __forceinline__ void refill(int used, int lane) {
+    __syncwarp();
+    if (lane != 0) return;
+    if (free == 0 && asked + shape_of<Unit>().units <= end) {
+      request(shape_of<Unit>(), shape_of<Unit>().units, used);
+    } else {
+      if (free == 0) into = used;
+      ++free;
+      ask<Unit>();
+    }
+  }
+};
+// Where the weights begin that a warp multiplies; of rows that do not exist those of the last that
+// do, whose products are not written. Nothing beyond the last item.
+__device__ __forceinline__ const std::byte* weights_of(const LinearArgs& args,
+                                                       const LinearConfig& config, int index,
+                                                       int rank, int warp) {
+  if (index >= config.grid_x / 2 * config.grid_y) return nullptr;
+  const int row_block = item_at(config, index, rank).row_block;
+  const int task = task_of(args, config, row_block, warp);
+  const PackedView& w = args.tasks[task].weight;
+  const StageShape shape = StageOf(w.type);
+  const int tile = min(tile_of(args, config, row_block, warp, task), w.tiles - 1);
+  return w.unit_data +
+         UnitAt(static_cast<int64_t>(tile) * w.units, shape.unit_bytes, shape.super_bytes);
 }
+
+// By one warp: the tokens' powers of two, for the end of an item.
+template <int kTokens>
+__device__ void bring_factors(const LinearArgs& args, float* to, int token_block, int lane) {
+  for (int i = lane; i < kTokens; i += 32) {
+    const int token = token_block * kTokens + i;
+    to[i] = token < args.num_tokens ? __ldcg(args.input.factors + token) : 0.0f;
+  }
+}
+
+// By one thread: this block's half of operand rows' stages, to both blocks of a pair.
+template <int kTokens>
+struct OperandSource {
+  static constexpr int kStageSteps = TilesStageSteps(kTokens);
+  static constexpr int kHalf = kTokens * 16;  // bytes of half a step
+
+  const std::byte* x;
+  int64_t step_bytes;
+  int rank;        // in the pair
+  uint16_t ranks;  // of the pair's blocks in the cluster, a bit each
+  int slot = 0;
+  uint32_t parity = 1;
+
+  __device__ void bring(const TilesMemory& memory, int token_block, int begin, int end) {
+    const std::byte* from = x + begin * 4 * step_bytes + (2 * token_block + rank) * kHalf;
+    for (int k = 0; k < (end - begin) * 4 / kStageSteps; ++k) {
+      wait_for_phase(memory.x_empty() + slot, parity);
+      uint64_t* full = memory.x_full() + slot;
+      arrive_expecting(full, kTilesStageBytes);
+      std::byte* to = memory.x() + slot * kTilesStageBytes + rank * kHalf;
+#pragma unroll
+      for (int step = 0; step < kStageSteps; ++step) {
+        copy_bulk_to(to + step * 2 * kHalf, from, kHalf, full, ranks);
+        from += step_bytes;
+      }
+      if (++slot == memory.config.x_stages) {
+        slot = 0;
+        parity ^= 1;
+      }
+    }
+  }
+};
 
 template <int kSize>
 __device__ __forceinline__ float4 four_of(const float (&acc)[kSize], int i) {
@@ -96,51 +188,66 @@ __device__ __forceinline__ float4 four_of(const float (&acc)[kSize], int i) {
 // Keeps the compiler from loading everything first, which would not fit the registers.
 __device__ __forceinline__ void few_at_a_time() { asm volatile("" ::: "memory"); }
 
-// All slices of the warpgroup's rows; `totals` is this thread's, 256 apart.
+// All slices of the warpgroup's rows, one after the other.
 template <typename Unit, int kTokens>
-__device__ __forceinline__ void multiply_slices(const PackedView& weight, WeightRing& weights,
-                                                OperandRing& x, float4* totals, bool whole_k,
-                                                int lane, float (&acc)[kTokens / 2]) {
+__device__ __forceinline__ void multiply_slices(ItemWeights& weights, OperandRing& x,
+                                                int slice_units, int lane,
+                                                float (&acc)[kTokens / 2]) {
   constexpr int kSize = kTokens / 2;
-  constexpr bool kInRegisters = kTokens < kMostTilesTokens;
-  const int slice_units = whole_k ? weight.units : SliceUnits(weight.tiles, weight.units);
-  float total[kInRegisters ? kSize : 1];
-  for (int begin = 0; begin < weight.units; begin += slice_units) {
-    const int end = min(weight.units, begin + slice_units);
+  const int units = weights.end;
+  const auto multiply = [&](int begin, int end) {
 #pragma unroll
     for (int i = 0; i < kSize; ++i) acc[i] = 0.0f;
-    multiply_units<Unit, kTokens, 2, TilesStageSteps(kTokens), true>(weight, weights, x, begin, end,
-                                                                     lane, acc);
+    multiply_units<Unit, kTokens, true, TilesStageSteps(kTokens), true>(weights, x, begin, end,
+                                                                        lane, acc);
     x.release_if<true>(true, lane);
-    if (slice_units >= weight.units) return;
-    if constexpr (kInRegisters) {
+  };
+  if constexpr (kTokens == kMostTilesTokens) {
+    multiply(0, units);  // there is one
+  } else {
+    float total[kSize];
+#pragma unroll 1
+    for (int begin = 0; begin < units; begin += slice_units) {
+      multiply(begin, min(units, begin + slice_units));
 #pragma unroll
       for (int i = 0; i < kSize; ++i) total[i] = begin > 0 ? __fadd_rn(total[i], acc[i]) : acc[i];
-    } else {
-#pragma unroll
-      for (int i = 0; i < kSize; i += 4) {
-        if (i % 16 == 0) few_at_a_time();
-        float4& kept = totals[i / 4 * 256];
-        float4 sum = four_of(acc, i);
-        if (begin > 0) {
-          const float4 before = kept;
-          sum = make_float4(__fadd_rn(before.x, sum.x), __fadd_rn(before.y, sum.y),
-                            __fadd_rn(before.z, sum.z), __fadd_rn(before.w, sum.w));
-        }
-        if (end < weight.units) {
-          kept = sum;
-        } else {
-          acc[i] = sum.x;
-          acc[i + 1] = sum.y;
-          acc[i + 2] = sum.z;
-          acc[i + 3] = sum.w;
-        }
-      }
     }
-  }
-  if constexpr (kInRegisters) {
 #pragma unroll
     for (int i = 0; i < kSize; ++i) acc[i] = total[i];
+  }
+}
+
+// Adds the slices, ascending, that the pairs of the cluster have multiplied, for the block's share
+// of the tokens: `acc` is of slice `part` of them. `first`: there was none before.
+template <int kSpread, int kSize>
+__device__ __forceinline__ void add_slices(const TilesMemory& memory, int part, int rank,
+                                           bool first, int count, const float (&acc)[kSize],
+                                           float (&sum)[kSize / kSpread]) {
+  constexpr int kEach = kSize / 4 / kSpread;
+  float4* mine = reinterpret_cast<float4*>(memory.x()) + threadIdx.x;
+  // All are through with the operand rows that lay there, and no more are on their way.
+  asm volatile("bar.sync 1, 256;" ::: "memory");
+#pragma unroll
+  for (int i = 0; i < kSize; i += 4) mine[i / 4 * 256] = four_of(acc, i);
+  meet_cluster();
+  const float4* share = mine + part * kEach * 256;
+#pragma unroll
+  for (int i = 0; i < kEach; ++i) {
+    if (i % 4 == 0) few_at_a_time();
+    float4 total = make_float4(sum[4 * i], sum[4 * i + 1], sum[4 * i + 2], sum[4 * i + 3]);
+#pragma unroll
+    for (int slice = 0; slice < kSpread; ++slice) {
+      if (slice >= count) break;
+      const float4 more = load_from_block(share + i * 256, 2 * slice + rank);
+      total = first && slice == 0
+                  ? more
+                  : make_float4(__fadd_rn(total.x, more.x), __fadd_rn(total.y, more.y),
+                                __fadd_rn(total.z, more.z), __fadd_rn(total.w, more.w));
+    }
+    sum[4 * i] = total.x;
+    sum[4 * i + 1] = total.y;
+    sum[4 * i + 2] = total.z;
+    sum[4 * i + 3] = total.w;
   }
 }
 
@@ -229,11 +336,10 @@ __device__ __forceinline__ void write(const LinearArgs& args, const LinearTask& 
 // of the tokens, and writes those.
 template <int kSize>
 __device__ __forceinline__ void write_gated(const LinearArgs& args, const Place& place,
-                                            const TilesMemory& memory, int warpgroup,
-                                            float (&acc)[kSize]) {
+                                            std::byte* memory, int warpgroup, float (&acc)[kSize]) {
   constexpr int kHalf = kSize / 2;
-  float4* shared = reinterpret_cast<float4*>(memory.x()) + threadIdx.x % 128;
-  // Both are through with the operand rows that lay there, and no more are on their way.
+  float4* shared = reinterpret_cast<float4*>(memory) + threadIdx.x % 128;
+  // Both are through with what lay there, and no more is on its way.
   asm volatile("bar.sync 1, 256;" ::: "memory");
   if (warpgroup == 1) {
 #pragma unroll
@@ -268,6 +374,19 @@ __device__ __forceinline__ void write_gated(const LinearArgs& args, const Place&
   }
 }
 
+template <int kTokens>
+__device__ __forceinline__ Place place_of(const LinearArgs& args, const LinearTask& task, int tile,
+                                          int token_block, int lane, int first_token) {
+  Place place;
+  place.n = tile * kTileRows + lane / 4;
+  place.inside = first_token + lane % 4 * 2;
+  place.token = token_block * kTokens + place.inside;
+  place.whole =
+      (tile + 1) * kTileRows <= task.weight.rows && (token_block + 1) * kTokens <= args.num_tokens;
+  return place;
+}
+
+// Pairs of blocks that go from item to item.
 template <typename Unit, int kTokens>
 __global__ void __launch_bounds__(kThreads, 1)
     linear_tiles(const __grid_constant__ LinearArgs args,
@@ -277,62 +396,79 @@ __global__ void __launch_bounds__(kThreads, 1)
   const TilesMemory memory = {bytes, config};
   let_next_start();
   const int rank = blockIdx.x % 2;
-  const int token_block = blockIdx.x / 2 % config.grid_y;
-  const int row_block = blockIdx.x / 2 / config.grid_y * 2 + rank;
   const int warp = threadIdx.x / 32;
   const int warpgroup = warp / 4;
-  const int lane = threadIdx.x % 32;
-  int index = 0;
-  if (!args.gated) {
-    while (index + 1 < args.num_tasks && row_block >= config.tasks[index + 1].first_block) ++index;
-  } else if (warpgroup == 1) {
-    index = 1;
-  }
-  const LinearTask& task = args.tasks[index];
-  const LinearConfig::Task& plan = config.tasks[args.gated ? 0 : index];
-  const int tile =
-      (row_block - plan.first_block) * plan.tiles_a_block + (args.gated ? warp % 4 : warp);
+  int lane = threadIdx.x % 32;
+  asm volatile("" : "+r"(lane));  // not read from its special register at every turn
+  const int items = config.grid_x / 2 * config.grid_y;
+  const int stride = config.blocks / 2;
+  const int first_item = blockIdx.x / 2;
   if (threadIdx.x == 256) memory.init();
-  WeightRing weights;
+  ItemWeights weights;
   if (warp < 8) {
     weights.memory = memory.weights(warp);
     weights.full = memory.weights_full(warp);
-    weights.stages = min(kMaxStages, config.ring_bytes / StageOf(task.weight.type).bytes());
-    weights.tile = tile;
-    weights.end = task.weight.units;
-    weights.active = tile < task.weight.tiles;
-    weights.start(task.weight, lane);
+    weights.stages = min(kMaxStages, config.ring_bytes / WeightRing::shape_of<Unit>().bytes());
+    weights.init(lane);
+    weights.active = true;
+    weights.end = weights.asked = args.input.units;
+    weights.free = weights.stages;
+    weights.announce<Unit>(weights_of(args, config, first_item, rank, warp), lane);
   }
   __syncwarp();
   meet_cluster();
   wait_for_previous();
   if (warpgroup == 2) {
     asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
-    if (threadIdx.x == 256) bring_operands<kTokens>(args, config, memory, token_block, rank);
-    if (warp == 9) bring_factors<kTokens>(args, memory, token_block, lane);
+    if (warp == 9) {
+      int turn = 0;
+      for (int item = first_item; item < items; item += stride, ++turn) {
+        wait_for_phase(memory.factors_empty(turn % 2), (turn / 2 & 1) ^ 1);
+        bring_factors<kTokens>(args, memory.factors(turn % 2),
+                               item_at(config, item, rank).token_block, lane);
+        arrive_if(true, memory.factors_full(turn % 2));
+      }
+    } else if (threadIdx.x == 256) {
+      OperandSource<kTokens> source;
+      source.x = reinterpret_cast<const std::byte*>(args.input.x);
+      source.step_bytes = static_cast<int64_t>(args.input.groups) * 256;
+      source.rank = rank;
+      source.ranks = 3;
+      for (int item = first_item; item < items; item += stride) {
+        source.bring(memory, item_at(config, item, rank).token_block, 0, args.input.units);
+      }
+    }
     __syncwarp();
   } else {
     asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
-    float acc[kTokens / 2];
     OperandRing x;
     x.memory = memory.x();
     x.full = memory.x_full();
     x.empty = memory.x_empty();
     x.stages = config.x_stages;
-    multiply_slices<Unit, kTokens>(task.weight, weights, x, memory.totals() + threadIdx.x,
-                                   config.whole_k, lane, acc);
-    Place place;
-    place.n = tile * kTileRows + lane / 4;
-    place.inside = lane % 4 * 2;
-    place.token = token_block * kTokens + place.inside;
-    place.whole = (tile + 1) * kTileRows <= task.weight.rows &&
-                  (token_block + 1) * kTokens <= args.num_tokens;
-    wait_for_phase(memory.factors_full(), 0);
-    finish(task, place, memory.factors(), acc);
-    if (args.gated) {
-      write_gated(args, place, memory, warpgroup, acc);
-    } else {
-      write<0, kTokens / 2>(args, task, place, acc);
+    int turn = 0;
+#pragma unroll 1
+    for (int index = first_item; index < items; index += stride, ++turn) {
+      weights.announce<Unit>(weights_of(args, config, index + stride, rank, warp), lane);
+      const TileItem item = item_at(config, index, rank);
+      const int task_index = task_of(args, config, item.row_block, warp);
+      const LinearTask& task = args.tasks[task_index];
+      float acc[kTokens / 2];
+      multiply_slices<Unit, kTokens>(
+          weights, x,
+          config.whole_k ? args.input.units : SliceUnits(task.weight.tiles, args.input.units), lane,
+          acc);
+      const int tile = tile_of(args, config, item.row_block, warp, task_index);
+      const Place place = place_of<kTokens>(args, task, tile, item.token_block, lane, 0);
+      wait_for_phase(memory.factors_full(turn % 2), turn / 2 & 1);
+      finish(task, place, memory.factors(turn % 2), acc);
+      __syncwarp();
+      arrive_if(lane == 0, memory.factors_empty(turn % 2));
+      if (args.gated) {
+        write_gated(args, place, memory.exchange(), warpgroup, acc);
+      } else {
+        write<0, kTokens / 2>(args, task, place, acc);
+      }
     }
     __syncwarp();
   }
@@ -341,20 +477,129 @@ __global__ void __launch_bounds__(kThreads, 1)
 #endif
 }
 
-template <typename Unit, int kTokens>
-cudaError_t RunOf(const LinearArgs& args, const LinearConfig& config, cudaStream_t stream) {
-  const LaunchShape shape = {
-      .grid = dim3(static_cast<unsigned>(config.grid_x) * static_cast<unsigned>(config.grid_y)),
-      .block = dim3(kThreads),
-      .shared_bytes = static_cast<size_t>(config.shared_bytes),
-      .cluster = 2};
-  return Launch(stream, shape, linear_tiles<Unit, kTokens>, args, config);
+// kSpread pairs of blocks in a cluster, each of which has a slice of K at a time, for one item.
+template <typename Unit, int kTokens, int kSpread>
+__global__ void __launch_bounds__(kThreads, 1)
+    linear_tiles_spread(const __grid_constant__ LinearArgs args,
+                        const __grid_constant__ LinearConfig config) {
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+  extern __shared__ __align__(128) std::byte bytes[];
+  const TilesMemory memory = {bytes, config};
+  let_next_start();
+  const int rank = blockIdx.x % 2;
+  const int part = blockIdx.x % (2 * kSpread) / 2;
+  const TileItem item = item_at(config, blockIdx.x / (2 * kSpread), rank);
+  const int warp = threadIdx.x / 32;
+  const int warpgroup = warp / 4;
+  const int lane = threadIdx.x % 32;
+  const int index = task_of(args, config, item.row_block, min(warp, 7));
+  const LinearTask& task = args.tasks[index];
+  const int tile = tile_of(args, config, item.row_block, warp, index);
+  const int units = args.input.units;
+  const int slice_units = SliceUnits(task.weight.tiles, units);
+  if (threadIdx.x == 256) memory.init();
+  WeightRing weights;
+  if (warp < 8) {
+    weights.memory = memory.weights(warp);
+    weights.full = memory.weights_full(warp);
+    weights.stages = min(kMaxStages, config.ring_bytes / WeightRing::shape_of<Unit>().bytes());
+    weights.tile = tile;
+    weights.active = tile < task.weight.tiles;
+    weights.init(lane);
+    weights.start(task.weight, min(units, part * slice_units), min(units, (part + 1) * slice_units),
+                  lane);
+  }
+  __syncwarp();
+  meet_cluster();
+  wait_for_previous();
+  if (warpgroup == 2) {
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
+    if (warp == 9) {
+      bring_factors<kTokens>(args, memory.factors(0), item.token_block, lane);
+      arrive_if(true, memory.factors_full(0));
+    }
+    OperandSource<kTokens> source;
+    source.x = reinterpret_cast<const std::byte*>(args.input.x);
+    source.step_bytes = static_cast<int64_t>(args.input.groups) * 256;
+    source.rank = rank;
+    source.ranks = static_cast<uint16_t>(3 << 2 * part);
+    for (int first = 0; first < units; first += kSpread * slice_units) {
+      const int begin = min(units, first + part * slice_units);
+      if (threadIdx.x == 256) {
+        source.bring(memory, item.token_block, begin, min(units, begin + slice_units));
+      }
+      __syncwarp();
+      // As those that multiply.
+      meet_cluster();
+      if (first + kSpread * slice_units < units) meet_cluster();
+    }
+  } else {
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
+    float acc[kTokens / 2];
+    OperandRing x;
+    x.memory = memory.x();
+    x.full = memory.x_full();
+    x.empty = memory.x_empty();
+    x.stages = config.x_stages;
+    x.first_rank = 2 * part;
+    float sum[kTokens / 2 / kSpread];
+    for (int first = 0; first < units; first += kSpread * slice_units) {
+#pragma unroll
+      for (int i = 0; i < kTokens / 2; ++i) acc[i] = 0.0f;
+      multiply_units<Unit, kTokens, true, TilesStageSteps(kTokens), true>(weights, x, weights.begin,
+                                                                          weights.end, lane, acc);
+      x.release_if<true>(weights.begin < weights.end, lane);
+      const int next = first + kSpread * slice_units;
+      if (next < units) {
+        const int begin = min(units, next + part * slice_units);
+        weights.start(task.weight, begin, min(units, begin + slice_units), lane);
+      }
+      const int count = (min(units, next) - first + slice_units - 1) / slice_units;
+      add_slices<kSpread>(memory, part, rank, first == 0, count, acc, sum);
+      if (next < units) {
+        // Copies come to where the sums were.
+        asm volatile("fence.proxy.async;" ::: "memory");
+        meet_cluster();
+      }
+    }
+    const Place place =
+        place_of<kTokens>(args, task, tile, item.token_block, lane, part * (kTokens / kSpread));
+    wait_for_phase(memory.factors_full(0), 0);
+    finish(task, place, memory.factors(0), sum);
+    if (args.gated) {
+      // Where weights were: what there is of `exchange` beyond them is too little.
+      write_gated(args, place, memory.weights(0), warpgroup, sum);
+    } else {
+      write<0, kTokens / 2 / kSpread>(args, task, place, sum);
+    }
+    __syncwarp();
+  }
+  // The other blocks' copies, arrivals and loads come here until they are done.
+  meet_cluster();
+#endif
+}
+
+template <typename Kernel>
+cudaError_t RunKernel(const Kernel& kernel, const LinearArgs& args, const LinearConfig& config,
+                      cudaStream_t stream) {
+  const LaunchShape shape = {.grid = dim3(static_cast<unsigned>(config.blocks)),
+                             .block = dim3(kThreads),
+                             .shared_bytes = static_cast<size_t>(config.shared_bytes),
+                             .cluster = static_cast<unsigned>(config.cluster)};
+  return Launch(stream, shape, kernel, args, config);
 }
 
 template <typename Unit>
 cudaError_t Run(const LinearArgs& args, const LinearConfig& config, cudaStream_t stream) {
-  return config.tokens == 128 ? RunOf<Unit, 128>(args, config, stream)
-                              : RunOf<Unit, 256>(args, config, stream);
+  if (config.tokens == 128) return RunKernel(linear_tiles<Unit, 128>, args, config, stream);
+  switch (config.cluster) {
+    case 8:
+      return RunKernel(linear_tiles_spread<Unit, 256, 4>, args, config, stream);
+    case 4:
+      return RunKernel(linear_tiles_spread<Unit, 256, 2>, args, config, stream);
+    default:
+      return RunKernel(linear_tiles<Unit, 256>, args, config, stream);
+  }
 }
 
 }  // namespace tiles

@@ -50,39 +50,66 @@ struct WeightRing {
   int tile = 0, begin = 0, end = 0;
   int slot = 0;
   uint32_t parity = 0;
+  // Of lane 0: the unit that it asks for next, and where it is.
+  int asked = 0;
+  const std::byte* from = nullptr;
 
-  // By one lane: asks for the stage that begins at `first`, if there is one.
-  __device__ void request(const PackedView& w, const StageShape& shape, int first, int into) const {
-    const int count = min(shape.units, end - first);
-    if (count <= 0) return;
+  // By one lane: asks for `count` units into slot `into`.
+  __device__ __forceinline__ void request(const StageShape& shape, int count, int into) {
     std::byte* to = memory + into * shape.bytes();
     uint64_t* barrier = full + into;
-    const int64_t index = static_cast<int64_t>(tile) * w.units + first;
-    const std::byte* from = w.unit_data + UnitAt(index, shape.unit_bytes, shape.super_bytes);
     int bytes = count * shape.unit_bytes;
     if (shape.super_bytes == 0) {
       arrive_expecting(barrier, bytes);
       copy_bulk(to, from, bytes, barrier);
-      return;
+    } else {
+      // Units of blocks, the first's begin on. The words of a block that does not end here follow
+      // its own last unit.
+      const int inside = static_cast<uint32_t>(asked) % kBlockUnits + count;
+      bytes += inside / kBlockUnits * kSuperBytes;
+      const int left = inside % kBlockUnits;
+      arrive_expecting(barrier, bytes + (left > 0 ? kSuperBytes : 0));
+      copy_bulk(to, from, bytes, barrier);
+      if (left > 0) {
+        copy_bulk(to + shape.tail_at(), from + bytes + (kBlockUnits - left) * shape.unit_bytes,
+                  kSuperBytes, barrier);
+      }
     }
-    const int inside = first % kBlockUnits + count;  // units of blocks from the first's begin on
-    bytes += inside / kBlockUnits * kSuperBytes;
-    const bool tail = inside % kBlockUnits != 0;
-    arrive_expecting(barrier, bytes + (tail ? kSuperBytes : 0));
-    copy_bulk(to, from, bytes, barrier);
-    if (tail) {
-      const std::byte* supers = w.unit_data + SupersAt(index + count - 1, shape.unit_bytes);
-      copy_bulk(to + shape.tail_at(), supers, kSuperBytes, barrier);
+    asked += count;
+    from += bytes;
+  }
+  // The next stage, if there is one.
+  template <typename Unit>
+  __device__ __forceinline__ void request_next(int into) {
+    constexpr StageShape kShape = shape_of<Unit>();
+    if (asked + kShape.units <= end) {
+      request(kShape, kShape.units, into);
+    } else if (asked < end) {
+      request(kShape, end - asked, into);
     }
   }
 
-  // Lane 0 prepares the barriers and fills the ring.
-  __device__ void start(const PackedView& w, int lane) {
-    if (lane == 0 && active) {
+  // Lane 0 prepares the barriers.
+  __device__ void init(int lane) const {
+    if (lane == 0) {
       for (int i = 0; i < stages; ++i) init_barrier(full + i, 1);
       fence_barriers();
+    }
+    __syncwarp();
+  }
+  // Units [first, last) from here on: lane 0 fills the ring. All that was asked for before is used.
+  __device__ void start(const PackedView& w, int first, int last, int lane) {
+    begin = first;
+    end = last;
+    if (lane == 0 && active) {
       const StageShape shape = StageOf(w.type);
-      for (int i = 0; i < stages; ++i) request(w, shape, begin + i * shape.units, i);
+      const int64_t index = static_cast<int64_t>(tile) * w.units + first;
+      from = w.unit_data + UnitAt(index, shape.unit_bytes, shape.super_bytes);
+      asked = first;
+      for (int i = 0, into = slot; i < stages && asked < end; ++i) {
+        request(shape, min(shape.units, end - asked), into);
+        into = into + 1 == stages ? 0 : into + 1;
+      }
     }
     __syncwarp();
   }
@@ -120,25 +147,22 @@ struct WeightRing {
     if (inside == 0) wait();
     take_of_stage(static_cast<uint32_t>(u) - inside, inside, lane, unit);
   }
-  // When products have used what the stage brought, which proves it to be in registers: asks for
-  // more in its room. `after`: the first unit after it.
+  // When products have used what slot `used` brought, which proves it to be in registers: asks for
+  // more in its room.
   template <typename Unit>
-  __device__ __forceinline__ void next(const PackedView& w, int after, int lane) {
-    constexpr StageShape kShape = shape_of<Unit>();
+  __device__ __forceinline__ void refill(int used, int lane) {
     __syncwarp();
-    if (lane == 0 && active) request(w, kShape, after + (stages - 1) * kShape.units, slot);
-    if (++slot == stages) {
-      slot = 0;
-      parity ^= 1;
-    }
+    if (lane == 0 && active) request_next<Unit>(used);
   }
-  // next(), when unit u was its stage's last.
-  template <typename Unit>
-  __device__ __forceinline__ void refill(const PackedView& w, int u, int lane) {
-    constexpr StageShape kShape = shape_of<Unit>();
-    if (static_cast<uint32_t>(u - begin) % kShape.units + 1 == kShape.units) {
-      next<Unit>(w, u + 1, lane);
-    }
+  // On to the stage after.
+  __device__ __forceinline__ void move_if(bool wanted) {
+    slot += wanted ? 1 : 0;
+    parity ^= slot == stages ? 1 : 0;
+    slot = slot == stages ? 0 : slot;
+  }
+  // Whether the stage that is next is there, or was.
+  __device__ __forceinline__ bool ready() const {
+    return phase_ended(full + slot, active ? parity : 1);
   }
 
   template <typename Unit>
@@ -158,7 +182,8 @@ struct OperandRing {
   int stages = 0;
   int slot = 0;
   uint32_t parity = 0;
-  int released = 0;  // next slot to give back
+  int released = 0;    // next slot to give back
+  int first_rank = 0;  // of the pair of blocks that fill and free the stages (kPaired)
 
   // `count` divides the number of stages.
   __device__ void next(int count) {
@@ -171,7 +196,7 @@ struct OperandRing {
   template <bool kPaired>
   __device__ __forceinline__ void release_if(bool wanted, int lane) {
     if constexpr (kPaired) {
-      arrive_at_if(wanted && lane < 2, empty + released, lane & 1);
+      arrive_at_if(wanted && lane < 2, empty + released, first_rank + (lane & 1));
     } else {
       arrive_if(wanted && lane == 0, empty + released);
     }
@@ -180,59 +205,77 @@ struct OperandRing {
   }
 };
 
-template <int kSize>
-__device__ __forceinline__ void keep_in_registers(float (&acc)[kSize]) {
-#pragma unroll
-  for (int i = 0; i < kSize; ++i) asm volatile("" : "+f"(acc[i])::"memory");
-}
-
-// acc += the warpgroup's 64 rows times kTokens tokens over units [weights.begin, weights.end):
-// kDepth steps are in the tensor cores' hands at a time while the next one's weights are made.
-// Stages of operand rows have kStageSteps steps; kPaired: both blocks of a cluster fill and free
-// them.
-template <typename Unit, int kTokens, int kDepth, int kStageSteps, bool kPaired>
-__device__ __forceinline__ void multiply_units(const PackedView& w, WeightRing& weights,
-                                               OperandRing& x, int begin, int end, int lane,
-                                               float (&acc)[kTokens / 2]) {
-  static_assert(kStageSteps % 4 == 0 || 4 % kStageSteps == 0);
-  static_assert(kDepth <= kStageSteps && kDepth <= 4);
+// acc += the warpgroup's 64 rows times kTokens tokens over units [begin, end). Two steps are in the
+// tensor cores' hands at a time. With kAhead the weights of the two steps that follow are made
+// meanwhile, those of the next unit included; else a step's own, in fewer registers. Stages of
+// operand rows have kStageSteps steps; kPaired: two blocks of a cluster fill and free them.
+//
+// ptxas lets steps overlap as long as nothing branches between the first and the last of a unit and
+// what they read is kept from being overwritten up to the wait for them.
+template <typename Unit, int kTokens, bool kAhead, int kStageSteps, bool kPaired, typename Ring>
+__device__ __forceinline__ void multiply_units(Ring& weights, OperandRing& x, int begin, int end,
+                                               int lane, float (&acc)[kTokens / 2]) {
+  static_assert(kStageSteps % 4 == 0 || kStageSteps == 2);
   constexpr int kStepBytes = kTokens * 32;
-  // Registers for every step of a unit, and nothing to wait for in between but wgmma itself: else
-  // the compiler gives up and runs step after step.
+  constexpr uint32_t kUnits = WeightRing::shape_of<Unit>().units;
+  constexpr int kStagesOfUnit = kStageSteps < 4 ? 4 / kStageSteps : 1;
+  if (begin >= end) return;
   uint32_t a[4][4];
   const uint32_t base = operand_descriptor_low(x.memory, 128);
+  Staged<Unit> unit;
+  if constexpr (kAhead) {
+    weights.take(begin, lane, unit);
+    unit.template fragment<0>(lane, a[0]);
+    unit.template fragment<1>(lane, a[1]);
+  }
+  bool ended = false;  // the unit was its stage's last
   for (int u = begin; u < end; ++u) {
-    // The unit's first step in its stage.
+    // The unit's first step in its stage of operand rows, and the next unit in its own.
     const uint32_t first = static_cast<uint32_t>(u - begin) * 4 % kStageSteps;
-    Staged<Unit> unit;
-    weights.take(u, lane, unit);
-    if (first == 0) {
+    const uint32_t next = static_cast<uint32_t>(u + 1 - weights.begin) % kUnits;
+    const int used = weights.slot;
+    ended = next == 0 || u + 1 == weights.end;
+    if constexpr (kAhead) weights.move_if(ended && u + 1 < end);
+    for (bool ready = false; !ready;) {
+      ready = weights.ready();
 #pragma unroll
-      for (int i = 0; i < 4; i += kStageSteps) {
-        wait_for_phase(x.full + x.slot + i / kStageSteps, x.parity);
-      }
+      for (int i = 0; i < kStagesOfUnit; ++i) ready &= phase_ended(x.full + x.slot + i, x.parity);
     }
+    if constexpr (!kAhead) weights.take(u, lane, unit);
     const uint32_t operands =
         base + (static_cast<uint32_t>(x.slot) * kStageSteps + first) * (kStepBytes >> 4);
     const auto step = [&]<int j>() {
-      wgmma_wait<kDepth - 1>();
-      // Steps before the last kDepth are done; with the one that ended a stage, its room is free.
-      if constexpr (j % (kStageSteps < 4 ? kStageSteps : 4) == kDepth - 1) {
+      wgmma_wait<1>();
+      // Steps before the last are done; with the one that ended a stage, its room is free.
+      if constexpr (j % (kStageSteps < 4 ? kStageSteps : 4) == 1) {
         const bool frees = (kStageSteps <= 4 || first == 0) && (j >= kStageSteps || u > begin);
         x.release_if<kPaired>(frees, lane);
       }
-      unit.template fragment<j>(lane, a[j]);
+      constexpr int kMade = (j + 2) % 4;  // with kAhead
+      if constexpr (kAhead) {
+        keep_until_here(a[kMade]);
+      } else {
+        unit.template fragment<j>(lane, a[j]);
+      }
       wgmma_fence(a[j]);
       wgmma_step<kTokens>(acc, a[j], operand_descriptor(operands + j * (kStepBytes >> 4), 256));
       wgmma_commit();
+      if constexpr (kAhead) {
+        if constexpr (j == 2) {
+          weights.take_of_stage(static_cast<uint32_t>(u + 1) - next, next, lane, unit);
+        }
+        unit.template fragment<kMade>(lane, a[kMade]);
+      }
     };
     step.template operator()<0>();
     step.template operator()<1>();
     step.template operator()<2>();
     step.template operator()<3>();
-    weights.refill<Unit>(w, u, lane);
-    if (kStageSteps <= 4 || first + 4 == kStageSteps) x.next(kStageSteps < 4 ? 4 / kStageSteps : 1);
+    if (ended) weights.template refill<Unit>(used, lane);
+    if constexpr (!kAhead) weights.move_if(ended);
+    if (kStageSteps <= 4 || first + 4 == kStageSteps) x.next(kStagesOfUnit);
   }
+  if constexpr (kAhead) weights.move_if(ended);
   wgmma_wait<0>();
   keep_in_registers(acc);
 }

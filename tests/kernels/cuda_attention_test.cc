@@ -187,11 +187,13 @@ TEST_F(CudaAttentionTest, WideBlocksEqualNarrowOnes) {
   const Heads heads = {28, 4, 128};
   const int length = 2048;
   const Cache cache(heads, DType::kF16, {length}, 5);
-  const Outcome whole = Attend(kDevice, heads, cache, {{0, 0, length}});
-  for (const int before : {0, 500, 1900}) {
-    const Outcome chunk = Attend(kDevice, heads, cache, {{0, before, 148}});
-    const std::vector<float> part(whole.row(before), whole.row(before + 148));
-    ASSERT_TRUE(SameBits(chunk.values, part)) << "chunk at " << before;
+  for (const Variant variant : {Variant{}, Variant{0.0f, 300}, Variant{3.0f, 70}}) {
+    const Outcome whole = Attend(kDevice, heads, cache, {{0, 0, length}}, {}, variant);
+    for (const int before : {0, 500, 1900}) {
+      const Outcome chunk = Attend(kDevice, heads, cache, {{0, before, 148}}, {}, variant);
+      const std::vector<float> part(whole.row(before), whole.row(before + 148));
+      ASSERT_TRUE(SameBits(chunk.values, part)) << "chunk at " << before;
+    }
   }
 }
 

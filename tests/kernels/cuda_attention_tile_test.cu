@@ -49,12 +49,12 @@ __global__ void __launch_bounds__(256)
   commit_copies();
   for (int row = threadIdx.x / 32; row < kTileQueries; row += 8) {
     if (row == 13) {
-      fill_no_query(shared.rows, row);
+      fill_no_query<kHead>(shared.rows, row);
       continue;
     }
     const int position = position_of(c, row);
     const int first = op.window > 0 ? max(0, position - op.window + 1) : 0;
-    fill_query(shared.rows, row, c.head_size, first, position, [&](int d) {
+    fill_query<kHead>(shared.rows, row, c.head_size, first, position, [&](int d) {
       return make_float2(q[row * c.head_size + d], q[row * c.head_size + d + 1]);
     });
   }

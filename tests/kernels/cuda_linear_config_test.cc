@@ -119,6 +119,8 @@ TEST(CudaLinearConfigTest, BlocksHaveEveryRowAndSliceAndFitTheMultiprocessor) {
         const LinearConfig config = ConfigureLinear(args, kHopper, path);
         const std::string what = std::string(problem.name) + " of " + std::to_string(num_tokens) +
                                  " tokens: " + Describe(config);
+        // Too few slices for a cluster, and more than one.
+        if (path == LinearPath::kTiles256 && config.path == LinearPath::kTiles128) continue;
         ASSERT_EQ(config.path, path) << what;
         EXPECT_GE(config.tokens * config.grid_y, num_tokens) << what;
         EXPECT_LE(config.threads, 1024) << what;
@@ -128,7 +130,7 @@ TEST(CudaLinearConfigTest, BlocksHaveEveryRowAndSliceAndFitTheMultiprocessor) {
         for (int i = 0; i < num_tasks; ++i) {
           const LinearConfig::Task& plan = config.tasks[i];
           const int end = i + 1 < num_tasks ? config.tasks[i + 1].first_block
-                          : is_tiles        ? config.grid_x
+                          : is_tiles        ? config.grid_x / config.cluster * 2
                                             : config.grid_x / config.cluster;
           EXPECT_GE((end - plan.first_block) * plan.tiles_a_block, args.tasks[i].weight.tiles)
               << what;
@@ -143,6 +145,35 @@ TEST(CudaLinearConfigTest, BlocksHaveEveryRowAndSliceAndFitTheMultiprocessor) {
         }
       }
     }
+  }
+}
+
+TEST(CudaLinearConfigTest, SlicesAreSideBySideWhereTilesAreTooFew) {
+  const Problem& down = kProblems[3];
+  const LinearConfig few = ConfigureLinear(down.Args(256), kHopper);
+  EXPECT_EQ(few.path, LinearPath::kTiles256);
+  EXPECT_EQ(few.cluster, 8);
+  EXPECT_EQ(few.blocks, 14 * 8);  // 14 pairs of 256 rows, four slices
+  // One slice, and items for all multiprocessors.
+  const LinearConfig many = ConfigureLinear(kProblems[2].Args(2048), kHopper);
+  EXPECT_EQ(many.cluster, 2);
+  EXPECT_EQ(many.blocks, 132);
+  EXPECT_EQ(many.grid_x * many.grid_y, 296 * 8);
+  // Sums of several slices fit the registers of 128 tokens alone; a block of 256 has one of them.
+  for (const Problem& problem : kProblems) {
+    const LinearArgs args = problem.Args(2048);
+    const LinearConfig config = ConfigureLinear(args, kHopper, LinearPath::kTiles256);
+    for (int i = 0; i < (problem.gated ? 1 : args.num_tasks); ++i) {
+      const int slices = NumSlices(args.tasks[i].weight);
+      if (config.tokens == 256) {
+        EXPECT_GE(slices, config.cluster / 2) << problem.name;
+        EXPECT_TRUE(slices == 1 || config.cluster > 2) << problem.name;
+        // The blocks of a pair read the same operand rows.
+        if (config.cluster > 2) EXPECT_EQ(config.tasks[i].first_block % 2, 0) << problem.name;
+      }
+    }
+    // With K whole there is nothing to be side by side.
+    EXPECT_EQ(ConfigureLinear(args, {.has_wgmma = true, .whole_k = true}).cluster, 2);
   }
 }
 

@@ -1,0 +1,297 @@
+// attention_prompt: prompts on Hopper cards. A block has 64 or 128 queries of one KV head of one
+// row, 64 to a warpgroup, all over the same tiles of 64 keys, which a warpgroup of its own brings
+// (FlashAttention-3, arXiv 2407.08608): the softmax of one warpgroup runs beside the products of
+// the other. Scores and outcome are wgmma steps in the order of attention_tile.cuh, so that the
+// bits are those of attention_ragged and of decode.
+//
+// Grid blocks of queries x KV heads, longest first. Shared memory: three tiles of K and V, 64
+// queries in two f16 and the outcome of their splits so far for each warpgroup.
+// Figures: docs/performance.md.
+
+#include "kernels/cuda/attention_block.cuh"
+#include "kernels/cuda/device.h"
+#include "kernels/cuda/hopper.cuh"
+
+namespace sluice::kernels::cuda {
+namespace {
+
+constexpr int kGroupQueries = 64;
+constexpr int kStages = 3;
+constexpr int kMatrixBytes = 128;  // of a core matrix: 8 rows of 16 bytes
+
+// Operands of wgmma without swizzle. Queries: [d / 8][8 groups of rows][8 rows][8 d]. Keys: [d / 8]
+// [8 groups of keys][8 d][8 keys], values: [8 groups of keys][d / 8][8 keys][8 d], both with what
+// is a column of the product side by side.
+template <int kHead>
+struct PromptShared {
+  static constexpr int kBlocks = kHead / 8;
+  struct Tile {
+    uint4 keys[kTileKeys * kHead / 8];
+    uint4 values[kTileKeys * kHead / 8];
+  };
+  struct Group {
+    uint4 high[kGroupQueries * kHead / 8];
+    uint4 low[kGroupQueries * kHead / 8];
+    WarpTotal<kHead> totals[4];
+    QueryFacts facts[4];
+  };
+};
+template <int kHead, int kGroups>
+struct BlockShared {
+  typename PromptShared<kHead>::Tile tiles[kStages];
+  typename PromptShared<kHead>::Group groups[kGroups];
+  uint64_t full[kStages];   // arrivals of all that bring
+  uint64_t empty[kStages];  // of every warp that multiplies
+};
+
+// Where the queries of a warp of the group go.
+template <int kHead>
+struct PromptRows {
+  typename PromptShared<kHead>::Group& group;
+  int warp;
+
+  __device__ QueryFacts& facts() const { return group.facts[warp]; }
+  __device__ void store(int row, int d, __half2 high, __half2 low) const {
+    const int q = warp * kTileQueries + row;
+    const int at = (d / 8 * 8 + q / 8) * kMatrixBytes + q % 8 * 16 + d % 8 * 2;
+    *reinterpret_cast<__half2*>(reinterpret_cast<std::byte*>(group.high) + at) = high;
+    *reinterpret_cast<__half2*>(reinterpret_cast<std::byte*>(group.low) + at) = low;
+  }
+};
+
+// By 128 threads: requests a tile's keys and values. As load_keys_async and load_values_async, for
+// the layout above.
+template <int kHead>
+__device__ __forceinline__ void request_tile(typename PromptShared<kHead>::Tile& tile,
+                                             const PagedHead& head, int first_key, int begin,
+                                             int end, int thread) {
+  constexpr int kBlocks = PromptShared<kHead>::kBlocks;
+  const uint32_t keys = shared_address(tile.keys);
+  const uint32_t values = shared_address(tile.values);
+  for_chunks<kHead, 128>(head, first_key, end, thread, [&](int page, int chunk, int64_t offset) {
+    const int d = chunk / 2;
+    const int to = (d / 8 * 8 + page * 2 + chunk % 2) * kMatrixBytes + d % 8 * 16;
+    copy_async(keys + to, head.k + offset + chunk * 16,
+               first_key + page * kPageTokens < end && d < head.head_size);
+  });
+  // Eight lanes have the eight rows of a core matrix, so that they write to different banks.
+  for_chunks<kHead, 128>(head, first_key, end, thread, [&](int page, int chunk, int64_t offset) {
+    const int slot = chunk / kHead * 8 + chunk % 8;
+    const int block = chunk / 8 % kBlocks;
+    const int key = page * kPageTokens + slot;
+    copy_async(values + (key / 8 * kBlocks + block) * kMatrixBytes + key % 8 * 16,
+               head.v + offset + (slot * head.head_size + block * 8) * 2,
+               first_key + key < end && first_key + key >= begin && block * 8 < head.head_size);
+  });
+}
+
+template <int kSize>
+__device__ __forceinline__ float (&flat(float (&x)[kSize][4]))[kSize * 4] {
+  return *reinterpret_cast<float(*)[kSize * 4]>(&x);
+}
+
+// Asks for scores = the warpgroup's 64 queries by the tile's keys.
+template <int kHead>
+__device__ __forceinline__ void ask_for_scores(const typename PromptShared<kHead>::Group& group,
+                                               const typename PromptShared<kHead>::Tile& tile,
+                                               float (&scores)[8][4]) {
+  constexpr int kStepBytes = 2 * 8 * kMatrixBytes;
+  const uint32_t high = operand_descriptor_low(group.high, 8 * kMatrixBytes);
+  const uint32_t low = operand_descriptor_low(group.low, 8 * kMatrixBytes);
+  const uint32_t keys = operand_descriptor_low(tile.keys, 8 * kMatrixBytes);
+#pragma unroll
+  for (int n = 0; n < 8; ++n) clear(scores[n]);
+  keep_in_registers(flat(scores));
+  wgmma_fence();
+#pragma unroll
+  for (int step = 0; step < kHead / 16; ++step) {
+    const int at = step * (kStepBytes >> 4);
+    const uint64_t b = operand_descriptor(keys + at, kMatrixBytes);
+    wgmma_shared(flat(scores), operand_descriptor(high + at, kMatrixBytes), b);
+    wgmma_shared(flat(scores), operand_descriptor(low + at, kMatrixBytes), b);
+  }
+  wgmma_commit();
+}
+
+// Asks for part = the warpgroup's weights by the tile's values.
+template <int kHead>
+__device__ __forceinline__ void ask_for_values(TileWeights& weights,
+                                               const typename PromptShared<kHead>::Tile& tile,
+                                               float (&part)[kHead / 8][4]) {
+  constexpr int kBlockBytes = PromptShared<kHead>::kBlocks * kMatrixBytes;  // of eight keys
+  const uint32_t values = operand_descriptor_low(tile.values, kBlockBytes);
+#pragma unroll
+  for (int n = 0; n < kHead / 8; ++n) clear(part[n]);
+  keep_in_registers(flat(part));
+#pragma unroll
+  for (int step = 0; step < kTilePages; ++step) {
+    wgmma_fence(weights.high[step]);
+    wgmma_fence(weights.low[step]);
+  }
+#pragma unroll
+  for (int step = 0; step < kTilePages; ++step) {
+    const uint64_t b = operand_descriptor(values + step * (2 * kBlockBytes >> 4), kMatrixBytes);
+    wgmma_columns(flat(part), weights.high[step], b);
+    wgmma_columns(flat(part), weights.low[step], b);
+  }
+  wgmma_commit();
+}
+
+// A warpgroup's way through the tiles.
+struct TileRing {
+  int slot = 0;
+  uint32_t parity = 0;
+  __device__ void move() {
+    slot = slot + 1 == kStages ? 0 : slot + 1;
+    parity ^= slot == 0 ? 1 : 0;
+  }
+};
+
+template <int kHead, int kGroups>
+__global__ void __launch_bounds__(128 * (kGroups + 1), kHead <= 64 ? 2 : 1)
+    attention_prompt(const __grid_constant__ AttentionArgs args) {
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+  extern __shared__ __align__(128) std::byte memory[];
+  auto& shared = *reinterpret_cast<BlockShared<kHead, kGroups>*>(memory);
+  let_next_start();
+  const int num_kv_heads = static_cast<int>(args.kv.num_kv_heads);
+  const AttentionBlock block = args.blocks[blockIdx.x / num_kv_heads];
+  const int kv_head = blockIdx.x % num_kv_heads;
+  const QuerySpan whole = span_of_block(args, block, kv_head, 0, kGroupQueries * kGroups);
+  const int last_position = whole.last_position();
+  const int first_seen = QuerySpan::first_seen(whole.position(0), args.op.window);
+  const int first_tile = first_seen / kTileKeys;
+  const int last_tile = last_position / kTileKeys;
+  const int group = threadIdx.x / 128;
+  if (threadIdx.x == 0) {
+    for (int i = 0; i < kStages; ++i) {
+      init_barrier(shared.full + i, 128);
+      init_barrier(shared.empty + i, 4 * kGroups);
+    }
+    fence_barriers();
+  }
+  __syncthreads();
+  wait_for_previous();
+  if (group == kGroups) {
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
+    const PagedHead head(args.kv, whole.pages, kv_head);
+    const int thread = threadIdx.x % 128;
+    int slot = 0;
+    int before = 0;  // the slot of the tile before
+    uint32_t parity = 1;
+    for (int tile = first_tile; tile <= last_tile; ++tile) {
+      wait_for_phase(shared.empty + slot, parity);
+      request_tile<kHead>(shared.tiles[slot], head, tile * kTileKeys, first_seen, last_position + 1,
+                          thread);
+      commit_copies();
+      if (tile > first_tile) {
+        wait_for_copies<1>();
+        fence_copies();
+        arrive_if(true, shared.full + before);
+      }
+      before = slot;
+      if (++slot == kStages) {
+        slot = 0;
+        parity ^= 1;
+      }
+    }
+    wait_for_copies<0>();
+    fence_copies();
+    arrive_if(true, shared.full + before);
+  } else {
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kHead <= 64 ? 208 : 232));
+    auto& own = shared.groups[group];
+    const int warp = threadIdx.x / 32 % 4;
+    const int begin = group * kGroupQueries;
+    const QuerySpan span =
+        span_of_block(args, block, kv_head, begin + warp * kTileQueries, kTileQueries);
+    const QuerySpan queries = span_of_block(args, block, kv_head, begin, kGroupQueries);
+    fill_queries<kHead>(args, span, PromptRows<kHead>{own, warp});
+    fence_copies();
+    // The warpgroup's queries are there for its tensor cores.
+    asm volatile("bar.sync %0, 128;" ::"r"(1 + group) : "memory");
+    const LaneQueries lane_queries(own.facts[warp]);
+    // Tiles that the warpgroup sees; none without queries of its own.
+    const int own_first = QuerySpan::first_seen(queries.position(0), args.op.window) / kTileKeys;
+    const int own_last = queries.num_queries > 0 ? queries.last_position() / kTileKeys : -1;
+    TileRing ring;
+    const auto give_back = [&] {
+      __syncwarp();
+      arrive_if(threadIdx.x % 32 == 0, shared.empty + ring.slot);
+      ring.move();
+    };
+    WarpState<kHead> state;
+    float scores[8][4];
+    int tile = first_tile;
+    for (; tile < own_first && tile <= last_tile; ++tile) {
+      wait_for_phase(shared.full + ring.slot, ring.parity);
+      give_back();
+    }
+    if (tile <= own_last) {
+      wait_for_phase(shared.full + ring.slot, ring.parity);
+      ask_for_scores<kHead>(own, shared.tiles[ring.slot], scores);
+      wgmma_wait<0>();
+    }
+    for (; tile <= own_last; ++tile) {
+      keep_in_registers(flat(scores));
+      const int first_key = tile * kTileKeys;
+      TileWeights weights;
+      weigh_tile(scores, lane_queries, first_key, args.op, weights);
+      const auto factors = state.add_weights(weights);
+      // The last has none after it: its own are multiplied once more, for nothing.
+      TileRing after = ring;
+      if (tile < own_last) after.move();
+      wait_for_phase(shared.full + after.slot, after.parity);
+      float part[kHead / 8][4];
+      ask_for_values<kHead>(weights, shared.tiles[ring.slot], part);
+      ask_for_scores<kHead>(own, shared.tiles[after.slot], scores);
+      wgmma_wait<1>();
+#pragma unroll
+      for (int step = 0; step < kTilePages; ++step) {
+        keep_until_here(weights.high[step]);
+        keep_until_here(weights.low[step]);
+      }
+      keep_in_registers(flat(part));
+#pragma unroll
+      for (int n = 0; n < kHead / 8; ++n) state.add_column(n, part[n], factors);
+      wgmma_wait<0>();
+      if ((first_key + kTileKeys) % kSplitKeys == 0 || tile == own_last) {
+        state.flush(own.totals[warp]);
+      }
+      give_back();
+    }
+    for (; tile <= last_tile; ++tile) {
+      wait_for_phase(shared.full + ring.slot, ring.parity);
+      give_back();
+    }
+    store_outcome(args, span, state, own.totals[warp]);
+  }
+#endif
+}
+
+template <int kHead, int kGroups>
+absl::Status LaunchForHead(const AttentionArgs& args, cudaStream_t stream) {
+  constexpr size_t kBytes = sizeof(BlockShared<kHead, kGroups>);
+  static_assert(kBytes <= (size_t{227} << 10));
+  const LaunchShape shape = {
+      .grid = dim3(static_cast<unsigned>(args.num_blocks * args.kv.num_kv_heads)),
+      .block = dim3(128 * (kGroups + 1)),
+      .shared_bytes = kBytes};
+  return ToStatus(Launch(stream, shape, attention_prompt<kHead, kGroups>, args),
+                  "attention_prompt");
+}
+
+}  // namespace
+
+bool HasPromptKernel(const AttentionArgs& args) {
+  const int64_t head_size = args.kv.head_size;
+  return args.has_wgmma &&
+         (head_size <= 64 || (head_size > 96 && head_size <= 128 && args.block_queries == 128));
+}
+
+absl::Status LaunchPrompt(const AttentionArgs& args, cudaStream_t stream) {
+  return args.kv.head_size <= 64 ? LaunchForHead<64, 1>(args, stream)
+                                 : LaunchForHead<128, 2>(args, stream);
+}
+
+}  // namespace sluice::kernels::cuda
