@@ -180,6 +180,24 @@ struct OperandSource {
   }
 };
 
+// By one warp: asks that what an item's outcome is added to is in L2 when it is there.
+template <int kTokens>
+__device__ void request_old(const LinearArgs& args, const LinearConfig& config,
+                            const TileItem& item, int lane) {
+  const int task_index = task_of(args, config, item.row_block, 0);
+  const LinearTask& task = args.tasks[task_index];
+  const int first = tile_of(args, config, item.row_block, 0, task_index) * kTileRows;
+  const int rows = min(kTilesRows * kTileRows, task.weight.rows - first);
+  constexpr int kLineFloats = 32;
+  constexpr int kLines = kTilesRows * kTileRows / kLineFloats;  // of a token
+  for (int i = lane; i < kTokens * kLines; i += 32) {
+    const int token = item.token_block * kTokens + i / kLines;
+    const int n = i % kLines * kLineFloats;
+    if (token >= args.num_tokens || n >= rows) continue;
+    request_line(task.out + static_cast<int64_t>(token) * task.out_stride + first + n);
+  }
+}
+
 template <int kSize>
 __device__ __forceinline__ float4 four_of(const float (&acc)[kSize], int i) {
   return make_float4(acc[i], acc[i + 1], acc[i + 2], acc[i + 3]);
@@ -290,18 +308,19 @@ __device__ __forceinline__ void finish(const LinearTask& task, const Place& plac
 template <bool kWhole, bool kAdd, int kFirst, int kEnd, int kSize>
 __device__ __forceinline__ void write_all(const LinearArgs& args, const LinearTask& task,
                                           const Place& place, const float (&acc)[kSize]) {
+  constexpr int kAtOnce = kSize > 64 ? 16 : 32;
   const int64_t stride = task.out_stride;
   float* to = task.out + static_cast<int64_t>(place.token + kFirst * 2) * stride + place.n;
   const bool inside[2] = {place.n < task.weight.rows, place.n + 8 < task.weight.rows};
 #pragma unroll
-  for (int first = kFirst; first < kEnd; first += 16) {
+  for (int first = kFirst; first < kEnd; first += kAtOnce) {
     few_at_a_time();
-    float old[16];
+    float old[kAtOnce];
 #pragma unroll
     for (int turn = 0; turn < (kAdd ? 2 : 1); ++turn) {
       const bool loads = kAdd && turn == 0;
 #pragma unroll
-      for (int i = 0; i < 16; ++i) {
+      for (int i = 0; i < kAtOnce; ++i) {
         float* at = to + i / 4 * 8 * stride + i % 2 * stride + i / 2 % 2 * 8;
         const int token = place.token + (first + i / 4 * 4) * 2 + i % 2;
         if (!kWhole && (!inside[i / 2 % 2] || token >= args.num_tokens)) continue;
@@ -313,7 +332,7 @@ __device__ __forceinline__ void write_all(const LinearArgs& args, const LinearTa
         }
       }
     }
-    to += 32 * stride;
+    to += 2 * kAtOnce * stride;
   }
 }
 template <int kFirst, int kEnd, int kSize>
@@ -428,6 +447,13 @@ __global__ void __launch_bounds__(kThreads, 1)
                                item_at(config, item, rank).token_block, lane);
         arrive_if(true, memory.factors_full(turn % 2));
       }
+    } else if (warp == 10 && args.add_to_out) {
+      // Not far ahead: while the item before is multiplied.
+      int turn = 0;
+      for (int item = first_item; item < items; item += stride, ++turn) {
+        wait_for_phase(memory.factors_empty(turn % 2), (turn / 2 & 1) ^ 1);
+        request_old<kTokens>(args, config, item_at(config, item, rank), lane);
+      }
     } else if (threadIdx.x == 256) {
       OperandSource<kTokens> source;
       source.x = reinterpret_cast<const std::byte*>(args.input.x);
@@ -517,6 +543,10 @@ __global__ void __launch_bounds__(kThreads, 1)
     if (warp == 9) {
       bring_factors<kTokens>(args, memory.factors(0), item.token_block, lane);
       arrive_if(true, memory.factors_full(0));
+    }
+    if (warp == 10 && args.add_to_out && part == 0) {
+      request_old<kTokens>(args, config, item, lane);
+      __syncwarp();
     }
     OperandSource<kTokens> source;
     source.x = reinterpret_cast<const std::byte*>(args.input.x);
