@@ -330,6 +330,41 @@ TEST_P(CudaLinearTest, ThreeTypesAddToWhatIsThere) {
   }
 }
 
+// More items than pairs of multiprocessors, each so short that the next one's weights and operand
+// rows come while it is written.
+TEST_P(CudaLinearTest, BlocksGoFromItemToItem) {
+  if (!device.has_wgmma) GTEST_SKIP() << "only 9.0 has tiles";
+  constexpr int64_t kRows = 20000;
+  constexpr int64_t kCols = 256;
+  constexpr int kTokens = 300;
+  const Matrix up(GetParam(), kRows, kCols, true, 31);
+  const Matrix gate(GetParam(), kRows, kCols, false, 32);
+  const Rows tokens(kTokens, kCols, 33);
+  const std::vector<float> before = RandomRows(kTokens, kRows, 34);
+  DeviceArray<float> out(before), unused(before.size());
+  for (const bool gated : {false, true}) {
+    LinearArgs args;
+    args.tasks[0] = up.Task(out.get(), kRows);
+    args.tasks[1] = gate.Task(unused.get(), kRows);
+    args.num_tasks = gated ? 2 : 1;
+    args.gated = gated;
+    args.add_to_out = !gated;
+    args.input = tokens.Make(kTokens);
+    args.num_tokens = kTokens;
+    const auto run = [&](LinearPath path) {
+      out.Write(before);
+      Finish(LaunchLinear(args, device, nullptr, path));
+      return out.Read();
+    };
+    const std::vector<float> expected = run(LinearPath::kStream);
+    for (const LinearPath path : {LinearPath::kTiles128, LinearPath::kTiles256}) {
+      const LinearConfig config = ConfigureLinear(args, device, path);
+      ASSERT_GT(config.grid_x * config.grid_y, config.blocks) << Describe(config);
+      ASSERT_EQ(Difference(expected, run(path), kRows), "") << Describe(config);
+    }
+  }
+}
+
 TEST_P(CudaLinearTest, GatedProductsEqualSeparateOnes) {
   if (!device.has_wgmma) GTEST_SKIP() << "only 9.0 has gated products";
   constexpr int kMost = 300;
