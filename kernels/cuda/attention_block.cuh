@@ -75,13 +75,18 @@ struct WarpState {
 template <int kHead, typename Rows>
 __device__ void fill_queries(const AttentionArgs& args, const QuerySpan& span, Rows&& rows) {
   constexpr int kAtOnce = 8;
+  if (span.num_queries <= 0) {  // nor is there any to be read
+    for (int row = 0; row < kTileQueries; ++row) fill_no_query<kHead>(rows, row);
+    __syncwarp();
+    return;
+  }
   const int head_size = static_cast<int>(args.kv.head_size);
 #pragma unroll 1
   for (int first = 0; first < kTileQueries; first += kAtOnce) {
     QueryValues<kHead> values[kAtOnce];
 #pragma unroll
     for (int i = 0; i < kAtOnce; ++i) {
-      const int row = min(first + i, max(0, span.num_queries - 1));
+      const int row = min(first + i, span.num_queries - 1);
       const float* q = args.q + span.head_row(row, args.num_heads) * head_size;
       values[i] = load_query<kHead>(
           head_size, [&](int d) { return __ldcg(reinterpret_cast<const float2*>(q + d)); });

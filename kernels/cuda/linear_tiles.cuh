@@ -443,16 +443,10 @@ __global__ void __launch_bounds__(kThreads, 1)
       int turn = 0;
       for (int item = first_item; item < items; item += stride, ++turn) {
         wait_for_phase(memory.factors_empty(turn % 2), (turn / 2 & 1) ^ 1);
-        bring_factors<kTokens>(args, memory.factors(turn % 2),
-                               item_at(config, item, rank).token_block, lane);
+        const TileItem next = item_at(config, item, rank);
+        bring_factors<kTokens>(args, memory.factors(turn % 2), next.token_block, lane);
         arrive_if(true, memory.factors_full(turn % 2));
-      }
-    } else if (warp == 10 && args.add_to_out) {
-      // Not far ahead: while the item before is multiplied.
-      int turn = 0;
-      for (int item = first_item; item < items; item += stride, ++turn) {
-        wait_for_phase(memory.factors_empty(turn % 2), (turn / 2 & 1) ^ 1);
-        request_old<kTokens>(args, config, item_at(config, item, rank), lane);
+        if (args.add_to_out) request_old<kTokens>(args, config, next, lane);
       }
     } else if (threadIdx.x == 256) {
       OperandSource<kTokens> source;
