@@ -214,6 +214,8 @@ __global__ void __launch_bounds__(128 * (kGroups + 1), kHead <= 64 ? 2 : 1)
     // Tiles that the warpgroup sees; none without queries of its own.
     const int own_first = QuerySpan::first_seen(queries.position(0), args.op.window) / kTileKeys;
     const int own_last = queries.num_queries > 0 ? queries.last_position() / kTileKeys : -1;
+    const int warp_last = span.num_queries > 0 ? span.last_position() : -1;
+    const int warp_first = QuerySpan::first_seen(span.position(0), args.op.window);
     TileRing ring;
     const auto give_back = [&] {
       __syncwarp();
@@ -252,8 +254,11 @@ __global__ void __launch_bounds__(128 * (kGroups + 1), kHead <= 64 ? 2 : 1)
         keep_until_here(weights.low[step]);
       }
       keep_in_registers(flat(part));
+      // A warp that sees nothing of the tile takes nothing of it, whatever values it has.
+      if (first_key <= warp_last && first_key + kTileKeys > warp_first) {
 #pragma unroll
-      for (int n = 0; n < kHead / 8; ++n) state.add_column(n, part[n], factors);
+        for (int n = 0; n < kHead / 8; ++n) state.add_column(n, part[n], factors);
+      }
       wgmma_wait<0>();
       if ((first_key + kTileKeys) % kSplitKeys == 0 || tile == own_last) {
         state.flush(own.totals[warp]);

@@ -277,6 +277,8 @@ __device__ __forceinline__ void multiply_units(Ring& weights, OperandRing& x, in
   }
   if constexpr (kAhead) weights.move_if(ended);
   wgmma_wait<0>();
+  keep_until_here(a[2]);
+  keep_until_here(a[3]);
   keep_in_registers(acc);
 }
 

@@ -163,6 +163,16 @@ std::string Difference(const std::vector<float>& expected, const std::vector<flo
   return "";
 }
 
+// Nothing was written to [begin, end).
+bool Untouched(const DeviceArray<float>& array, size_t begin, size_t end) {
+  const std::vector<float> values = array.Read(end);
+  return std::all_of(values.begin() + static_cast<int64_t>(begin), values.end(), [](float value) {
+    uint32_t bits;
+    std::memcpy(&bits, &value, 4);
+    return bits == 0xffffffffu;
+  });
+}
+
 // ---- against the definition
 
 // Both operands rounded to f16 (a value far below its row's largest to a multiple of 2^-24 of it),
@@ -246,14 +256,17 @@ struct Shape {
   int slices;
 };
 // Every number of slices, the last of them shorter, units of K-quants' blocks cut apart.
-constexpr Shape kShapes[] = {{12300, 512, 1}, {6155, 768, 2}, {2600, 1536, 4},
-                             {2571, 1792, 4}, {700, 2304, 8}, {333, 512, 8}};
+constexpr Shape kShapes[] = {{12300, 512, 1}, {6155, 768, 2}, {2600, 1536, 4}, {2571, 1792, 4},
+                             {700, 2304, 8},  {333, 512, 8},  {2600, 576, 4},  {700, 576, 8}};
+// The last two have three and five slices: fewer than their rows allow.
+bool Fits(DType type, const Shape& shape) { return shape.cols % Traits(type).block_values == 0; }
 
 TEST_P(CudaLinearTest, EveryKernelGivesTheSameBits) {
   const DType type = GetParam();
   constexpr int kMost = 2048;
   uint32_t seed = 100;
   for (const Shape& shape : kShapes) {
+    if (!Fits(type, shape)) continue;
     const auto [rows, cols, slices] = shape;
     const std::string name =
         std::string(Name(type)) + " [" + std::to_string(rows) + ", " + std::to_string(cols) + "]";
@@ -276,10 +289,13 @@ TEST_P(CudaLinearTest, EveryKernelGivesTheSameBits) {
     for (const int num_tokens : {1, 2, 3, 4, 8, 9, 17, 64, 100, 128, 256, 300, 2048}) {
       for (const LinearPath path : kPaths) {
         if (!Has(path, num_tokens) || (path == LinearPath::kStream && num_tokens > 300)) continue;
-        Expect(cudaMemset(out.get(), 0xff, static_cast<size_t>(num_tokens * rows) * 4));
+        const auto count = static_cast<size_t>(num_tokens * rows);
+        const auto guarded = static_cast<size_t>(std::min(kMost, num_tokens + 64) * rows);
+        Expect(cudaMemset(out.get(), 0xff, guarded * 4));
         ASSERT_EQ(Difference(expected, run(num_tokens, path), static_cast<size_t>(rows)), "")
             << name << " " << NameOf(path) << " of " << num_tokens
             << " tokens: " << Describe(ConfigureLinear(args, device, path));
+        ASSERT_TRUE(Untouched(out, count, guarded)) << name << " " << NameOf(path);
       }
     }
     LinearRowArgs lone;
@@ -294,38 +310,41 @@ TEST_P(CudaLinearTest, EveryKernelGivesTheSameBits) {
   }
 }
 
-TEST_P(CudaLinearTest, ThreeTypesAddToWhatIsThere) {
+// Three tasks of different types, and of one type and different numbers of slices.
+TEST_P(CudaLinearTest, ThreeTasksAddToWhatIsThere) {
   constexpr int64_t kCols = 1536;
-  const Matrix matrices[] = {{GetParam(), 2600, kCols, true, 11},
-                             {DType::kQ8_0, 130, kCols, false, 12},
-                             {DType::kF16, 264, kCols, true, 13}};
   constexpr int64_t kStride = 2600 + 130 + 264;
   constexpr int kMost = 300;
   const Rows tokens(kMost, kCols, 14);
   const std::vector<float> before = RandomRows(kMost, kStride, 15);
   DeviceArray<float> out(before);
-  LinearArgs args;
-  int64_t at = 0;
-  for (const Matrix& matrix : matrices) {
-    args.tasks[args.num_tasks++] = matrix.Task(out.get() + at, kStride);
-    at += matrix.stored.rows;
-  }
-  args.scale = 0.37f;
-  args.add_to_out = true;
-  const auto run = [&](int num_tokens, LinearPath path) {
-    out.Write(before);
-    args.input = tokens.Make(num_tokens);
-    args.num_tokens = num_tokens;
-    Finish(LaunchLinear(args, device, nullptr, path));
-    return out.Read(static_cast<size_t>(num_tokens * kStride));
-  };
-  const std::vector<float> expected = run(kMost, LinearPath::kSlices);
-  for (const int num_tokens : {1, 2, 7, 33, 64, 129, 300}) {
-    for (const LinearPath path : kPaths) {
-      if (!Has(path, num_tokens)) continue;
-      ASSERT_EQ(Difference(expected, run(num_tokens, path), kStride), "")
-          << NameOf(path) << " of " << num_tokens
-          << " tokens: " << Describe(ConfigureLinear(args, device, path));
+  for (const bool same : {false, true}) {
+    const Matrix matrices[] = {{GetParam(), 2600, kCols, true, 11},
+                               {same ? GetParam() : DType::kQ8_0, 130, kCols, false, 12},
+                               {same ? GetParam() : DType::kF16, 264, kCols, true, 13}};
+    LinearArgs args;
+    int64_t at = 0;
+    for (const Matrix& matrix : matrices) {
+      args.tasks[args.num_tasks++] = matrix.Task(out.get() + at, kStride);
+      at += matrix.stored.rows;
+    }
+    args.scale = 0.37f;
+    args.add_to_out = true;
+    const auto run = [&](int num_tokens, LinearPath path) {
+      out.Write(before);
+      args.input = tokens.Make(num_tokens);
+      args.num_tokens = num_tokens;
+      Finish(LaunchLinear(args, device, nullptr, path));
+      return out.Read(static_cast<size_t>(num_tokens * kStride));
+    };
+    const std::vector<float> expected = run(kMost, LinearPath::kSlices);
+    for (const int num_tokens : {1, 2, 7, 33, 64, 129, 300}) {
+      for (const LinearPath path : kPaths) {
+        if (!Has(path, num_tokens)) continue;
+        ASSERT_EQ(Difference(expected, run(num_tokens, path), kStride), "")
+            << NameOf(path) << " of " << num_tokens
+            << " tokens: " << Describe(ConfigureLinear(args, device, path));
+      }
     }
   }
 }
@@ -367,8 +386,10 @@ TEST_P(CudaLinearTest, BlocksGoFromItemToItem) {
 
 TEST_P(CudaLinearTest, GatedProductsEqualSeparateOnes) {
   if (!device.has_wgmma) GTEST_SKIP() << "only 9.0 has gated products";
-  constexpr int kMost = 300;
-  for (const auto& [rows, cols, slices] : kShapes) {
+  constexpr int kMost = 340;  // the last rows are nobody's
+  for (const Shape& shape : kShapes) {
+    if (!Fits(GetParam(), shape)) continue;
+    const auto [rows, cols, slices] = shape;
     const Matrix up(GetParam(), rows, cols, true, 21);
     const Matrix gate(GetParam(), rows, cols, false, 22);
     const Rows tokens(kMost, cols, 23);
@@ -376,7 +397,7 @@ TEST_P(CudaLinearTest, GatedProductsEqualSeparateOnes) {
     DeviceArray<float> ups(size), gates(size), separate(size), fused(size);
     DeviceArray<uint4> operands(static_cast<size_t>(OperandBytes(kMost, rows) / 16));
     DeviceArray<float> factors(kMost);
-    for (const int num_tokens : {2, 9, 64, 100, 300}) {
+    for (const int num_tokens : {2, 9, 64, 100, 256, 300}) {
       for (const GateActivation activation : {GateActivation::kSilu, GateActivation::kGeluTanh}) {
         LinearArgs args;
         args.tasks[0] = up.Task(ups.get(), rows);
@@ -403,11 +424,12 @@ TEST_P(CudaLinearTest, GatedProductsEqualSeparateOnes) {
         args.tasks[0].out = fused.get();
         for (const LinearPath path : kPaths) {
           if (path == LinearPath::kSlices || !Has(path, num_tokens)) continue;
-          Expect(cudaMemset(fused.get(), 0xff, count * 4));
+          Expect(cudaMemset(fused.get(), 0xff, size * 4));
           Finish(LaunchLinear(args, device, nullptr, path));
           ASSERT_EQ(Difference(expected, fused.Read(count), static_cast<size_t>(rows)), "")
               << NameOf(path) << " of " << num_tokens
               << " tokens: " << Describe(ConfigureLinear(args, device, path));
+          ASSERT_TRUE(Untouched(fused, count, size)) << NameOf(path) << " of " << num_tokens;
         }
         // The operands that a kernel of rows makes of them.
         const auto kept = operands.Read();
