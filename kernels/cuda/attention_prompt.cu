@@ -214,8 +214,6 @@ __global__ void __launch_bounds__(128 * (kGroups + 1), kHead <= 64 ? 2 : 1)
     // Tiles that the warpgroup sees; none without queries of its own.
     const int own_first = QuerySpan::first_seen(queries.position(0), args.op.window) / kTileKeys;
     const int own_last = queries.num_queries > 0 ? queries.last_position() / kTileKeys : -1;
-    const int warp_last = span.num_queries > 0 ? span.last_position() : -1;
-    const int warp_first = QuerySpan::first_seen(span.position(0), args.op.window);
     TileRing ring;
     const auto give_back = [&] {
       __syncwarp();
@@ -240,6 +238,7 @@ __global__ void __launch_bounds__(128 * (kGroups + 1), kHead <= 64 ? 2 : 1)
       TileWeights weights;
       weigh_tile(scores, lane_queries, first_key, args.op, weights);
       const auto factors = state.add_weights(weights);
+      const bool seen = __any_sync(~0u, weights.most[0] != kNoKeys || weights.most[1] != kNoKeys);
       // The last has none after it: its own are multiplied once more, for nothing.
       TileRing after = ring;
       if (tile < own_last) after.move();
@@ -255,7 +254,7 @@ __global__ void __launch_bounds__(128 * (kGroups + 1), kHead <= 64 ? 2 : 1)
       }
       keep_in_registers(flat(part));
       // A warp that sees nothing of the tile takes nothing of it, whatever values it has.
-      if (first_key <= warp_last && first_key + kTileKeys > warp_first) {
+      if (seen) {
 #pragma unroll
         for (int n = 0; n < kHead / 8; ++n) state.add_column(n, part[n], factors);
       }
