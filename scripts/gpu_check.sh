@@ -123,9 +123,9 @@ run_sanitizer() {
 sanitized_cases() {
   case "$1 $2" in
     "racecheck cuda_linear_test")
-      echo '*Within*/Q4*' '*Within*/Q5*' '*Within*/Q8*:*Within*/Q6*' '*Within*/Q3*:*Within*/Q2*' '*Within*/*F*' '*Within*/IQ*' '*Three*/Q5_0' '*Three*/BF16' '*Items*/BF16' '*Items*/Q6_K' 'CudaRows*' ;;
+      echo '*Within*/Q4*' '*Within*/Q5*' '*Within*/Q8*:*Within*/Q6*' '*Within*/Q3*:*Within*/Q2*' '*Within*/*F*' '*Within*/IQ*' '*Three*/Q5_0' '*Three*/BF16' '*ItemToItem/BF16' '*ItemToItem/Q6_K' 'CudaRows*' ;;
     *cuda_linear_test)
-      echo 'CudaRows*:*Within*' '*Bits*/Q4_K:*Items*/Q6_K' '*Bits*/BF16:*Items*/BF16' '*Gated*/Q6_K:*Three*/Q5_0' '*Gated*/BF16:*Three*/BF16' ;;
+      echo 'CudaRows*:*Within*' '*Bits*/Q4_K:*ItemToItem/Q6_K' '*Bits*/BF16:*ItemToItem/BF16' '*Gated*/Q6_K:*Three*/Q5_0' '*Gated*/BF16:*Three*/BF16' ;;
     "racecheck cuda_layer_ops_test") echo '*VariantsOfArchitectures' ;;
     *cuda_layer_ops_test) echo '*OddShapes' ;;
     "racecheck cuda_attention_test" | "initcheck cuda_attention_test")
