@@ -53,7 +53,7 @@ struct TileItem {
 __device__ __forceinline__ TileItem item_at(const LinearConfig& config, int index, int rank) {
   return {index % config.grid_y, index / config.grid_y * 2 + rank};
 }
-// The task that a warp's rows are of, and the first of the tiles after it.
+// The task that the rows are of which a warp of the block multiplies, and their tile in it.
 __device__ __forceinline__ int task_of(const LinearArgs& args, const LinearConfig& config,
                                        int row_block, int warp) {
   if (args.gated) return warp / 4;

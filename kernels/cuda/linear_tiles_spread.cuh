@@ -15,7 +15,8 @@ namespace sluice::kernels::cuda {
 namespace tiles {
 
 // Adds the slices, ascending, that the pairs of the cluster have multiplied, for the block's share
-// of the tokens: `acc` is of slice `part` of them. `first`: there was none before.
+// of the tokens, to what `sum` has of the slices before; `first`: there were none. `acc` is of the
+// block's own slice; the first `count` pairs have one.
 template <int kSpread, int kSize>
 __device__ __forceinline__ void add_slices(const TilesMemory& memory, int part, int rank,
                                            bool first, int count, const float (&acc)[kSize],
