@@ -23,6 +23,9 @@ Dispatcher::~Dispatcher() {
 }
 
 absl::Status Dispatcher::Dispatch(Request&& request) {
+  // Held until the request is routed: a Cancel that comes meanwhile must find the engine that took
+  // it, and its end must find the route to forget. Requests that come at once see each other's load.
+  MutexLock lock(mutex_);
   std::vector<std::pair<int64_t, int>> by_load;  // (tokens, engine)
   by_load.reserve(engines_.size());
   for (size_t i = 0; i < engines_.size(); ++i) {
@@ -33,9 +36,6 @@ absl::Status Dispatcher::Dispatch(Request&& request) {
 
   const uint64_t handle = request.handle.value;
   absl::Status refused;
-  // Held until the request is routed: a Cancel that comes meanwhile must find the engine that took
-  // it, and its end must find the route to forget.
-  MutexLock lock(mutex_);
   for (const auto& [tokens, index] : by_load) {
     absl::Status status = engines_[static_cast<size_t>(index)]->Submit(std::move(request));
     if (status.ok()) {
