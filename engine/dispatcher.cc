@@ -24,7 +24,7 @@ Dispatcher::~Dispatcher() {
 
 absl::Status Dispatcher::Dispatch(Request&& request) {
   // Held until the request is routed: a Cancel that comes meanwhile must find the engine that took
-  // it, and its end must find the route to forget. Requests that come at once see each other's load.
+  // it, and its end must find the route to forget. Requests at once see what each other load.
   MutexLock lock(mutex_);
   std::vector<std::pair<int64_t, int>> by_load;  // (tokens, engine)
   by_load.reserve(engines_.size());
