@@ -1,7 +1,8 @@
 // rope_store: a block has 16 consecutive tokens and one head of Q, K or V, a warp a token at a
-// time. Grid (tokens / 16, H + 2 G), 256 threads, 16 (D + 4) floats of shared memory. Neighbouring
-// tokens of a row lie in one page, so that lanes which go through the tokens of K's one d write
-// whole sectors. Figures: docs/performance.md.
+// time, after all tokens' values and rotations have been asked for. Grid (tokens / 16, H + 2 G),
+// 256 threads, about 16 (2 D + 4) floats of shared memory. Neighbouring tokens of a row lie in one
+// page, so that lanes which go through the tokens of K's one d write whole sectors.
+// Figures: docs/performance.md.
 
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
@@ -9,11 +10,16 @@
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/head_rows.cuh"
 #include "kernels/cuda/operand_rows.cuh"
+#include "kernels/cuda/shared_tiles.cuh"
 
 namespace sluice::kernels::cuda {
 namespace {
 
 constexpr int kTokens = 16;  // of a block
+
+// Floats from token to token in shared memory: multiples of four, heads spread over the banks.
+__host__ __device__ constexpr int HeadStride(int head_size) { return (head_size + 7) / 4 * 4; }
+__host__ __device__ constexpr int RotationStride(int half) { return (2 * half + 3) / 4 * 4; }
 
 __device__ void store_kv(const KvLayer& kv, std::byte* base, int64_t at, float value) {
   if (kv.type == DType::kF32) {
@@ -25,16 +31,13 @@ __device__ void store_kv(const KvLayer& kv, std::byte* base, int64_t at, float v
   }
 }
 
-// Copies a head by load(address), 16 bytes at a time where its size allows. One warp.
-template <typename Load>
-__device__ __forceinline__ void copy_head(float* to, const float* from, int head_size, int lane,
-                                          const Load& load) {
-  if (head_size % 4 == 0) {
-    for (int d = 4 * lane; d < head_size; d += 128) {
-      *reinterpret_cast<float4*>(to + d) = load(reinterpret_cast<const float4*>(from + d));
-    }
+// Requests n floats. One warp; 16 bytes at a time, or 4 where they are not at such places.
+__device__ __forceinline__ void request_floats(float* to, const float* from, int n, bool by_four,
+                                               int lane) {
+  if (by_four) {
+    for (int i = 4 * lane; i < n; i += 128) copy_async(shared_address(to + i), from + i, true);
   } else {
-    for (int d = lane; d < head_size; d += 32) to[d] = load(from + d);
+    for (int i = lane; i < n; i += 32) to[i] = __ldcg(from + i);
   }
 }
 
@@ -59,7 +62,7 @@ __device__ void store_value(const KvLayer& kv, int64_t begin, const float* head,
 
 __global__ void __launch_bounds__(kRowThreads)
     rope_store(const __grid_constant__ RopeStoreArgs args) {
-  extern __shared__ __align__(16) float heads[];  // [16][D + 4], rounded to 16 bytes
+  extern __shared__ __align__(16) float heads[];  // [16][D + 4], then rotations [16][half][2]
   __shared__ int64_t page_begins[kTokens];        // where the page of each token begins, or -1
   __shared__ int slots[kTokens];
   let_next_start();
@@ -71,7 +74,11 @@ __global__ void __launch_bounds__(kRowThreads)
   const bool is_key = !is_query && h < args.num_heads + args.num_kv_heads;
   const int kv_head = h - args.num_heads - (is_key ? 0 : args.num_kv_heads);
   const int head_size = args.head_size;
-  const int stride = (head_size + 7) / 4 * 4;
+  const int stride = HeadStride(head_size);
+  const int rotation_stride = RotationStride(args.half);
+  float* rotations = heads + kTokens * stride;
+  // All rows of memory begin at multiples of 16 bytes.
+  const bool by_four = head_size % 4 == 0 && args.half % 2 == 0;
   const int warp = static_cast<int>(threadIdx.x) / 32;
   const int lane = static_cast<int>(threadIdx.x) % 32;
   if (!is_query && threadIdx.x < num_tokens) {
@@ -83,23 +90,38 @@ __global__ void __launch_bounds__(kRowThreads)
     slots[threadIdx.x] = position % kPageTokens;
   }
   wait_for_previous();
+  for (int i = warp; i < num_tokens; i += kRowThreads / 32) {
+    const int64_t t = first + i;
+    request_floats(heads + i * stride, args.qkv + (t * all_heads + h) * head_size, head_size,
+                   by_four, lane);
+    if (is_query || is_key) {
+      request_floats(rotations + i * rotation_stride,
+                     reinterpret_cast<const float*>(args.rotations + t * args.half), 2 * args.half,
+                     by_four, lane);
+    }
+  }
+  commit_copies();
+  wait_for_copies<0>();
   __syncthreads();
   for (int i = warp; i < num_tokens; i += kRowThreads / 32) {
     const int64_t t = first + i;
     float* head = heads + i * stride;
-    copy_head(head, args.qkv + (t * all_heads + h) * head_size, head_size, lane,
-              [](const auto* at) { return __ldcg(at); });
-    __syncwarp();
     if (is_query || is_key) {
       const DeviceNorm& norm = is_query ? args.q_norm : args.k_norm;
       if (norm.weight != nullptr) norm_head(head, head_size, norm, lane);
-      rotate_head(head, args.style, args.half, lane,
-                  [&](int i) { return __ldcg(args.rotations + t * args.half + i); });
+      const auto* turns = reinterpret_cast<const float2*>(rotations + i * rotation_stride);
+      rotate_head(head, args.style, args.half, lane, [&](int pair) { return turns[pair]; });
       __syncwarp();
     }
     if (is_query) {
-      copy_head(args.q_out + (t * args.num_heads + h) * head_size, head, head_size, lane,
-                [](const auto* at) { return *at; });
+      float* to = args.q_out + (t * args.num_heads + h) * head_size;
+      if (by_four) {
+        for (int d = 4 * lane; d < head_size; d += 128) {
+          *reinterpret_cast<float4*>(to + d) = *reinterpret_cast<const float4*>(head + d);
+        }
+      } else {
+        for (int d = lane; d < head_size; d += 32) to[d] = head[d];
+      }
     } else if (!is_key) {
       store_value(args.kv, page_begins[i] + slots[i] * head_size, head, head_size, lane);
     }
@@ -123,7 +145,8 @@ absl::Status LaunchRopeStore(const RopeStoreArgs& args, cudaStream_t stream) {
       .grid = dim3(static_cast<unsigned>((args.num_tokens + kTokens - 1) / kTokens),
                    static_cast<unsigned>(args.num_heads + 2 * args.num_kv_heads)),
       .block = dim3(kRowThreads),
-      .shared_bytes = sizeof(float) * kTokens * static_cast<size_t>((args.head_size + 7) / 4 * 4)};
+      .shared_bytes = sizeof(float) * kTokens *
+                      static_cast<size_t>(HeadStride(args.head_size) + RotationStride(args.half))};
   return ToStatus(Launch(stream, shape, rope_store, args), "rope_store");
 }
 
