@@ -426,7 +426,6 @@ template <DecodeForm kForm>
 __device__ __forceinline__ void serve_ring(const TeamWork<kForm>& work, int warp,
                                            const RingSlots& ring, bool has_quants) {
   ChunkCursor<kForm> chunks(work, warp);
-  const bool first_lane = threadIdx.x % 32 == 0;
   int empty = 0;  // the slot that is filled next, and when it is free
   uint32_t free_phase = 1;
   int arriving = 0;  // the slot whose chunk is due next
@@ -437,7 +436,7 @@ __device__ __forceinline__ void serve_ring(const TeamWork<kForm>& work, int warp
     // All lanes go the same way, whichever of them sees a phase end first.
     if (!chunks.done() && __all_sync(~0u, phase_ended(ring.free + empty, free_phase))) {
       uint64_t* there = (has_quants ? ring.arrived : ring.full) + empty;
-      if (first_lane) chunks.request(ring, empty, there);
+      if (elect_lane()) chunks.request(ring, empty, there);
       chunks.advance();
       if (has_quants) ++under_way;
       if (++empty == ring.num_slots) {
