@@ -91,16 +91,27 @@ __device__ void fill_queries(const AttentionArgs& args, const QuerySpan& span, R
       values[i] = load_query<kHead>(
           head_size, [&](int d) { return __ldcg(reinterpret_cast<const float2*>(q + d)); });
     }
+    float most[kAtOnce];
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) {
+      if (first + i >= span.num_queries) values[i] = {};
+      most[i] = most_of(values[i]);
+    }
+    // Side by side, not one query's after the other's.
+#pragma unroll
+    for (int offset = 16; offset > 0; offset /= 2) {
+#pragma unroll
+      for (int i = 0; i < kAtOnce; ++i) {
+        most[i] = fmaxf(most[i], __shfl_xor_sync(~0u, most[i], offset));
+      }
+    }
 #pragma unroll
     for (int i = 0; i < kAtOnce; ++i) {
       const int row = first + i;
-      if (row >= span.num_queries) {
-        fill_no_query<kHead>(rows, row);
-      } else {
-        const int position = span.position(row);
-        fill_query<kHead>(rows, row, QuerySpan::first_seen(position, args.op.window), position,
-                          values[i]);
-      }
+      const bool none = row >= span.num_queries;
+      const int position = span.position(row);
+      fill_query<kHead>(rows, row, none ? 0 : QuerySpan::first_seen(position, args.op.window),
+                        none ? kSeesAll : position, values[i], most[i]);
     }
   }
   __syncwarp();

@@ -17,6 +17,7 @@ namespace {
 
 constexpr int kGroupQueries = 64;
 constexpr int kStages = 3;
+constexpr int kBringers = 64;      // threads that bring a tile
 constexpr int kMatrixBytes = 128;  // of a core matrix: 8 rows of 16 bytes
 
 // Operands of wgmma without swizzle. Queries: [d / 8][8 groups of rows][8 rows][8 d]. Keys: [d / 8]
@@ -40,7 +41,7 @@ template <int kHead, int kGroups>
 struct BlockShared {
   typename PromptShared<kHead>::Tile tiles[kStages];
   typename PromptShared<kHead>::Group groups[kGroups];
-  uint64_t full[kStages];   // arrivals of all that bring
+  uint64_t full[kStages];   // arrivals of those that bring it
   uint64_t empty[kStages];  // of every warp that multiplies
 };
 
@@ -59,31 +60,54 @@ struct PromptRows {
   }
 };
 
-// By 128 threads: requests a tile's keys and values. As load_keys_async and load_values_async, for
-// the layout above.
+// By kBringers threads: a tile's keys and values. As load_keys_async and load_values_async, for the
+// layout above.
 template <int kHead>
-__device__ __forceinline__ void request_tile(typename PromptShared<kHead>::Tile& tile,
-                                             const PagedHead& head, int first_key, int begin,
-                                             int end, int thread) {
-  constexpr int kBlocks = PromptShared<kHead>::kBlocks;
-  const uint32_t keys = shared_address(tile.keys);
-  const uint32_t values = shared_address(tile.values);
-  for_chunks<kHead, 128>(head, first_key, end, thread, [&](int page, int chunk, int64_t offset) {
-    const int d = chunk / 2;
-    const int to = (d / 8 * 8 + page * 2 + chunk % 2) * kMatrixBytes + d % 8 * 16;
-    copy_async(keys + to, head.k + offset + chunk * 16,
-               first_key + page * kPageTokens < end && d < head.head_size);
-  });
-  // Eight lanes have the eight rows of a core matrix, so that they write to different banks.
-  for_chunks<kHead, 128>(head, first_key, end, thread, [&](int page, int chunk, int64_t offset) {
-    const int slot = chunk / kHead * 8 + chunk % 8;
-    const int block = chunk / 8 % kBlocks;
-    const int key = page * kPageTokens + slot;
-    copy_async(values + (key / 8 * kBlocks + block) * kMatrixBytes + key % 8 * 16,
-               head.v + offset + (slot * head.head_size + block * 8) * 2,
-               first_key + key < end && first_key + key >= begin && block * 8 < head.head_size);
-  });
-}
+struct TileRequest {
+  static constexpr int kBlocks = PromptShared<kHead>::kBlocks;
+  static constexpr int kPageChunks = 2 * kHead;
+  static_assert(kPageChunks % kBringers == 0);
+  int first_key;
+  int64_t offsets[kTilePages];  // of its pages, 0 where there is none
+
+  __device__ __forceinline__ TileRequest(const PagedHead& head, int tile, int end)
+      : first_key(tile * kTileKeys) {
+#pragma unroll
+    for (int page = 0; page < kTilePages; ++page) {
+      offsets[page] = first_key + page * kPageTokens < end
+                          ? head.pages[first_key / kPageTokens + page] * head.page_bytes
+                          : 0;
+    }
+  }
+  __device__ __forceinline__ void ask(typename PromptShared<kHead>::Tile& tile,
+                                      const PagedHead& head, int begin, int end, int thread) const {
+    const uint32_t keys = shared_address(tile.keys);
+    const uint32_t values = shared_address(tile.values);
+#pragma unroll
+    for (int page = 0; page < kTilePages; ++page) {
+      const bool present = first_key + page * kPageTokens < end;
+#pragma unroll
+      for (int chunk = thread; chunk < kPageChunks; chunk += kBringers) {
+        const int d = chunk / 2;
+        const int to = (d / 8 * 8 + page * 2 + chunk % 2) * kMatrixBytes + d % 8 * 16;
+        copy_async(keys + to, head.k + offsets[page] + chunk * 16, present && d < head.head_size);
+      }
+    }
+    // Eight lanes have the eight rows of a core matrix, so that they write to different banks.
+#pragma unroll
+    for (int page = 0; page < kTilePages; ++page) {
+#pragma unroll
+      for (int chunk = thread; chunk < kPageChunks; chunk += kBringers) {
+        const int slot = chunk / kHead * 8 + chunk % 8;
+        const int block = chunk / 8 % kBlocks;
+        const int key = page * kPageTokens + slot;
+        copy_async(values + (key / 8 * kBlocks + block) * kMatrixBytes + key % 8 * 16,
+                   head.v + offsets[page] + (slot * head.head_size + block * 8) * 2,
+                   first_key + key < end && first_key + key >= begin && block * 8 < head.head_size);
+      }
+    }
+  }
+};
 
 template <int kSize>
 __device__ __forceinline__ float (&flat(float (&x)[kSize][4]))[kSize * 4] {
@@ -99,17 +123,17 @@ __device__ __forceinline__ void ask_for_scores(const typename PromptShared<kHead
   const uint32_t high = operand_descriptor_low(group.high, 8 * kMatrixBytes);
   const uint32_t low = operand_descriptor_low(group.low, 8 * kMatrixBytes);
   const uint32_t keys = operand_descriptor_low(tile.keys, 8 * kMatrixBytes);
-#pragma unroll
-  for (int n = 0; n < 8; ++n) clear(scores[n]);
   keep_in_registers(flat(scores));
   wgmma_fence();
-#pragma unroll
-  for (int step = 0; step < kHead / 16; ++step) {
-    const int at = step * (kStepBytes >> 4);
+  const auto step = [&]<bool kFirst>(int index) {
+    const int at = index * (kStepBytes >> 4);
     const uint64_t b = operand_descriptor(keys + at, kMatrixBytes);
-    wgmma_shared(flat(scores), operand_descriptor(high + at, kMatrixBytes), b);
-    wgmma_shared(flat(scores), operand_descriptor(low + at, kMatrixBytes), b);
-  }
+    wgmma_shared<kFirst>(flat(scores), operand_descriptor(high + at, kMatrixBytes), b);
+    wgmma_shared<false>(flat(scores), operand_descriptor(low + at, kMatrixBytes), b);
+  };
+  step.template operator()<true>(0);
+#pragma unroll
+  for (int index = 1; index < kHead / 16; ++index) step.template operator()<false>(index);
   wgmma_commit();
 }
 
@@ -137,12 +161,37 @@ __device__ __forceinline__ void ask_for_values(TileWeights& weights,
   wgmma_commit();
 }
 
+// Two warpgroups ask for products in turns, so that one makes weights while the tensor cores have
+// the other's; left alone they come to do the same at the same time. Each has as many turns.
+template <int kGroups>
+struct Turns {
+  int group;
+
+  __device__ static void arrive(int at) {
+    asm volatile("bar.arrive %0, 256;" ::"r"(3 + at) : "memory");
+  }
+  __device__ void begin() const {
+    if constexpr (kGroups == 2) {
+      if (group == 1) arrive(0);
+    }
+  }
+  __device__ void take() const {
+    if constexpr (kGroups == 2) asm volatile("bar.sync %0, 256;" ::"r"(3 + group) : "memory");
+  }
+  // `last`: of the warpgroup's turns.
+  __device__ void give(bool last) const {
+    if constexpr (kGroups == 2) {
+      if (group == 0 || !last) arrive(1 - group);
+    }
+  }
+};
+
 // A warpgroup's way through the tiles.
 struct TileRing {
   int slot = 0;
   uint32_t parity = 0;
   __device__ void move() {
-    slot = slot + 1 == kStages ? 0 : slot + 1;
+    slot = __shfl_sync(~0u, slot + 1 == kStages ? 0 : slot + 1, 0);
     parity ^= slot == 0 ? 1 : 0;
   }
 };
@@ -162,10 +211,10 @@ __global__ void __launch_bounds__(128 * (kGroups + 1), kHead <= 64 ? 2 : 1)
   const int first_seen = QuerySpan::first_seen(whole.position(0), args.op.window);
   const int first_tile = first_seen / kTileKeys;
   const int last_tile = last_position / kTileKeys;
-  const int group = threadIdx.x / 128;
+  const int group = __shfl_sync(~0u, threadIdx.x / 128, 0);  // known to be the same in a warp
   if (threadIdx.x == 0) {
     for (int i = 0; i < kStages; ++i) {
-      init_barrier(shared.full + i, 128);
+      init_barrier(shared.full + i, kBringers);
       init_barrier(shared.empty + i, 4 * kGroups);
     }
     fence_barriers();
@@ -174,30 +223,21 @@ __global__ void __launch_bounds__(128 * (kGroups + 1), kHead <= 64 ? 2 : 1)
   wait_for_previous();
   if (group == kGroups) {
     asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
+    // Its two halves bring a tile each in turns, so that one is on its way while the other is
+    // waited for.
     const PagedHead head(args.kv, whole.pages, kv_head);
-    const int thread = threadIdx.x % 128;
-    int slot = 0;
-    int before = 0;  // the slot of the tile before
-    uint32_t parity = 1;
-    for (int tile = first_tile; tile <= last_tile; ++tile) {
-      wait_for_phase(shared.empty + slot, parity);
-      request_tile<kHead>(shared.tiles[slot], head, tile * kTileKeys, first_seen, last_position + 1,
-                          thread);
+    const int half = threadIdx.x % 128 / kBringers;
+    const int end = last_position + 1;
+    for (int i = half, tile = first_tile + half; tile <= last_tile; i += 2, tile += 2) {
+      const TileRequest<kHead> request(head, tile, end);
+      const int slot = i % kStages;
+      wait_for_phase(shared.empty + slot, (i / kStages & 1) ^ 1);
+      request.ask(shared.tiles[slot], head, first_seen, end, threadIdx.x % kBringers);
       commit_copies();
-      if (tile > first_tile) {
-        wait_for_copies<1>();
-        fence_copies();
-        arrive_if(true, shared.full + before);
-      }
-      before = slot;
-      if (++slot == kStages) {
-        slot = 0;
-        parity ^= 1;
-      }
+      wait_for_copies<0>();
+      fence_copies();
+      arrive_if(true, shared.full + slot);
     }
-    wait_for_copies<0>();
-    fence_copies();
-    arrive_if(true, shared.full + before);
   } else {
     asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kHead <= 64 ? 208 : 232));
     auto& own = shared.groups[group];
@@ -210,7 +250,7 @@ __global__ void __launch_bounds__(128 * (kGroups + 1), kHead <= 64 ? 2 : 1)
     fence_copies();
     // The warpgroup's queries are there for its tensor cores.
     asm volatile("bar.sync %0, 128;" ::"r"(1 + group) : "memory");
-    const LaneQueries lane_queries(own.facts[warp]);
+    const LaneQueries lane_queries(own.facts[warp], args.op.scale);
     // Tiles that the warpgroup sees; none without queries of its own.
     const int own_first = QuerySpan::first_seen(queries.position(0), args.op.window) / kTileKeys;
     const int own_last = queries.num_queries > 0 ? queries.last_position() / kTileKeys : -1;
@@ -221,12 +261,17 @@ __global__ void __launch_bounds__(128 * (kGroups + 1), kHead <= 64 ? 2 : 1)
       ring.move();
     };
     WarpState<kHead> state;
-    float scores[8][4];
+    float scores[8][4] = {};
+    const Turns<kGroups> turns = {group};
+    turns.begin();
     int tile = first_tile;
-    for (; tile < own_first && tile <= last_tile; ++tile) {
+    const auto pass = [&] {
+      turns.take();
+      turns.give(tile == last_tile);
       wait_for_phase(shared.full + ring.slot, ring.parity);
       give_back();
-    }
+    };
+    for (; tile < own_first && tile <= last_tile; ++tile) pass();
     if (tile <= own_last) {
       wait_for_phase(shared.full + ring.slot, ring.parity);
       ask_for_scores<kHead>(own, shared.tiles[ring.slot], scores);
@@ -244,8 +289,10 @@ __global__ void __launch_bounds__(128 * (kGroups + 1), kHead <= 64 ? 2 : 1)
       if (tile < own_last) after.move();
       wait_for_phase(shared.full + after.slot, after.parity);
       float part[kHead / 8][4];
+      turns.take();
       ask_for_values<kHead>(weights, shared.tiles[ring.slot], part);
       ask_for_scores<kHead>(own, shared.tiles[after.slot], scores);
+      turns.give(tile == last_tile);
       wgmma_wait<1>();
 #pragma unroll
       for (int step = 0; step < kTilePages; ++step) {
@@ -264,10 +311,7 @@ __global__ void __launch_bounds__(128 * (kGroups + 1), kHead <= 64 ? 2 : 1)
       }
       give_back();
     }
-    for (; tile <= last_tile; ++tile) {
-      wait_for_phase(shared.full + ring.slot, ring.parity);
-      give_back();
-    }
+    for (; tile <= last_tile; ++tile) pass();
     store_outcome(args, span, state, own.totals[warp]);
   }
 #endif

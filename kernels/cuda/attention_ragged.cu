@@ -86,7 +86,7 @@ __global__ void __launch_bounds__(32 * kWarps, kHead <= 64 ? 3 : 1)
 
   WarpShared<kHead>& own = shared.warps[warp];
   fill_queries<kHead>(args, span, own.queries);
-  const LaneQueries lane_queries(own.queries);
+  const LaneQueries lane_queries(own.queries, args.op.scale);
   using Queries = std::conditional_t<kHoldQueries<kHead>, HeldQueries<kHead>, SharedQueries<kHead>>;
   const Queries queries(own.queries);
   __syncwarp();  // the total takes their place

@@ -206,7 +206,7 @@ __global__ void __launch_bounds__(32 * kWarpsFor<kHead>)
     if (has_tile) {
       float scores[8][4];
       score_tile<kHead>(SharedQueries<kHead>(shared.queries), keys, scores);
-      weigh_tile(scores, LaneQueries(shared.queries), first_key, args.op, weights);
+      weigh_tile(scores, LaneQueries(shared.queries, args.op.scale), first_key, args.op, weights);
     }
     __syncwarp();
     load_keys(next);

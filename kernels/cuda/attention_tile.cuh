@@ -8,7 +8,7 @@
 //   the
 //            sum of two f16: high = f16(x), low = f16(x - high)
 //   scores   m16n8k16 steps over ascending d, the high part before the low one in each; then times
-//            the power's inverse, then times `scale`, then capped. What is not finite becomes NaN
+//            (the power's inverse times `scale`), then capped. What is not finite becomes NaN
 //   weights  exp(score - the maximum of those the query sees); exactly 0 for other keys
 //   sum      of four partial sums, the t-th over the keys 8 n + 2 t and + 1: the two are added,
 //   then
@@ -174,15 +174,20 @@ __device__ __forceinline__ QueryValues<kHead> load_query(int head_size, const Lo
   }
   return values;
 }
-// Row `row` of what is operands, where rows.store(row, d, high, low) puts it.
-template <int kHead, typename Rows>
-__device__ __forceinline__ void fill_query(Rows& rows, int row, int first, int last,
-                                           const QueryValues<kHead>& values) {
-  const int lane = threadIdx.x % 32;
+// The largest of the lane's values.
+template <int kHead>
+__device__ __forceinline__ float most_of(const QueryValues<kHead>& values) {
   float most = 0.0f;
 #pragma unroll
   for (const float2 x : values.x) most = fmaxf(most, fmaxf(fabsf(x.x), fabsf(x.y)));
-  const int shift = shift_of(warp_max(most));
+  return most;
+}
+// Row `row` of what is operands, where rows.store(row, d, high, low) puts it. `most`: of the query.
+template <int kHead, typename Rows>
+__device__ __forceinline__ void fill_query(Rows& rows, int row, int first, int last,
+                                           const QueryValues<kHead>& values, float most) {
+  const int lane = threadIdx.x % 32;
+  const int shift = shift_of(most);
   const float scale = power_of_two(shift);
 #pragma unroll
   for (int i = 0; i < QueryValues<kHead>::kPairs; ++i) {
@@ -205,14 +210,15 @@ __device__ __forceinline__ void fill_query(Rows& rows, int row, int first, int l
 template <int kHead, typename Rows, typename Load>
 __device__ __forceinline__ void fill_query(Rows& rows, int row, int head_size, int first, int last,
                                            const Load& load) {
-  fill_query<kHead>(rows, row, first, last, load_query<kHead>(head_size, load));
+  const QueryValues<kHead> values = load_query<kHead>(head_size, load);
+  fill_query<kHead>(rows, row, first, last, values, warp_max(most_of(values)));
 }
 // A row whose outcome nobody reads: it sees everything, so that masks stay with those that have
 // some.
+inline constexpr int kSeesAll = 0x7fffffff;
 template <int kHead, typename Rows>
 __device__ __forceinline__ void fill_no_query(Rows& rows, int row) {
-  constexpr int kLast = 0x7fffffff;
-  fill_query<kHead>(rows, row, 0, 0, kLast, [](int) { return make_float2(0.0f, 0.0f); });
+  fill_query<kHead>(rows, row, 0, 0, kSeesAll, [](int) { return make_float2(0.0f, 0.0f); });
 }
 
 // Operands of 16 queries, read from shared memory at each step.
@@ -256,15 +262,15 @@ struct HeldQueries {
 
 // What lane 4 g + t needs of its two queries, g and g + 8.
 struct LaneQueries {
-  float factor[2];
+  float factor[2];  // of the scores, `scale` included
   int first[2];
   int last[2];
 
-  __device__ explicit LaneQueries(const QueryFacts& rows) {
+  __device__ LaneQueries(const QueryFacts& rows, float scale) {
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       const int row = threadIdx.x % 32 / 4 + 8 * r;
-      factor[r] = rows.factor[row];
+      factor[r] = __fmul_rn(rows.factor[row], scale);
       first[r] = rows.first[row];
       last[r] = rows.last[row];
     }
@@ -284,8 +290,8 @@ struct LaneQueries {
 
 // The score, not yet capped, of what the tensor cores summed. Infinities become NaN: the weight of
 // -infinity would pass for a number.
-__device__ __forceinline__ float scale_score(float product, float factor, float scale) {
-  const float score = __fmul_rn(scale, __fmul_rn(product, factor));
+__device__ __forceinline__ float scale_score(float product, float factor) {
+  const float score = __fmul_rn(product, factor);
   return __fmaf_rn(score, 0.0f, score);
 }
 __device__ __forceinline__ float max_of_four_lanes(float x) {
@@ -367,8 +373,7 @@ __device__ __forceinline__ void for_scores(float (&scores)[8][4], const Change& 
 __device__ __forceinline__ void weigh_tile(float (&scores)[8][4], const LaneQueries& queries,
                                            int first_key, const PagedAttentionArgs& op,
                                            TileWeights& weights) {
-  for_scores(scores,
-             [&](int, int i, float x) { return scale_score(x, queries.factor[i / 2], op.scale); });
+  for_scores(scores, [&](int, int i, float x) { return scale_score(x, queries.factor[i / 2]); });
   if (op.softcap > 0.0f) {
     for_scores(scores, [&](int, int, float x) { return soft_cap(x, op.softcap); });
   }
@@ -504,7 +509,7 @@ __device__ __forceinline__ void attend_tile_by_block(const QueryRows<kHead>& row
   const int lane = threadIdx.x % 32;
   const int row = lane / 4;
   const int t = lane % 4;
-  const LaneQueries lane_queries(rows);
+  const LaneQueries lane_queries(rows, op.scale);
   const SharedQueries<kHead> queries(rows);
 
   float scores[4] = {};
@@ -523,7 +528,7 @@ __device__ __forceinline__ void attend_tile_by_block(const QueryRows<kHead>& row
   float most[2] = {kNoKeys, kNoKeys};
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
-    scores[i] = scale_score(scores[i], lane_queries.factor[i / 2], op.scale);
+    scores[i] = scale_score(scores[i], lane_queries.factor[i / 2]);
     if (op.softcap > 0.0f) scores[i] = soft_cap(scores[i], op.softcap);
     seen[i] = lane_queries.sees(i / 2, first_key + 8 * warp + 2 * t + i % 2);
     if (seen[i]) most[i / 2] = fmaxf(most[i / 2], scores[i]);

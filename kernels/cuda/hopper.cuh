@@ -267,10 +267,11 @@ __device__ __forceinline__ void wgmma_step<256>(float (&d)[128], const uint32_t 
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
 }
 
-// The same with `a` in shared memory, too, and b with its columns side by side.
+// The same with `a` in shared memory, too, and b with its columns side by side. kFirst: d = a b.
+template <bool kFirst>
 __device__ __forceinline__ void wgmma_shared(float (&d)[32], uint64_t a, uint64_t b) {
   asm volatile(
-      "{.reg .pred p; setp.eq.u32 p, 1, 1; wgmma.mma_async.sync.aligned.m64n64k16.f32.f16.f16 {"
+      "{.reg .pred p; setp.eq.u32 p, %34, 0; wgmma.mma_async.sync.aligned.m64n64k16.f32.f16.f16 {"
       "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, "
       "%18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
       "}, %32, %33, p, 1, 1, 0, 1;}"
@@ -279,7 +280,7 @@ __device__ __forceinline__ void wgmma_shared(float (&d)[32], uint64_t a, uint64_
         "+f"(d[14]), "+f"(d[15]), "+f"(d[16]), "+f"(d[17]), "+f"(d[18]), "+f"(d[19]), "+f"(d[20]),
         "+f"(d[21]), "+f"(d[22]), "+f"(d[23]), "+f"(d[24]), "+f"(d[25]), "+f"(d[26]), "+f"(d[27]),
         "+f"(d[28]), "+f"(d[29]), "+f"(d[30]), "+f"(d[31])
-      : "l"(a), "l"(b));
+      : "l"(a), "l"(b), "n"(kFirst ? 1 : 0));
 }
 // d += a b with b's columns side by side: core matrices of 8 rows of b by 8 columns.
 __device__ __forceinline__ void wgmma_columns(float (&d)[32], const uint32_t (&a)[4], uint64_t b) {

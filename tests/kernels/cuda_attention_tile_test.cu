@@ -65,14 +65,14 @@ __global__ void __launch_bounds__(256)
     attend_tile_by_block<kHead>(shared.rows, keys, values, c.first_key, op, c.head_size,
                                 shared.tile, parts, stride, kTileQueries);
   } else if (threadIdx.x < 32) {
-    attend_tile<kHead>(SharedQueries<kHead>(shared.rows), LaneQueries(shared.rows), keys, values,
-                       c.first_key, op, c.head_size, parts, stride, kTileQueries);
+    attend_tile<kHead>(SharedQueries<kHead>(shared.rows), LaneQueries(shared.rows, op.scale), keys,
+                       values, c.first_key, op, c.head_size, parts, stride, kTileQueries);
   } else if (kHead <= 128 && threadIdx.x < 64) {
     // Another warp from queries held in registers, behind the first one's parts.
     if constexpr (kHead <= 128) {
-      attend_tile<kHead>(HeldQueries<kHead>(shared.rows), LaneQueries(shared.rows), keys, values,
-                         c.first_key, op, c.head_size, parts + kTileQueries * stride, stride,
-                         kTileQueries);
+      attend_tile<kHead>(HeldQueries<kHead>(shared.rows), LaneQueries(shared.rows, op.scale), keys,
+                         values, c.first_key, op, c.head_size, parts + kTileQueries * stride,
+                         stride, kTileQueries);
     }
   }
 }
