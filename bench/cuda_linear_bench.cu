@@ -12,6 +12,7 @@
 #include <cstring>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "bench/device_rates.h"
@@ -161,6 +162,8 @@ double Run(const Bench& bench, const Product& product, int num_tokens,
     args.input.groups = OperandGroups(num_tokens);
     args.gated = product.gated && (num_tokens > 1 || path.has_value()) && bench.device.has_wgmma &&
                  path != LinearPath::kSlices;
+    const std::string_view name = product.name;
+    args.add_to_out = name == "o" || name.substr(0, 4) == "down";  // to the residual
     std::byte* storage = memory + turn % copies * bytes;
     int64_t width = 0;
     for (const PackedLayout& layout : layouts) width += layout.rows;

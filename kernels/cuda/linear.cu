@@ -150,8 +150,8 @@ cudaError_t LaunchTilesOf(DType type, const LinearArgs& args, const LinearConfig
 }
 
 // Tasks of different types one after the other: linear_tiles is compiled for each.
-cudaError_t LaunchTiles(const LinearArgs& args, const LinearDevice& device, LinearPath path,
-                        cudaStream_t stream) {
+cudaError_t LaunchTiles(const LinearArgs& args, const LinearConfig& config,
+                        const LinearDevice& device, cudaStream_t stream) {
   cudaError_t error = cudaSuccess;
   for (int first = 0; first < args.num_tasks && error == cudaSuccess;) {
     LinearArgs same = args;
@@ -160,7 +160,11 @@ cudaError_t LaunchTiles(const LinearArgs& args, const LinearDevice& device, Line
     while (first < args.num_tasks && args.tasks[first].weight.type == type) {
       same.tasks[same.num_tasks++] = args.tasks[first++];
     }
-    error = LaunchTilesOf(type, same, ConfigureLinear(same, device, path), stream);
+    LinearConfig of_type = ConfigureLinear(same, device, config.path);
+    of_type.any_path = config.any_path;
+    for (const LinearConfig& launch : TilesLaunches(same, of_type, device)) {
+      if (error == cudaSuccess) error = LaunchTilesOf(type, same, launch, stream);
+    }
   }
   return error;
 }
@@ -210,7 +214,7 @@ absl::Status LaunchLinearAs(const LinearArgs& args, const LinearConfig& config,
                       "linear_stream");
     case LinearPath::kTiles128:
     case LinearPath::kTiles256:
-      return ToStatus(LaunchTiles(args, device, config.path, stream), "linear_tiles");
+      return ToStatus(LaunchTiles(args, config, device, stream), "linear_tiles");
     default:
       return ToStatus(LaunchSlices(args, config, stream), "linear_slices");
   }

@@ -71,8 +71,8 @@ struct LinearArgs {
   int32_t num_tokens = 0;
   float scale = 1.0f;       // of what is added
   bool add_to_out = false;  // out += scale * product, else out = product
-  // Tasks are up and gate of one shape: act(gate) * up goes to the first task's out. Where
-  // FusesGate says so.
+  // Tasks are up and gate of one shape: act(gate) * up goes to the first task's out, added to
+  // nothing. Where FusesGate says so.
   bool gated = false;
   GateActivation activation = GateActivation::kSilu;
 };
@@ -100,10 +100,14 @@ enum class LinearPath : uint8_t { kSlices, kStream, kTiles128, kTiles256 };
 // Configuration of a launch, a pure function of the problem.
 struct LinearConfig {
   LinearPath path = LinearPath::kSlices;
-  int32_t tokens = 0;   // of one block
-  int32_t grid_x = 0;   // blocks of weight rows, times the cluster
-  int32_t grid_y = 0;   // blocks of tokens
-  int32_t blocks = 0;   // launched, where they take one item after the other (kTiles)
+  int32_t tokens = 0;  // of one block
+  int32_t grid_x = 0;  // blocks of weight rows, times the cluster
+  int32_t grid_y = 0;  // blocks of tokens
+  int32_t blocks = 0;  // launched (kTiles)
+  // Of the items, which are pairs of blocks of rows times blocks of tokens, tokens first: those of
+  // this launch (kTiles).
+  int32_t first_item = 0;
+  int32_t end_item = 0;
   int32_t cluster = 1;  // blocks along x
   int32_t threads = 0;
   int32_t shared_bytes = 0;
@@ -116,6 +120,7 @@ struct LinearConfig {
   int32_t x_stages = 0;    // of operand rows on their way to one slice
   int32_t x_rings = 0;     // such rings in one block (kStream)
   bool whole_k = false;    // one slice, whatever the shape (kTiles)
+  bool any_path = false;   // no path was asked for: a last round may take another
 };
 // `path`: that one, where the device has it, instead of the quickest.
 LinearConfig ConfigureLinear(const LinearArgs& args, const LinearDevice& device,

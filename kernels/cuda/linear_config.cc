@@ -214,6 +214,20 @@ LinearChoice ConfigureStream(const LinearArgs& args, int32_t multiprocessors) {
 
 // ---- kTiles
 
+constexpr double kTilesLaunch = 3000.0;  // nanoseconds
+
+// A cluster a multiprocessor pair, which goes from item to item, or one for each item.
+int32_t TilesBlocks(const LinearConfig& config, const LinearDevice& device) {
+  const int32_t blocks = (config.end_item - config.first_item) * config.cluster;
+  return config.cluster == 2 ? std::min(blocks, device.multiprocessors / 2 * 2) : blocks;
+}
+
+// Clusters of `parts` pairs that the card has room for.
+int64_t ClustersAtOnce(int32_t parts, const LinearDevice& device) {
+  return parts == 1 ? device.multiprocessors / 2
+                    : Reachable({.cluster = 2 * parts}, device.multiprocessors) / (2 * parts);
+}
+
 // Blocks of 128 or 256 tokens, in clusters of `parts` pairs, each with a slice at a time where
 // there are several. Nothing where a pair would have none, or sums of earlier slices would not fit.
 std::optional<LinearChoice> ConfigureTiles(const LinearArgs& args, int32_t tokens, int32_t parts,
@@ -227,12 +241,11 @@ std::optional<LinearChoice> ConfigureTiles(const LinearArgs& args, int32_t token
   config.whole_k = device.whole_k;
   int32_t stage_bytes = 0;
   double nanos = 0.0;
+  double round_nanos = 0.0;
   int64_t pairs = 0;         // of one type
   double block_nanos = 0.0;  // the longest of them
   const int num_tasks = args.gated ? 1 : args.num_tasks;
-  const int64_t at_once =
-      parts == 1 ? device.multiprocessors / 2
-                 : Reachable({.cluster = config.cluster}, device.multiprocessors) / config.cluster;
+  const int64_t at_once = ClustersAtOnce(parts, device);
   for (int i = 0; i < num_tasks; ++i) {
     const PackedView& weight = args.tasks[i].weight;
     const int32_t slices = device.whole_k ? 1 : NumSlices(weight);
@@ -256,22 +269,25 @@ std::optional<LinearChoice> ConfigureTiles(const LinearArgs& args, int32_t token
     // Types follow each other in launches of their own.
     pairs += CeilDiv(blocks, 2);
     if (i + 1 == num_tasks || args.tasks[i + 1].weight.type != weight.type) {
-      nanos += CeilDiv(pairs * config.grid_y, at_once) * block_nanos + 3000.0;
+      nanos += CeilDiv(pairs * config.grid_y, at_once) * block_nanos + kTilesLaunch;
+      round_nanos = block_nanos;
       pairs = 0;
       block_nanos = 0.0;
     }
   }
   config.grid_x = static_cast<int32_t>(CeilDiv(config.grid_x, 2) * config.cluster);
-  config.blocks = config.grid_x * config.grid_y;
-  if (parts == 1) config.blocks = std::min(config.blocks, device.multiprocessors / 2 * 2);
-  // Up and gate meet in shared memory of their own, while the next item's operand rows come.
-  const int32_t exchange = args.gated && parts == 1 ? tokens * 256 : 0;
-  config.x_stages = exchange > 0 ? 6 : 8;
+  config.end_item = config.grid_x / config.cluster * config.grid_y;
+  config.blocks = TilesBlocks(config, device);
+  // Up and gate meet in shared memory of their own, while the next item's operand rows come, and so
+  // waits there what the outcome is added to.
+  const bool adds = args.add_to_out && tokens == 128;
+  const int32_t exchange = args.gated && parts == 1 ? tokens * 256 : adds ? kTilesOldBytes : 0;
+  config.x_stages = adds ? 5 : exchange > 0 ? 6 : 8;
   const int32_t ring_bytes = exchange > 0 ? 8 << 10 : 12 << 10;
   config.ring_bytes = std::min(kMaxStages, ring_bytes / stage_bytes) * stage_bytes / 128 * 128;
   config.shared_bytes =
       kTilesHead + config.x_stages * kTilesStageBytes + kTilesRows * config.ring_bytes + exchange;
-  return LinearChoice{config, nanos};
+  return LinearChoice{config, nanos, round_nanos};
 }
 
 LinearChoice BestTiles(const LinearArgs& args, const LinearDevice& device,
@@ -321,11 +337,39 @@ LinearConfig ConfigureLinear(const LinearArgs& args, const LinearDevice& device,
   if (args.num_tokens <= 128 || path == LinearPath::kStream) {
     return ConfigureStream(args, multiprocessors).config;
   }
-  const LinearChoice tiles = BestTiles(args, device, path);
+  LinearChoice tiles = BestTiles(args, device, path);
+  tiles.config.any_path = !path;
   if (path || args.num_tokens > 256) return tiles.config;
   // Stream has all slices, and all types, at once.
   const LinearChoice stream = ConfigureStream(args, multiprocessors);
   return stream.nanos < tiles.nanos ? stream.config : tiles.config;
+}
+
+std::vector<LinearConfig> TilesLaunches(const LinearArgs& args, const LinearConfig& config,
+                                        const LinearDevice& device) {
+  constexpr int32_t kParts = kMostTilesCluster / 2;
+  const int32_t at_once = device.multiprocessors / 2;
+  const int32_t left = config.end_item % at_once;
+  if (!config.any_path || config.cluster > 2 || config.tokens != 128 || config.grid_y % 2 != 0 ||
+      left == 0 || left == config.end_item) {
+    return {config};
+  }
+  const std::optional<LinearChoice> one = ConfigureTiles(args, 128, 1, device);
+  const std::optional<LinearChoice> other = ConfigureTiles(args, kMostTilesTokens, kParts, device);
+  if (!other || other->config.grid_x / other->config.cluster != config.grid_x / 2) return {config};
+  for (int i = 0; i < args.num_tasks; ++i) {
+    if (other->config.tasks[i].first_block != config.tasks[i].first_block) return {config};
+  }
+  LinearConfig whole = config;
+  LinearConfig rest = other->config;
+  whole.end_item -= left + left % 2;
+  rest.first_item = whole.end_item / 2;
+  whole.blocks = TilesBlocks(whole, device);
+  rest.blocks = TilesBlocks(rest, device);
+  const int64_t rounds = CeilDiv(rest.end_item - rest.first_item, ClustersAtOnce(kParts, device));
+  const double nanos = static_cast<double>(rounds) * other->round_nanos + kTilesLaunch;
+  if (nanos >= one->round_nanos) return {config};
+  return {whole, rest};
 }
 
 std::string Describe(const LinearConfig& config) {

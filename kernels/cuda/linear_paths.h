@@ -27,10 +27,17 @@ cudaError_t LaunchTilesLegacy(const LinearArgs& args, const LinearConfig& config
 cudaError_t LaunchTilesSuper(const LinearArgs& args, const LinearConfig& config,
                              cudaStream_t stream);
 
+// The launches of a product on kTiles128 or kTiles256, tasks of one type: `config`, or what it has
+// of whole rounds of the card, and a cluster's way for the items that are left, which would keep
+// few multiprocessors as long.
+std::vector<LinearConfig> TilesLaunches(const LinearArgs& args, const LinearConfig& config,
+                                        const LinearDevice& device);
+
 // A configuration, and how long its launch is thought to take.
 struct LinearChoice {
   LinearConfig config;
   double nanos = 0.0;
+  double round_nanos = 0.0;  // of them an item (kTiles)
 };
 // The ways to run a product on kStream, of which ConfigureLinear takes the quickest.
 std::vector<LinearChoice> LinearChoices(const LinearArgs& args, int32_t multiprocessors);

@@ -82,6 +82,7 @@ inline constexpr int kStreamHead = (kStreamBarriers * 8 + 127) / 128 * 128;
 
 // kTiles: two warpgroups of 64 rows, 128 or 256 tokens; stages of 16 KiB of operand rows.
 inline constexpr int kMostTilesTokens = 256;
+inline constexpr int kMostTilesCluster = 8;
 inline constexpr int kTilesRows = 8;  // tiles of 16 in a block
 inline constexpr int kTilesStageBytes = 16384;
 __host__ __device__ constexpr int TilesStageSteps(int tokens) {  // of 16 columns
@@ -90,5 +91,9 @@ __host__ __device__ constexpr int TilesStageSteps(int tokens) {  // of 16 column
 inline constexpr int kTilesBarriers = 1024;
 // And the tokens' factors, of two items.
 inline constexpr int kTilesHead = kTilesBarriers + 8 * kMostTilesTokens;
+// What the outcome of 128 tokens is added to, and floats from token to token: four more than rows
+// spread them over the banks.
+inline constexpr int kTilesOldStride = kTilesRows * 16 + 4;
+inline constexpr int kTilesOldBytes = 128 * kTilesOldStride * 4;
 
 }  // namespace sluice::kernels::cuda

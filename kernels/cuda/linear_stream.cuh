@@ -62,7 +62,8 @@ struct StreamMemory {
   }
 };
 
-// By one thread: brings the operand rows of the block's slices, a stage of each in turn.
+// By one thread, or by a warp where kElects: brings the operand rows of the block's slices, a stage
+// of each in turn.
 template <int kTokens>
 __device__ void bring_operands(const LinearArgs& args, const LinearConfig& config,
                                const StreamBlock& block, const StreamMemory& memory) {
@@ -84,9 +85,10 @@ __device__ void bring_operands(const LinearArgs& args, const LinearConfig& confi
         wait_for_phase(memory.x_empty(ring) + slot, (k / config.x_stages - 1) & 1);
       }
       uint64_t* full = memory.x_full(ring) + slot;
-      arrive_expecting(full, count * 128 * kTokens);
       std::byte* to = memory.x(config, kStageBytes, ring) + slot * kStageBytes;
       const std::byte* from = x + begin * 4 * step_bytes + blockIdx.y * (kTokens / 8 * 256);
+      if (kElects<kTokens> && !elect_lane()) continue;
+      arrive_expecting(full, count * 128 * kTokens);
       if (whole) {
         copy_bulk(to, from, count * 128 * kTokens, full);
         continue;
@@ -299,7 +301,7 @@ __global__ void __launch_bounds__(128 * kWarpgroups + 32, StreamBlocks(kWarpgrou
   __syncthreads();
   wait_for_previous();
   if (brings) {
-    if (lane == 0) bring_operands<kTokens>(args, config, block, memory);
+    if (kElects<kTokens> || lane == 0) bring_operands<kTokens>(args, config, block, memory);
   } else {
     OperandRing x;
     x.memory = memory.x(config, kStageBytes, min(slice_group, plan.slice_groups - 1));
@@ -311,9 +313,10 @@ __global__ void __launch_bounds__(128 * kWarpgroups + 32, StreamBlocks(kWarpgrou
       if constexpr (!kHalf && kTokens <= kTokensAlone) {
         multiply_alone<Unit, kTokens>(weights, x, lane, acc);
       } else {
-        // Three blocks a multiprocessor leave few registers.
-        multiply_units<Unit, kTokens, !(kHalf && kTokens == 64), 4 * kUnits, false>(
-            weights, x, weights.begin, weights.end, lane, acc);
+        // With 64 tokens the weights of the steps that follow would take more registers than there
+        // are.
+        multiply_units<Unit, kTokens, kTokens != 64, 4 * kUnits, false>(weights, x, weights.begin,
+                                                                        weights.end, lane, acc);
       }
     };
     if constexpr (kHalf) {

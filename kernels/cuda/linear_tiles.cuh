@@ -20,7 +20,7 @@ namespace tiles {
 
 // All slices of the warpgroup's rows, one after the other.
 template <typename Unit, int kTokens>
-__device__ __forceinline__ void multiply_slices(ItemWeights& weights, OperandRing& x,
+__device__ __forceinline__ void multiply_slices(ItemWeights<kTokens>& weights, OperandRing& x,
                                                 int slice_units, int lane,
                                                 float (&acc)[kTokens / 2]) {
   constexpr int kSize = kTokens / 2;
@@ -61,11 +61,11 @@ __global__ void __launch_bounds__(kThreads, 1)
   const int warpgroup = warp / 4;
   int lane = threadIdx.x % 32;
   asm volatile("" : "+r"(lane));  // not read from its special register at every turn
-  const int items = config.grid_x / 2 * config.grid_y;
+  const int items = config.end_item;
   const int stride = config.blocks / 2;
-  const int first_item = blockIdx.x / 2;
+  const int first_item = config.first_item + blockIdx.x / 2;
   if (threadIdx.x == 256) memory.init();
-  ItemWeights weights;
+  ItemWeights<kTokens> weights;
   if (warp < 8) {
     weights.memory = memory.weights(warp);
     weights.full = memory.weights_full(warp);
@@ -74,7 +74,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     weights.active = true;
     weights.end = weights.asked = args.input.units;
     weights.free = weights.stages;
-    weights.announce<Unit>(weights_of(args, config, first_item, rank, warp), lane);
+    weights.template announce<Unit>(weights_of(args, config, first_item, rank, warp), lane);
   }
   __syncwarp();
   meet_cluster();
@@ -88,9 +88,15 @@ __global__ void __launch_bounds__(kThreads, 1)
         const TileItem next = item_at(config, item, rank);
         bring_factors<kTokens>(args, memory.factors(turn % 2), next.token_block, lane);
         arrive_if(true, memory.factors_full(turn % 2));
-        if (args.add_to_out) request_old<kTokens>(args, config, next, lane);
+        if (!args.add_to_out) continue;
+        if constexpr (kTokens == 128) {
+          wait_for_phase(memory.old_empty(), (turn & 1) ^ 1);
+          bring_old(args, config, next, memory, lane);
+        } else {
+          request_old<kTokens>(args, config, next, lane);
+        }
       }
-    } else if (threadIdx.x == 256) {
+    } else if (kElects<kTokens> ? warp == 8 : threadIdx.x == 256) {
       OperandSource<kTokens> source;
       source.x = reinterpret_cast<const std::byte*>(args.input.x);
       source.step_bytes = static_cast<int64_t>(args.input.groups) * 256;
@@ -111,7 +117,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     int turn = 0;
 #pragma unroll 1
     for (int index = first_item; index < items; index += stride, ++turn) {
-      weights.announce<Unit>(weights_of(args, config, index + stride, rank, warp), lane);
+      weights.template announce<Unit>(weights_of(args, config, index + stride, rank, warp), lane);
       const TileItem item = item_at(config, index, rank);
       const int task_index = task_of(args, config, item.row_block, warp);
       const LinearTask& task = args.tasks[task_index];
@@ -124,12 +130,15 @@ __global__ void __launch_bounds__(kThreads, 1)
       const Place place = place_of<kTokens>(args, task, tile, item.token_block, lane, 0);
       wait_for_phase(memory.factors_full(turn % 2), turn / 2 & 1);
       finish(task, place, memory.factors(turn % 2), acc);
-      __syncwarp();
-      arrive_if(lane == 0, memory.factors_empty(turn % 2));
+      arrive_if(true, memory.factors_empty(turn % 2));
       if (args.gated) {
         write_gated(args, place, memory.exchange(), warpgroup, acc);
+      } else if (kTokens == 128 && args.add_to_out) {
+        wait_for_phase(memory.old_full(), turn & 1);
+        add_old(args, task, place, old_of(memory.old(), warp, lane), acc);
+        arrive_if(true, memory.old_empty());
       } else {
-        write<0, kTokens / 2>(args, task, place, acc);
+        write<0, kTokens / 2, kTokens != 128>(args, task, place, acc);
       }
     }
     __syncwarp();

@@ -23,6 +23,12 @@ struct TilesMemory {
   // Of two items each.
   __device__ uint64_t* factors_full(int i) const { return x_empty() + kMaxStages + i; }
   __device__ uint64_t* factors_empty(int i) const { return factors_full(2 + i); }
+  // What is added to.
+  __device__ uint64_t* old_full() const { return factors_full(4); }
+  __device__ uint64_t* old_empty() const { return factors_full(5); }
+  __device__ float* old() const { return reinterpret_cast<float*>(exchange()); }
+  // linear_tiles_spread: all but the last operand rows are asked for.
+  __device__ uint64_t* near_end() const { return factors_full(6); }
   __device__ float* factors(int i) const {
     return reinterpret_cast<float*>(base + kTilesBarriers) + i * kMostTilesTokens;
   }
@@ -37,8 +43,11 @@ struct TilesMemory {
     }
     for (int i = 0; i < 2; ++i) {
       init_barrier(factors_full(i), 32);
-      init_barrier(factors_empty(i), 8);
+      init_barrier(factors_empty(i), 256);
     }
+    init_barrier(old_full(), 32);
+    init_barrier(old_empty(), 256);
+    init_barrier(near_end(), 1);
     fence_barriers();
   }
   // Where up and gate meet.
@@ -69,9 +78,11 @@ __device__ __forceinline__ int tile_of(const LinearArgs& args, const LinearConfi
 
 // A warp's weights of one item after the other: those of the next are asked for while the tensor
 // cores have the present one's.
+template <int kTokens>
 struct ItemWeights : WeightRing {
-  // Of lane 0: where the next item's are, or nothing; the slot that is asked for next, and how many
-  // are free.
+  static constexpr bool kElected = kElects<kTokens>;
+  // Of the lanes that ask: where the next item's are, or nothing; the slot that is asked for next,
+  // and how many are free.
   const std::byte* next_from = nullptr;
   int into = 0;
   int free = 0;
@@ -85,7 +96,7 @@ struct ItemWeights : WeightRing {
         next_from = nullptr;
         asked = 0;
       }
-      request_next<Unit>(into);
+      request_next<Unit, kElected>(into);
       into = into + 1 == stages ? 0 : into + 1;
       --free;
     }
@@ -94,15 +105,16 @@ struct ItemWeights : WeightRing {
   template <typename Unit>
   __device__ __forceinline__ void announce(const std::byte* units, int lane) {
     next_from = units;
-    if (lane == 0) ask<Unit>();
+    if (kElected || lane == 0) ask<Unit>();
     __syncwarp();
   }
   template <typename Unit>
   __device__ __forceinline__ void refill(int used, int lane) {
+    constexpr StageShape kShape = shape_of<Unit>();
     __syncwarp();
-    if (lane != 0) return;
-    if (free == 0 && asked + shape_of<Unit>().units <= end) {
-      request(shape_of<Unit>(), shape_of<Unit>().units, used);
+    if (!kElected && lane != 0) return;
+    if (free == 0 && asked + kShape.units <= end) {
+      request<kElected>(kShape, kShape.units, used);
     } else {
       if (free == 0) into = used;
       ++free;
@@ -115,7 +127,7 @@ struct ItemWeights : WeightRing {
 __device__ __forceinline__ const std::byte* weights_of(const LinearArgs& args,
                                                        const LinearConfig& config, int index,
                                                        int rank, int warp) {
-  if (index >= config.grid_x / 2 * config.grid_y) return nullptr;
+  if (index >= config.end_item) return nullptr;
   const int row_block = item_at(config, index, rank).row_block;
   const int task = task_of(args, config, row_block, warp);
   const PackedView& w = args.tasks[task].weight;
@@ -134,7 +146,8 @@ __device__ void bring_factors(const LinearArgs& args, float* to, int token_block
   }
 }
 
-// By one thread: this block's half of operand rows' stages, to both blocks of a pair.
+// By one thread, or by a warp where kElects: this block's half of operand rows' stages, to both
+// blocks of a pair.
 template <int kTokens>
 struct OperandSource {
   static constexpr int kStageSteps = TilesStageSteps(kTokens);
@@ -152,13 +165,15 @@ struct OperandSource {
     for (int k = 0; k < (end - begin) * 4 / kStageSteps; ++k) {
       wait_for_phase(memory.x_empty() + slot, parity);
       uint64_t* full = memory.x_full() + slot;
-      arrive_expecting(full, kTilesStageBytes);
       std::byte* to = memory.x() + slot * kTilesStageBytes + rank * kHalf;
+      if (!kElects<kTokens> || elect_lane()) {
+        arrive_expecting(full, kTilesStageBytes);
 #pragma unroll
-      for (int step = 0; step < kStageSteps; ++step) {
-        copy_bulk_to(to + step * 2 * kHalf, from, kHalf, full, ranks);
-        from += step_bytes;
+        for (int step = 0; step < kStageSteps; ++step) {
+          copy_bulk_to(to + step * 2 * kHalf, from + step * step_bytes, kHalf, full, ranks);
+        }
       }
+      from += kStageSteps * step_bytes;
       if (++slot == memory.config.x_stages) {
         slot = 0;
         parity ^= 1;
@@ -166,6 +181,36 @@ struct OperandSource {
     }
   }
 };
+
+// By one warp: brings what the outcome of an item of 128 tokens is added to, a token's rows a copy.
+__device__ inline void bring_old(const LinearArgs& args, const LinearConfig& config,
+                                 const TileItem& item, const TilesMemory& memory, int lane) {
+  constexpr int kRows = kTilesRows * kTileRows;
+  const int task_index = task_of(args, config, item.row_block, 0);
+  const LinearTask& task = args.tasks[task_index];
+  const int first = tile_of(args, config, item.row_block, 0, task_index) * kTileRows;
+  const int rows = max(0, min(kRows, task.weight.rows - first));
+  const int first_token = item.token_block * 128;
+  const int tokens = min(128, args.num_tokens - first_token);
+  const float* from = task.out + static_cast<int64_t>(first_token) * task.out_stride + first;
+  float* to = memory.old();
+  if (rows % 4 == 0 && task.out_stride % 4 == 0 && reinterpret_cast<uintptr_t>(from) % 16 == 0) {
+    arrive_expecting(memory.old_full(), (tokens - lane + 31) / 32 * rows * 4);
+    for (int token = lane; token < tokens && rows > 0; token += 32) {
+      copy_bulk(to + token * kTilesOldStride, from + static_cast<int64_t>(token) * task.out_stride,
+                rows * 4, memory.old_full());
+    }
+  } else {
+    for (int i = lane; i < tokens * kRows; i += 32) {
+      const int token = i / kRows;
+      const int n = i % kRows;
+      if (n >= rows) continue;
+      to[token * kTilesOldStride + n] =
+          __ldcg(from + static_cast<int64_t>(token) * task.out_stride + n);
+    }
+    arrive_if(true, memory.old_full());
+  }
+}
 
 // By one warp: asks that what an item's outcome is added to is in L2 when it is there.
 template <int kTokens>

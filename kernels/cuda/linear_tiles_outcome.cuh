@@ -82,19 +82,59 @@ __device__ __forceinline__ void write_all(const LinearArgs& args, const LinearTa
     to += 2 * kAtOnce * stride;
   }
 }
-template <int kFirst, int kEnd, int kSize>
+template <int kFirst, int kEnd, bool kMayAdd, int kSize>
 __device__ __forceinline__ void write(const LinearArgs& args, const LinearTask& task,
                                       const Place& place, const float (&acc)[kSize]) {
+  const bool adds = kMayAdd && args.add_to_out;
   if (!place.whole) {
-    if (args.add_to_out) {
+    if (adds) {
       write_all<false, true, kFirst, kEnd>(args, task, place, acc);
     } else {
       write_all<false, false, kFirst, kEnd>(args, task, place, acc);
     }
-  } else if (args.add_to_out) {
+  } else if (adds) {
     write_all<true, true, kFirst, kEnd>(args, task, place, acc);
   } else {
     write_all<true, false, kFirst, kEnd>(args, task, place, acc);
+  }
+}
+
+// Where the thread's first value is of what bring_old brought.
+__device__ __forceinline__ const float* old_of(const float* old, int warp, int lane) {
+  return old + lane % 4 * 2 * kTilesOldStride + warp * kTileRows + lane / 4;
+}
+// Writes acc over `old`, as old_of has it.
+template <bool kWhole, int kSize>
+__device__ __forceinline__ void add_old_all(const LinearArgs& args, const LinearTask& task,
+                                            const Place& place, const float* old,
+                                            const float (&acc)[kSize]) {
+  float* to = task.out + static_cast<int64_t>(place.token) * task.out_stride + place.n;
+  const bool inside[2] = {place.n < task.weight.rows, place.n + 8 < task.weight.rows};
+#pragma unroll
+  for (int first = 0; first < kSize; first += 4) {
+    few_at_a_time();
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const int token = i % 2;
+      const int row = i / 2 * 8;
+      if (!kWhole && (!inside[i / 2] || place.token + first * 2 + token >= args.num_tokens)) {
+        continue;
+      }
+      to[token * task.out_stride + row] =
+          __fadd_rn(old[token * kTilesOldStride + row], __fmul_rn(args.scale, acc[first + i]));
+    }
+    to += 8 * static_cast<int64_t>(task.out_stride);
+    old += 8 * kTilesOldStride;
+  }
+}
+template <int kSize>
+__device__ __forceinline__ void add_old(const LinearArgs& args, const LinearTask& task,
+                                        const Place& place, const float* old,
+                                        const float (&acc)[kSize]) {
+  if (place.whole) {
+    add_old_all<true>(args, task, place, old, acc);
+  } else {
+    add_old_all<false>(args, task, place, old, acc);
   }
 }
 
@@ -125,7 +165,7 @@ __device__ __forceinline__ void write_gated(const LinearArgs& args, const Place&
       acc[i + 2] = gated(args.activation, gate.z, acc[i + 2]);
       acc[i + 3] = gated(args.activation, gate.w, acc[i + 3]);
     }
-    write<0, kHalf>(args, args.tasks[0], place, acc);
+    write<0, kHalf, false>(args, args.tasks[0], place, acc);
   } else {
 #pragma unroll
     for (int i = kHalf; i < kSize; i += 4) {
@@ -136,7 +176,7 @@ __device__ __forceinline__ void write_gated(const LinearArgs& args, const Place&
       acc[i + 2] = gated(args.activation, acc[i + 2], up.z);
       acc[i + 3] = gated(args.activation, acc[i + 3], up.w);
     }
-    write<kHalf, kSize>(args, args.tasks[0], place, acc);
+    write<kHalf, kSize, false>(args, args.tasks[0], place, acc);
   }
 }
 

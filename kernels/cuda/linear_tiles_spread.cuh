@@ -49,6 +49,10 @@ __device__ __forceinline__ void add_slices(const TilesMemory& memory, int part, 
   }
 }
 
+// What the outcome is added to is asked for so many units before the end, about 10 us: sooner, what
+// is read meanwhile could take its place in L2.
+constexpr int kNearEnd = 12;
+
 // kSpread pairs of blocks in a cluster, each of which has a slice of K at a time, for one item.
 template <typename Unit, int kTokens, int kSpread>
 __global__ void __launch_bounds__(kThreads, 1)
@@ -60,7 +64,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   let_next_start();
   const int rank = blockIdx.x % 2;
   const int part = blockIdx.x % (2 * kSpread) / 2;
-  const TileItem item = item_at(config, blockIdx.x / (2 * kSpread), rank);
+  const TileItem item = item_at(config, config.first_item + blockIdx.x / (2 * kSpread), rank);
   const int warp = threadIdx.x / 32;
   const int warpgroup = warp / 4;
   const int lane = threadIdx.x % 32;
@@ -90,10 +94,6 @@ __global__ void __launch_bounds__(kThreads, 1)
       bring_factors<kTokens>(args, memory.factors(0), item.token_block, lane);
       arrive_if(true, memory.factors_full(0));
     }
-    if (warp == 10 && args.add_to_out && part == 0) {
-      request_old<kTokens>(args, config, item, lane);
-      __syncwarp();
-    }
     OperandSource<kTokens> source;
     source.x = reinterpret_cast<const std::byte*>(args.input.x);
     source.step_bytes = static_cast<int64_t>(args.input.groups) * 256;
@@ -101,8 +101,17 @@ __global__ void __launch_bounds__(kThreads, 1)
     source.ranks = static_cast<uint16_t>(3 << 2 * part);
     for (int first = 0; first < units; first += kSpread * slice_units) {
       const int begin = min(units, first + part * slice_units);
+      const int end = min(units, begin + slice_units);
+      const bool last = first + kSpread * slice_units >= units;
       if (threadIdx.x == 256) {
-        source.bring(memory, item.token_block, begin, min(units, begin + slice_units));
+        const int near = last ? max(begin, end - kNearEnd) : end;
+        source.bring(memory, item.token_block, begin, near);
+        if (last) arrive_if(true, memory.near_end());
+        source.bring(memory, item.token_block, near, end);
+      }
+      if (warp == 10 && args.add_to_out && part == 0 && last) {
+        wait_for_phase(memory.near_end(), 0);
+        request_old<kTokens>(args, config, item, lane);
       }
       __syncwarp();
       // As those that multiply.
@@ -146,7 +155,7 @@ __global__ void __launch_bounds__(kThreads, 1)
       // Where weights were: what there is of `exchange` beyond them is too little.
       write_gated(args, place, memory.weights(0), warpgroup, sum);
     } else {
-      write<0, kTokens / 2 / kSpread>(args, task, place, sum);
+      write<0, kTokens / 2 / kSpread, true>(args, task, place, sum);
     }
     __syncwarp();
   }

@@ -12,6 +12,7 @@
 #include "kernels/core/dtype.h"
 #include "kernels/cuda/decode_program.h"
 #include "kernels/cuda/linear.h"
+#include "kernels/cuda/linear_paths.h"
 #include "kernels/cuda/linear_stage.h"
 #include "kernels/cuda/linear_tuner.h"
 
@@ -175,6 +176,57 @@ TEST(CudaLinearConfigTest, SlicesAreSideBySideWhereTilesAreTooFew) {
     // With K whole there is nothing to be side by side.
     EXPECT_EQ(ConfigureLinear(args, {.has_wgmma = true, .whole_k = true}).cluster, 2);
   }
+}
+
+TEST(CudaLinearConfigTest, SpreadsWhatIsLeftOfWholeRounds) {
+  for (const bool adds : {false, true}) {
+    LinearArgs args = kProblems[1].Args(2048);
+    args.add_to_out = adds;
+    const std::vector<LinearConfig> launches =
+        TilesLaunches(args, ConfigureLinear(args, kHopper), kHopper);
+    ASSERT_EQ(launches.size(), 2);
+    EXPECT_EQ(launches[0].end_item, 3 * 66);  // of 14 pairs of rows by 16 blocks of tokens
+    EXPECT_EQ(launches[0].blocks, 132);
+    EXPECT_EQ(launches[1].blocks, (14 * 16 - 3 * 66) / 2 * 8);
+  }
+  // With a path asked for there is no other.
+  const LinearArgs args = kProblems[1].Args(2048);
+  const LinearConfig asked = ConfigureLinear(args, kHopper, LinearPath::kTiles128);
+  EXPECT_EQ(TilesLaunches(args, asked, kHopper).size(), 1);
+}
+
+TEST(CudaLinearConfigTest, LaunchesHaveEveryItemOnce) {
+  int split = 0;
+  for (const Problem& problem : kProblems) {
+    const DType type = problem.types[0];
+    if (problem.rows[2] > 0 && problem.types[2] != type) continue;  // a launch has one type
+    for (int num_tokens = 160; num_tokens <= 4096; num_tokens += 96) {
+      const LinearArgs args = problem.Args(num_tokens);
+      const LinearConfig config = ConfigureLinear(args, kHopper);
+      if (config.path < LinearPath::kTiles128) continue;
+      const std::vector<LinearConfig> launches = TilesLaunches(args, config, kHopper);
+      const std::string what = std::string(problem.name) + " " + std::to_string(num_tokens);
+      EXPECT_EQ(launches[0].first_item, 0) << what;
+      for (const LinearConfig& launch : launches) {
+        EXPECT_LT(launch.first_item, launch.end_item) << what;
+        EXPECT_LE(launch.shared_bytes, 227 << 10) << what;
+        EXPECT_EQ(launch.blocks % launch.cluster, 0) << what;
+      }
+      const LinearConfig& last = launches.back();
+      EXPECT_EQ(last.end_item, last.grid_x / last.cluster * last.grid_y) << what;
+      if (launches.size() == 1) continue;
+      ++split;
+      // Items of half as many blocks of tokens, of the same rows.
+      EXPECT_EQ(launches[0].end_item, last.first_item * 2) << what;
+      EXPECT_EQ(launches[0].grid_y, last.grid_y * 2) << what;
+      EXPECT_EQ(launches[0].tokens * 2, last.tokens) << what;
+      for (int i = 0; i < args.num_tasks; ++i) {
+        EXPECT_EQ(launches[0].tasks[i].first_block, last.tasks[i].first_block) << what;
+        EXPECT_EQ(launches[0].tasks[i].tiles_a_block, last.tasks[i].tiles_a_block) << what;
+      }
+    }
+  }
+  EXPECT_GT(split, 10);
 }
 
 TEST(CudaLinearConfigTest, TriesFewWaysAndFirstTheOneThoughtQuickest) {

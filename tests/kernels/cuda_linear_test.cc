@@ -13,6 +13,7 @@
 #include "gtest/gtest.h"
 
 #include "kernels/cuda/linear.h"
+#include "kernels/cuda/linear_paths.h"
 #include "kernels/cuda/linear_row.h"
 #include "kernels/cuda/rows.h"
 #include "kernels/ops.h"
@@ -381,6 +382,42 @@ TEST_P(CudaLinearTest, BlocksGoFromItemToItem) {
       ASSERT_GT(config.grid_x * config.grid_y, config.blocks) << Describe(config);
       ASSERT_EQ(Difference(expected, run(path), kRows), "") << Describe(config);
     }
+  }
+}
+
+// Whole rounds of pairs, and clusters for the items that are left.
+TEST_P(CudaLinearTest, LastRoundsAreSpread) {
+  if (!device.has_wgmma) GTEST_SKIP() << "only 9.0 has tiles";
+  constexpr int64_t kCols = 3584;
+  constexpr int64_t kStride = 3584 + 512 + 512;
+  constexpr int kTokens = 2048;
+  const Matrix matrices[] = {{GetParam(), 3584, kCols, true, 41},
+                             {GetParam(), 512, kCols, false, 42},
+                             {GetParam(), 512, kCols, true, 43}};
+  const Rows tokens(kTokens, kCols, 44);
+  const std::vector<float> before = RandomRows(kTokens, kStride, 45);
+  DeviceArray<float> out(before);
+  for (const int num_tasks : {1, 3}) {
+    LinearArgs args;
+    int64_t at = 0;
+    for (const Matrix& matrix : matrices) {
+      args.tasks[args.num_tasks++] = matrix.Task(out.get() + at, kStride);
+      at += matrix.stored.rows;
+    }
+    args.num_tasks = num_tasks;
+    args.add_to_out = num_tasks == 1;
+    args.input = tokens.Make(kTokens);
+    args.num_tokens = kTokens;
+    if (device.multiprocessors == 132 && GetParam() <= DType::kBF16) {
+      const LinearConfig config = ConfigureLinear(args, device);
+      ASSERT_EQ(TilesLaunches(args, config, device).size(), 2) << Describe(config);
+    }
+    const auto run = [&](std::optional<LinearPath> path) {
+      out.Write(before);
+      Finish(LaunchLinear(args, device, nullptr, path));
+      return out.Read();
+    };
+    ASSERT_EQ(Difference(run(LinearPath::kSlices), run(std::nullopt), kStride), "") << num_tasks;
   }
 }
 
