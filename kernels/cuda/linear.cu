@@ -4,6 +4,8 @@
 // shared memory for T token tiles. Reads every weight once a block of tokens and the operands of
 // its tokens once a block of rows. Figures: docs/performance.md.
 
+#include <vector>
+
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/fragments.cuh"
 #include "kernels/cuda/linear.h"
@@ -149,9 +151,10 @@ cudaError_t LaunchTilesOf(DType type, const LinearArgs& args, const LinearConfig
                                           : LaunchTilesLegacy(args, config, stream);
 }
 
-// Tasks of different types one after the other: linear_tiles is compiled for each.
-cudaError_t LaunchTiles(const LinearArgs& args, const LinearConfig& config,
-                        const LinearDevice& device, cudaStream_t stream) {
+// Tasks of different types one after the other: linear_tiles is compiled for each. `asked`: `path`
+// was asked for, so that a last round takes no other.
+cudaError_t LaunchTiles(const LinearArgs& args, const LinearDevice& device, LinearPath path,
+                        bool asked, cudaStream_t stream) {
   cudaError_t error = cudaSuccess;
   for (int first = 0; first < args.num_tasks && error == cudaSuccess;) {
     LinearArgs same = args;
@@ -160,9 +163,9 @@ cudaError_t LaunchTiles(const LinearArgs& args, const LinearConfig& config,
     while (first < args.num_tasks && args.tasks[first].weight.type == type) {
       same.tasks[same.num_tasks++] = args.tasks[first++];
     }
-    LinearConfig of_type = ConfigureLinear(same, device, config.path);
-    of_type.any_path = config.any_path;
-    for (const LinearConfig& launch : TilesLaunches(same, of_type, device)) {
+    std::vector<LinearConfig> launches = {ConfigureLinear(same, device, path)};
+    if (!asked) launches = TilesLaunches(same, launches[0], device);
+    for (const LinearConfig& launch : launches) {
       if (error == cudaSuccess) error = LaunchTilesOf(type, same, launch, stream);
     }
   }
@@ -184,6 +187,28 @@ cudaError_t LaunchSlices(const LinearArgs& args, const LinearConfig& config, cud
   }
 }
 
+namespace {
+
+absl::Status LaunchWith(const LinearArgs& args, const LinearConfig& config,
+                        const LinearDevice& device, bool asked, cudaStream_t stream) {
+  if (args.gated && args.add_to_out) {
+    return absl::InvalidArgumentError("a product with gates: expected nothing to add to");
+  }
+  switch (config.path) {
+    case LinearPath::kStream:
+      return ToStatus(config.tokens <= 32 ? LaunchStreamFew(args, config, stream)
+                                          : LaunchStreamMany(args, config, stream),
+                      "linear_stream");
+    case LinearPath::kTiles128:
+    case LinearPath::kTiles256:
+      return ToStatus(LaunchTiles(args, device, config.path, asked, stream), "linear_tiles");
+    default:
+      return ToStatus(LaunchSlices(args, config, stream), "linear_slices");
+  }
+}
+
+}  // namespace
+
 absl::StatusOr<LinearDevice> FindLinearDevice() {
   LinearDevice device;
   int index = 0;
@@ -202,22 +227,12 @@ absl::StatusOr<LinearDevice> FindLinearDevice() {
 
 absl::Status LaunchLinear(const LinearArgs& args, const LinearDevice& device, cudaStream_t stream,
                           std::optional<LinearPath> path) {
-  return LaunchLinearAs(args, ConfigureLinear(args, device, path), device, stream);
+  return LaunchWith(args, ConfigureLinear(args, device, path), device, path.has_value(), stream);
 }
 
 absl::Status LaunchLinearAs(const LinearArgs& args, const LinearConfig& config,
                             const LinearDevice& device, cudaStream_t stream) {
-  switch (config.path) {
-    case LinearPath::kStream:
-      return ToStatus(config.tokens <= 32 ? LaunchStreamFew(args, config, stream)
-                                          : LaunchStreamMany(args, config, stream),
-                      "linear_stream");
-    case LinearPath::kTiles128:
-    case LinearPath::kTiles256:
-      return ToStatus(LaunchTiles(args, config, device, stream), "linear_tiles");
-    default:
-      return ToStatus(LaunchSlices(args, config, stream), "linear_slices");
-  }
+  return LaunchWith(args, config, device, true, stream);
 }
 
 }  // namespace sluice::kernels::cuda

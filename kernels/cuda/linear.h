@@ -97,7 +97,8 @@ absl::StatusOr<LinearDevice> FindLinearDevice();
 //              there are too few for them, kTiles128
 enum class LinearPath : uint8_t { kSlices, kStream, kTiles128, kTiles256 };
 
-// Configuration of a launch, a pure function of the problem.
+// Configuration of a launch, a pure function of the problem. Of a product on kTiles128 the last
+// round may become a second launch.
 struct LinearConfig {
   LinearPath path = LinearPath::kSlices;
   int32_t tokens = 0;  // of one block
@@ -120,7 +121,6 @@ struct LinearConfig {
   int32_t x_stages = 0;    // of operand rows on their way to one slice
   int32_t x_rings = 0;     // such rings in one block (kStream)
   bool whole_k = false;    // one slice, whatever the shape (kTiles)
-  bool any_path = false;   // no path was asked for: a last round may take another
 };
 // `path`: that one, where the device has it, instead of the quickest.
 LinearConfig ConfigureLinear(const LinearArgs& args, const LinearDevice& device,

@@ -241,7 +241,7 @@ std::optional<LinearChoice> ConfigureTiles(const LinearArgs& args, int32_t token
   config.whole_k = device.whole_k;
   int32_t stage_bytes = 0;
   double nanos = 0.0;
-  double round_nanos = 0.0;
+  double item_nanos = 0.0;
   int64_t pairs = 0;         // of one type
   double block_nanos = 0.0;  // the longest of them
   const int num_tasks = args.gated ? 1 : args.num_tasks;
@@ -270,7 +270,7 @@ std::optional<LinearChoice> ConfigureTiles(const LinearArgs& args, int32_t token
     pairs += CeilDiv(blocks, 2);
     if (i + 1 == num_tasks || args.tasks[i + 1].weight.type != weight.type) {
       nanos += CeilDiv(pairs * config.grid_y, at_once) * block_nanos + kTilesLaunch;
-      round_nanos = block_nanos;
+      item_nanos = block_nanos;
       pairs = 0;
       block_nanos = 0.0;
     }
@@ -287,7 +287,7 @@ std::optional<LinearChoice> ConfigureTiles(const LinearArgs& args, int32_t token
   config.ring_bytes = std::min(kMaxStages, ring_bytes / stage_bytes) * stage_bytes / 128 * 128;
   config.shared_bytes =
       kTilesHead + config.x_stages * kTilesStageBytes + kTilesRows * config.ring_bytes + exchange;
-  return LinearChoice{config, nanos, round_nanos};
+  return LinearChoice{config, nanos, item_nanos};
 }
 
 LinearChoice BestTiles(const LinearArgs& args, const LinearDevice& device,
@@ -337,8 +337,7 @@ LinearConfig ConfigureLinear(const LinearArgs& args, const LinearDevice& device,
   if (args.num_tokens <= 128 || path == LinearPath::kStream) {
     return ConfigureStream(args, multiprocessors).config;
   }
-  LinearChoice tiles = BestTiles(args, device, path);
-  tiles.config.any_path = !path;
+  const LinearChoice tiles = BestTiles(args, device, path);
   if (path || args.num_tokens > 256) return tiles.config;
   // Stream has all slices, and all types, at once.
   const LinearChoice stream = ConfigureStream(args, multiprocessors);
@@ -349,9 +348,9 @@ std::vector<LinearConfig> TilesLaunches(const LinearArgs& args, const LinearConf
                                         const LinearDevice& device) {
   constexpr int32_t kParts = kMostTilesCluster / 2;
   const int32_t at_once = device.multiprocessors / 2;
-  const int32_t left = config.end_item % at_once;
-  if (!config.any_path || config.cluster > 2 || config.tokens != 128 || config.grid_y % 2 != 0 ||
-      left == 0 || left == config.end_item) {
+  const int32_t left = at_once > 0 ? config.end_item % at_once : 0;
+  if (config.cluster > 2 || config.tokens != 128 || config.grid_y % 2 != 0 || left == 0 ||
+      left == config.end_item) {
     return {config};
   }
   const std::optional<LinearChoice> one = ConfigureTiles(args, 128, 1, device);
@@ -367,8 +366,8 @@ std::vector<LinearConfig> TilesLaunches(const LinearArgs& args, const LinearConf
   whole.blocks = TilesBlocks(whole, device);
   rest.blocks = TilesBlocks(rest, device);
   const int64_t rounds = CeilDiv(rest.end_item - rest.first_item, ClustersAtOnce(kParts, device));
-  const double nanos = static_cast<double>(rounds) * other->round_nanos + kTilesLaunch;
-  if (nanos >= one->round_nanos) return {config};
+  const double nanos = static_cast<double>(rounds) * other->item_nanos + kTilesLaunch;
+  if (nanos >= one->item_nanos) return {config};
   return {whole, rest};
 }
 

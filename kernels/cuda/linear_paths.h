@@ -37,7 +37,7 @@ std::vector<LinearConfig> TilesLaunches(const LinearArgs& args, const LinearConf
 struct LinearChoice {
   LinearConfig config;
   double nanos = 0.0;
-  double round_nanos = 0.0;  // of them an item (kTiles)
+  double item_nanos = 0.0;  // the longest item of the last type (kTiles)
 };
 // The ways to run a product on kStream, of which ConfigureLinear takes the quickest.
 std::vector<LinearChoice> LinearChoices(const LinearArgs& args, int32_t multiprocessors);

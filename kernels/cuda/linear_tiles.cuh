@@ -6,7 +6,8 @@
 // bulk copies of its own 16 rows' weights going and makes f16 of the next two steps while the
 // tensor cores have the present two. The two blocks of a cluster have the same tokens: each brings
 // half of the operand rows to both. With 128 tokens K slices follow each other, their sum in
-// registers; with 256 there is one, or linear_tiles_spread.
+// registers, and what the outcome is added to comes to shared memory meanwhile; with 256 there is
+// one slice, or linear_tiles_spread. A launch has a range of the product's items.
 //
 // Grid: a block a multiprocessor, in clusters of two, 384 threads. Reads the weights once a block
 // of tokens, from L2 all but the first time, and the operand rows once a cluster; writes whole

@@ -1,15 +1,15 @@
 #pragma once
 
-// What the blocks of linear_tiles and linear_tiles_spread work on, and how weights, operand rows
-// and factors come to their shared memory.
+// What the blocks of linear_tiles and linear_tiles_spread work on, and how weights, operand rows,
+// factors and what the outcome is added to come to their shared memory.
 
 #include "kernels/cuda/linear_wgmma.cuh"
 
 namespace sluice::kernels::cuda {
 namespace tiles {
 
-// Two warpgroups that multiply, and one whose registers they get, of which a thread brings
-// operands.
+// Two warpgroups that multiply, and one whose registers they get, which brings them what they need
+// beside weights.
 constexpr int kThreads = 384;
 
 struct TilesMemory {

@@ -2,6 +2,7 @@
 
 // Tiles of f16 values in shared memory: asynchronous copies into it, and loads of 8 x 8 matrices
 // from it into the operands of mma_step (PTX ISA, cp.async and ldmatrix; compute capability 8.0).
+// And who asks for bulk copies.
 
 #include <cstdint>
 

@@ -189,10 +189,6 @@ TEST(CudaLinearConfigTest, SpreadsWhatIsLeftOfWholeRounds) {
     EXPECT_EQ(launches[0].blocks, 132);
     EXPECT_EQ(launches[1].blocks, (14 * 16 - 3 * 66) / 2 * 8);
   }
-  // With a path asked for there is no other.
-  const LinearArgs args = kProblems[1].Args(2048);
-  const LinearConfig asked = ConfigureLinear(args, kHopper, LinearPath::kTiles128);
-  EXPECT_EQ(TilesLaunches(args, asked, kHopper).size(), 1);
 }
 
 TEST(CudaLinearConfigTest, LaunchesHaveEveryItemOnce) {
