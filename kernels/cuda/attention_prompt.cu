@@ -1,8 +1,8 @@
 // attention_prompt: prompts on Hopper cards. A block has 64 or 128 queries of one KV head of one
-// row, 64 to a warpgroup, all over the same tiles of 64 keys, which a warpgroup of its own brings
-// (FlashAttention-3, arXiv 2407.08608): the softmax of one warpgroup runs beside the products of
-// the other. Scores and outcome are wgmma steps in the order of attention_tile.cuh, so that the
-// bits are those of attention_ragged and of decode.
+// row, 64 to a warpgroup, all over the same tiles of 64 keys, which the halves of a warpgroup of
+// its own bring in turns (FlashAttention-3, arXiv 2407.08608): the softmax of one warpgroup runs
+// beside the products of the other. Scores and outcome are wgmma steps in the order of
+// attention_tile.cuh, so that the bits are those of attention_ragged and of decode.
 //
 // Grid blocks of queries x KV heads, longest first. Shared memory: three tiles of K and V, 64
 // queries in two f16 and the outcome of their splits so far for each warpgroup.
