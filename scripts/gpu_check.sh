@@ -191,10 +191,13 @@ run_engine() {
     get_model "$case" || continue
     say "engine_bench $case"
     case "$case" in
-      7b-*) bench_engine "$case" --prefill 2048 --context 128 --batches 1,64 --verify 1 ;;
+      7b-*)
+        bench_engine "$case" --prefill 2048 --context 128 --batches 1,64 --verify 1
+        bench_engine "$case-fast" --numerics fast --prefill 2048 --context 128 --batches none ;;
       *)
         bench_engine "$case" --prefill 512,2048 --context 512 --batches 1,8
-        bench_engine "$case" --prefill none --context 128 --batches 1,64,256 --verify 1 ;;
+        bench_engine "$case" --prefill none --context 128 --batches 1,64,256 --verify 1
+        bench_engine "$case-fast" --numerics fast --prefill 2048 --context 128 --batches 256 ;;
     esac
   done
 }

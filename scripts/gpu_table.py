@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Prints what gpu_check.sh found as one table: case, target, figure, limit, ratio, passed or not.
+"""Prints what gpu_check.sh found as one table: case, target, figure, limit, ratio, passed or not, and beside it what
+--numerics fast gave ("same": it runs the same code).
 
     gpu_table.py RESULTS...      folders of gpu_check.sh; later ones replace lines of earlier ones
 
@@ -87,23 +88,23 @@ class Table:
     def __init__(self):
         self.rows, self.failed, self.passed = [], 0, 0
 
-    def add(self, name, least, good, figure, limit="", beside="", higher=True):
+    def add(self, name, least, good, figure, limit="", beside="", fast="", higher=True):
         ok = figure >= least if higher else figure <= least
         well = figure >= good if higher else figure <= good
         self.passed += ok
         self.failed += not ok
         ratio = figure / least if higher else least / figure if figure else 0
-        self.rows.append((name, f"{least:,.6g}", f"{figure:,.6g}", f"{ratio:.2f}", limit, beside,
+        self.rows.append((name, f"{least:,.6g}", f"{figure:,.6g}", f"{ratio:.2f}", limit, beside, fast,
                           "good" if well and ok else "passed" if ok else "FAILED"))
 
     def missing(self, name):
-        self.rows.append((name, "", "not run", "", "", "", ""))
+        self.rows.append((name, "", "not run", "", "", "", "", ""))
 
     def print(self):
-        head = ("case", "target", "figure", "of target", "of limit", "llama.cpp", "")
+        head = ("case", "target", "figure", "of target", "of limit", "llama.cpp", "fast", "")
         widths = [max(len(row[i]) for row in [head, *self.rows]) for i in range(len(head))]
         for row in [head, *self.rows]:
-            print("  ".join(text.ljust(width) if i in (0, 6) else text.rjust(width)
+            print("  ".join(text.ljust(width) if i in (0, 7) else text.rjust(width)
                             for i, (text, width) in enumerate(zip(row, widths))).rstrip())
 
 
@@ -137,8 +138,10 @@ def add_engine(table, figures, peers):
             least, good = (share * limit for share in target[1:])
         else:
             least, good = target
+        fast = figures.get((f"{case}-fast", figure, 128))
         table.add(name + ", tok/s", round(least), round(good), round(value),
-                  f"{100 * value / limit:.0f} %" if limit else "", beside)
+                  f"{100 * value / limit:.0f} %" if limit else "", beside,
+                  "same" if figure in ("tg b1", "tg b64") else f"{fast[0]:,.0f}" if fast else "not run")
 
 
 def add_server(table, lines, figures):

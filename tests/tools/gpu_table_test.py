@@ -61,6 +61,15 @@ class GpuTableTest(unittest.TestCase):
         _, rows = table({"engine.jsonl": [engine("0.5b-q4km", 128, tg128_b1=9999.0)]})
         self.assertIn("not run", row(rows, "0.5B Q4_K_M, batch 1"))
 
+    def test_fast_numerics_stand_beside(self):
+        lines = [engine("7b-bf16", 128, pp2048=41000.0, tg128_b64=11000.0)]
+        _, rows = table({"engine.jsonl": lines})
+        self.assertIn("not run", row(rows, "7B BF16, prefill"))
+        self.assertIn("same", row(rows, "7B BF16, batch 64"))
+        _, rows = table({"engine.jsonl": [*lines, engine("7b-bf16-fast", 128, pp2048=43210.0)]})
+        self.assertIn(" 41,000 ", row(rows, "7B BF16, prefill"))
+        self.assertIn(" 43,210 ", row(rows, "7B BF16, prefill"))
+
     def test_share_of_the_limit(self):
         line = engine("7b-q4km", 128, tg128_b1=500.0)
         line["limits"]["tg128 b1"] = 900.0
