@@ -191,6 +191,14 @@ TEST(CudaLinearConfigTest, SpreadsWhatIsLeftOfWholeRounds) {
   }
 }
 
+TEST(CudaLinearConfigTest, GatesAreAddedToNothing) {
+  LinearArgs args = kProblems[2].Args(512);
+  ASSERT_TRUE(args.gated);
+  args.add_to_out = true;
+  const absl::Status status = LaunchLinear(args, kHopper, nullptr);
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << status;
+}
+
 TEST(CudaLinearConfigTest, LaunchesHaveEveryItemOnce) {
   int split = 0;
   for (const Problem& problem : kProblems) {
