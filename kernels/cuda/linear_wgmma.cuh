@@ -300,10 +300,15 @@ __device__ __forceinline__ float finished(const LinearTask& task, int n, float f
   return sum;
 }
 
-__device__ __forceinline__ float gated(GateActivation activation, float gate, float up) {
+template <GateActivation kActivation>
+__device__ __forceinline__ float gated(float gate, float up) {
   const float value =
-      activation == GateActivation::kGeluTanh ? gelu_tanh_f32(gate) : silu_f32(gate);
+      kActivation == GateActivation::kGeluTanh ? gelu_tanh_f32(gate) : silu_f32(gate);
   return __fmul_rn(value, up);
+}
+__device__ __forceinline__ float gated(GateActivation activation, float gate, float up) {
+  return activation == GateActivation::kGeluTanh ? gated<GateActivation::kGeluTanh>(gate, up)
+                                                 : gated<GateActivation::kSilu>(gate, up);
 }
 
 }  // namespace sluice::kernels::cuda
