@@ -57,6 +57,13 @@ class GpuTableTest(unittest.TestCase):
         self.assertIn("3,000", row(rows, "0.5B Q4_K_M, batch 1"))
         self.assertTrue(row(rows, "0.5B Q4_K_M, batch 1").endswith("FAILED"))
 
+    def test_a_slow_first_reading_of_the_peer_does_not_count(self):
+        peer = [{"check": "peer", "name": "0.5b-q4km", "n_prompt": 2048, "n_gen": 0, "n_depth": 0, "avg_ts": 45000.0,
+                 "samples_ts": [37000.0, 49000.0, 48000.0]}]
+        _, rows = table({"engine.jsonl": [engine("0.5b-q4km", 512, pp2048=200000.0)], "peer.jsonl": peer})
+        self.assertIn(" 48,000 ", row(rows, "0.5B Q4_K_M, prefill"))
+        self.assertIn(" 120,000 ", row(rows, "0.5B Q4_K_M, prefill"))
+
     def test_figures_of_another_context_do_not_count(self):
         _, rows = table({"engine.jsonl": [engine("0.5b-q4km", 128, tg128_b1=9999.0)]})
         self.assertIn("not run", row(rows, "0.5B Q4_K_M, batch 1"))
