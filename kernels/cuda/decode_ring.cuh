@@ -399,16 +399,27 @@ class ChunkList {
 };
 
 // Fills one ring with the chunks that its warp needs. Each of the first kThreads lanes of a warp
-// does so for a ring; copies of different lanes are issued one after another.
+// does so for a ring. They take turns to test and to ask, which costs 0.5 to 0.8 % of a token:
+// where lanes of a warp test barriers of their own, or ask for copies, in one instruction,
+// racecheck of compute-sanitizer reports the copies as races with what was read before. What they
+// wait for longer, the list, they read together.
 template <int kThreads>
 __device__ __forceinline__ void keep_full(ChunkList& chunks, const RingSlots& ring) {
   constexpr uint32_t kLanes = (1u << kThreads) - 1;
+  const int lane = threadIdx.x % 32;
   int slot = 0;  // that was used longest ago
   uint32_t phase = 1;
   while (__any_sync(kLanes, !chunks.done())) {
-    const bool asks = !chunks.done() && phase_ended(ring.free + slot, phase);
-    if (asks) {
-      chunks.request(ring, slot);
+    bool asked = false;
+#pragma unroll 1
+    for (int turn = 0; turn < kThreads; ++turn) {
+      if (lane == turn && !chunks.done() && phase_ended(ring.free + slot, phase)) {
+        chunks.request(ring, slot);
+        asked = true;
+      }
+      __syncwarp(kLanes);
+    }
+    if (asked) {
       chunks.advance();
       if (++slot == ring.num_slots) {
         slot = 0;
@@ -416,7 +427,7 @@ __device__ __forceinline__ void keep_full(ChunkList& chunks, const RingSlots& ri
       }
     }
     // The warps of the same scheduler need its slots more.
-    if (!__any_sync(kLanes, asks)) __nanosleep(100);
+    if (!__any_sync(kLanes, asked)) __nanosleep(100);
   }
 }
 
