@@ -51,32 +51,6 @@ absl::Status DeviceRunner::Prepare(const Options& options) {
   return absl::OkStatus();
 }
 
-absl::Status DeviceRunner::WarmUp() {
-  if (!asynchronous()) return absl::OkStatus();
-  // One that runs the ops, one that records and measures them, one of what came of that.
-  constexpr int32_t kSteps = 3;
-  static_assert(kSteps <= kernels::kPageTokens);
-  const int32_t token = 0, adapter = 0, logit_token = 0, page = 1;
-  const int32_t begins[2] = {0, 1};
-  for (int32_t position = 0; position < kSteps; ++position) {
-    RETURN_IF_ERROR(Forward({.num_tokens = 1,
-                             .num_rows = 1,
-                             .num_logit_rows = 1,
-                             .tokens = &token,
-                             .positions = &position,
-                             .row_begins = begins,
-                             .page_begins = begins,
-                             .pages = &page,
-                             .logit_tokens = &logit_token,
-                             .adapters = &adapter,
-                             .previous_tokens = nullptr,
-                             .num_previous = 0}));
-  }
-  float logit = 0.0f;  // waits for the device
-  return kernels::CopyFromBackend(exec_.backend(), &logit, activations_.logits.values,
-                                  sizeof(logit));
-}
-
 absl::Status DeviceRunner::Forward(const kernels::BatchView& batch) {
   num_logit_rows_ = batch.num_logit_rows;
   ASSIGN_OR_RETURN(const kernels::BatchView view, kernels::UploadBatch(exec_, batch));

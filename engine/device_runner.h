@@ -36,11 +36,6 @@ class DeviceRunner {
       const Options& options, std::shared_ptr<const ModelConfig> config,
       std::shared_ptr<const Weights> weights);
 
-  // Before the first request: runs so many steps of one token, on page 1, that the device has made
-  // what it makes of the first ones (tables, the one kernel that such a step is). Nothing on the
-  // CPU.
-  absl::Status WarmUp();
-
   // Logits of the batch's logit rows into logits().
   absl::Status Forward(const kernels::BatchView& batch);
   // Copies pages of the KV cache in all layers, before a Forward that reads them.
@@ -63,6 +58,7 @@ class DeviceRunner {
   kernels::SamplerSlots& slots() { return *slots_; }
   kernels::Exec& exec() { return exec_; }
   const kernels::Exec& exec() const { return exec_; }
+  int64_t num_logit_rows() const { return num_logit_rows_; }  // of the last Forward
   // The logits on the host; on CUDA as they were at the last FetchLogits.
   kernels::MatrixF32 logits() const;
   // Waits for the last Forward and, on CUDA, copies its logit rows to the host: for tests and

@@ -25,6 +25,7 @@
 #include "engine/model_runner.h"
 #include "engine/pool_size.h"
 #include "engine/self_check.h"
+#include "engine/warm_up.h"
 
 namespace sluice::engine {
 namespace {
@@ -318,7 +319,7 @@ absl::StatusOr<std::unique_ptr<Dispatcher>> StartEngines(
   for (int i = 0; i < options.num_engines; ++i) {
     ASSIGN_OR_RETURN(std::unique_ptr<DeviceRunner> rank,
                      DeviceRunner::Create(served_options, opened.config, weights));
-    RETURN_IF_ERROR(rank->WarmUp());
+    RETURN_IF_ERROR(WarmUp(*rank));
     backend = opened.device.is_cuda() ? opened.device.name : rank->exec().Describe();
     engines.push_back(std::make_unique<Engine>(
         i, limits, std::make_unique<ModelRunner>(std::move(rank), batch_limits, depth),

@@ -4,6 +4,7 @@
 #include <string>
 #include <utility>
 
+#include "kernels/core/check.h"
 #include "kernels/cuda/cuda_ops.h"
 #include "kernels/ops.h"
 
@@ -125,6 +126,12 @@ absl::StatusOr<BatchView> UploadBatch(Exec& exec, const BatchView& host) {
 absl::Status RunStep(Exec& exec, const BatchView& batch, const std::function<absl::Status()>& ops) {
   if (exec.backend() != Backend::kCuda || exec.observer() != nullptr) return ops();
   return cuda::RunStep(exec, batch, ops);
+}
+
+std::vector<int64_t> RowsOfGraphs(const Exec& exec) {
+  if (exec.backend() != Backend::kCuda) return {};
+  SLUICE_KERNEL_CHECK(exec.workspace() != nullptr, "ReserveWorkspace comes first");
+  return cuda::RowsOfGraphs(exec);
 }
 
 }  // namespace sluice::kernels

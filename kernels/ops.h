@@ -258,9 +258,14 @@ struct BatchView {
 absl::StatusOr<BatchView> UploadBatch(Exec& exec, const BatchView& host);
 
 // Runs `ops`, the forward pass of the step last uploaded. On CUDA the launches of a step of single
-// tokens are recorded as a graph the second time that its shape comes, and replayed from then on.
-// Not while an observer watches.
+// tokens are recorded as a graph when its shape comes for the kStepsToGraph-th time, and replayed
+// from then on: the first time is as any other step, in the ones between ways to run its products
+// are timed. Not while an observer watches.
 absl::Status RunStep(Exec& exec, const BatchView& batch, const std::function<absl::Status()>& ops);
+inline constexpr int kStepsToGraph = 3;
+// How many rows the graphs have that RunStep may make, ascending; none on host backends. A step of
+// other numbers of rows is padded to the next of them. Workspace reserved.
+std::vector<int64_t> RowsOfGraphs(const Exec& exec);
 
 // ---------------------------------------------------------------- ops
 

@@ -11,6 +11,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -31,6 +32,7 @@ absl::StatusOr<std::unique_ptr<Exec::Workspace>> MakeWorkspace(const WorkspaceSh
                                                                const Exec& exec);
 absl::StatusOr<BatchView> UploadBatch(Exec& exec, const BatchView& host);
 absl::Status RunStep(Exec& exec, const BatchView& batch, const std::function<absl::Status()>& ops);
+std::vector<int64_t> RowsOfGraphs(const Exec& exec);
 
 class DeviceSampler;
 absl::StatusOr<std::shared_ptr<DeviceSampler>> MakeSampler(Exec& exec, int num_slots,

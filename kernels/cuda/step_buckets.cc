@@ -17,4 +17,8 @@ int32_t BucketOf(int64_t num_rows, int64_t most) {
   return bucket != std::end(kBuckets) && *bucket <= most ? *bucket : 0;
 }
 
+std::vector<int64_t> BucketsUpTo(int64_t most) {
+  return {std::begin(kBuckets), std::upper_bound(std::begin(kBuckets), std::end(kBuckets), most)};
+}
+
 }  // namespace sluice::kernels::cuda

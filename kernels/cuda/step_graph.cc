@@ -93,6 +93,7 @@ absl::Status RunStep(Exec& exec, const BatchView& batch, const std::function<abs
     workspace.tuner.EndTrial();
     return ran;
   }
+  static_assert(kStepsToGraph == 3);
   if (graph.exec == nullptr) {
     RETURN_IF_ERROR(workspace.tuner.Learn());
     auto recorded = Record(workspace.stream, exec.dependent_launches(), ops);

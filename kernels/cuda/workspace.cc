@@ -90,6 +90,10 @@ void TakeScratch(Layout& layout, const WorkspaceShape& shape, CudaWorkspace& wor
   }
 }
 
+int64_t MostGraphRows(const WorkspaceShape& shape) {
+  return std::min({shape.max_rows, shape.max_tokens, shape.max_logit_rows});
+}
+
 // A step of single tokens that all want logits gets rows of padding up to the next bucket, whose K
 // and V go to page 0. Returns the view of the padded step on the host.
 BatchView PadToBucket(const WorkspaceShape& shape, const BatchView& host,
@@ -98,8 +102,7 @@ BatchView PadToBucket(const WorkspaceShape& shape, const BatchView& host,
   BatchView view = host;
   workspace.graph_rows = 0;
   if (host.num_tokens == host.num_rows && host.num_tokens == host.num_logit_rows) {
-    const int64_t most = std::min({shape.max_rows, shape.max_tokens, shape.max_logit_rows});
-    const int32_t bucket = BucketOf(host.num_rows, most);
+    const int32_t bucket = BucketOf(host.num_rows, MostGraphRows(shape));
     if (bucket > 0) {
       workspace.graph_rows = bucket;
       for (int64_t row = host.num_rows; row < bucket; ++row) {
@@ -221,6 +224,10 @@ absl::StatusOr<std::unique_ptr<Exec::Workspace>> MakeWorkspace(const WorkspaceSh
   workspace->device = TakeBatch(device, shape, workspace->attention_shape);
   TakeScratch(device, shape, *workspace);
   return std::unique_ptr<Exec::Workspace>(std::move(workspace));
+}
+
+std::vector<int64_t> RowsOfGraphs(const Exec& exec) {
+  return BucketsUpTo(MostGraphRows(exec.workspace_shape()));
 }
 
 absl::StatusOr<BatchView> UploadBatch(Exec& exec, const BatchView& host) {

@@ -5,7 +5,9 @@
 
 #include <chrono>
 #include <cstring>
+#include <map>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <utility>
@@ -20,6 +22,8 @@
 #include "engine/model/weights.h"
 #include "engine/model_file/model_file.h"
 #include "engine/verify.h"
+#include "engine/warm_up.h"
+#include "kernels/cuda/workspace.h"
 #include "tests/testing/collect.h"
 #include "tests/testing/gguf_writer.h"
 #include "tests/testing/model_probe.h"
@@ -82,7 +86,8 @@ constexpr int kPagesEach = 4;
 
 std::unique_ptr<engine::DeviceRunner> OpenRunner(
     const std::string& path, int max_rows, bool dependent_launches = true,
-    kernels::PersistentDecode persistent_decode = kernels::PersistentDecode::kAuto) {
+    kernels::PersistentDecode persistent_decode = kernels::PersistentDecode::kAuto,
+    std::optional<int> num_pages = std::nullopt) {
   const auto file = engine::ModelFile::Open(path);
   EXPECT_TRUE(file.ok()) << file.status();
   auto facts = engine::ModelConfig::FromFile(**file);
@@ -91,15 +96,16 @@ std::unique_ptr<engine::DeviceRunner> OpenRunner(
   auto weights =
       engine::Weights::Load(**file, *config, {.backend = Backend::kCuda, .progress = {}});
   EXPECT_TRUE(weights.ok()) << weights.status();
-  auto runner = engine::DeviceRunner::Create({.exec = {.backend = Backend::kCuda,
-                                                       .persistent_decode = persistent_decode,
-                                                       .dependent_launches = dependent_launches},
-                                              .kv_type = DType::kF16,
-                                              .num_pages = 1 + max_rows * kPagesEach,
-                                              .max_tokens = 64,
-                                              .max_rows = max_rows,
-                                              .max_context = kPagesEach * kernels::kPageTokens},
-                                             config, *weights);
+  auto runner =
+      engine::DeviceRunner::Create({.exec = {.backend = Backend::kCuda,
+                                             .persistent_decode = persistent_decode,
+                                             .dependent_launches = dependent_launches},
+                                    .kv_type = DType::kF16,
+                                    .num_pages = 1 + num_pages.value_or(max_rows * kPagesEach),
+                                    .max_tokens = 64,
+                                    .max_rows = max_rows,
+                                    .max_context = kPagesEach * kernels::kPageTokens},
+                                   config, *weights);
   EXPECT_TRUE(runner.ok()) << runner.status();
   return *std::move(runner);
 }
@@ -113,8 +119,8 @@ std::vector<float> Logits(engine::DeviceRunner& runner, const DecodeStep& step) 
   return {rows.begin(), rows.end()};
 }
 
-// The first step of a shape is eager, the second is recorded, all later ones are replayed, those of
-// one token as the persistent kernel; with an observer all are eager.
+// The first step of a shape is eager, the second is timed, the third is recorded, all later ones
+// are replayed, those of one token as the persistent kernel; with an observer all are eager.
 TEST_F(CudaRunnerTest, GraphsGiveTheBitsOfEagerSteps) {
   for (const std::string file : {"tiny-llama.q4_1.gguf", "tiny-odd.f16.gguf"}) {
     for (const int rows : {1, 2, 5, 8, 11}) {
@@ -129,6 +135,53 @@ TEST_F(CudaRunnerTest, GraphsGiveTheBitsOfEagerSteps) {
         ASSERT_EQ(std::memcmp(got.data(), want.data(), got.size() * sizeof(float)), 0)
             << file << ", " << rows << " rows at position " << position;
       }
+    }
+  }
+}
+
+// By rows: what replays steps of so many.
+std::map<int32_t, cudaGraphExec_t> GraphsOf(engine::DeviceRunner& runner) {
+  std::map<int32_t, cudaGraphExec_t> graphs;
+  for (const auto& [rows, graph] : kernels::cuda::WorkspaceOf(runner.exec()).graphs) {
+    graphs[rows] = graph.exec;
+  }
+  return graphs;
+}
+
+TEST_F(CudaRunnerTest, AfterTheWarmUpStepsMakeNoGraphs) {
+  const auto runner = OpenRunner(kTiny + "tiny-llama.q4_1.gguf", 16);
+  const auto eager = OpenRunner(kTiny + "tiny-llama.q4_1.gguf", 16);
+  SilentObserver observer;
+  eager->exec().set_observer(&observer);
+  const absl::Status warm = engine::WarmUp(*runner);
+  ASSERT_TRUE(warm.ok()) << warm;
+  const auto& lone = kernels::cuda::WorkspaceOf(runner->exec()).lone;
+  EXPECT_TRUE(lone.tried);
+  const auto graphs = GraphsOf(*runner);
+  ASSERT_EQ(graphs.size(), 8u) << "1, 2, 3, 4, 6, 8, 12, 16 rows";
+  for (const auto& [rows, graph] : graphs) {
+    // What is one kernel needs no graph.
+    EXPECT_TRUE(graph != nullptr || (rows == 1 && lone.program != nullptr)) << rows;
+  }
+  for (int rows = 1; rows <= 16; ++rows) {
+    for (int position = 0; position < 5; ++position) {
+      const DecodeStep step(rows, position, kPagesEach);
+      const std::vector<float> got = Logits(*runner, step), want = Logits(*eager, step);
+      ASSERT_EQ(std::memcmp(got.data(), want.data(), got.size() * sizeof(float)), 0)
+          << rows << " rows at position " << position;
+    }
+  }
+  EXPECT_EQ(GraphsOf(*runner), graphs);
+}
+
+// Pools of a page, contexts and batches of one.
+TEST_F(CudaRunnerTest, WarmsUpWithinWhateverItHas) {
+  for (const int max_rows : {1, 2, 300}) {
+    for (const int pages : {1, 3}) {
+      const auto runner = OpenRunner(kTiny + "tiny-odd.f16.gguf", max_rows, true,
+                                     kernels::PersistentDecode::kAuto, pages);
+      const absl::Status warm = engine::WarmUp(*runner);
+      EXPECT_TRUE(warm.ok()) << warm;
     }
   }
 }
@@ -184,7 +237,7 @@ TEST_F(CudaRunnerTest, RowsOfPaddingWriteToPageZeroAlone) {
   const size_t bytes = page_bytes * static_cast<size_t>(layers[0].num_pages);
   const std::vector<std::byte> pattern(bytes, std::byte{0x7F});  // NaN in f16
   for (const int rows : {5, 9, 13}) {                            // buckets of 6, 12 and 16
-    for (int turn = 0; turn < 3; ++turn) {                       // eager, recorded, replayed
+    for (int turn = 0; turn < 3; ++turn) {                       // eager, timed, recorded
       for (const kernels::KvLayer& layer : layers) {
         for (std::byte* array : {layer.k, layer.v}) {
           ASSERT_TRUE(kernels::CopyToBackend(Backend::kCuda, array, pattern.data(), bytes).ok());

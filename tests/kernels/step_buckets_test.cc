@@ -1,5 +1,8 @@
 #include "kernels/cuda/step_buckets.h"
 
+#include <set>
+#include <vector>
+
 #include "gtest/gtest.h"
 
 namespace sluice::kernels::cuda {
@@ -26,6 +29,16 @@ TEST(StepBucketsTest, StayWithinTheWorkspace) {
       ASSERT_LE(bucket, most);
       ASSERT_EQ(bucket, BucketOf(rows, 4096) <= most ? BucketOf(rows, 4096) : 0);
     }
+  }
+}
+
+TEST(StepBucketsTest, AreListed) {
+  for (int64_t most = 0; most <= 300; ++most) {
+    std::set<int64_t> buckets;
+    for (int64_t rows = 1; rows <= most; ++rows) {
+      if (const int32_t bucket = BucketOf(rows, most); bucket > 0) buckets.insert(bucket);
+    }
+    ASSERT_EQ(BucketsUpTo(most), std::vector<int64_t>(buckets.begin(), buckets.end())) << most;
   }
 }
 
