@@ -67,6 +67,12 @@ kernels::MatrixF32 DeviceRunner::logits() const {
   return logits;
 }
 
+absl::Status DeviceRunner::Wait() {
+  float logit = 0.0f;
+  return kernels::CopyFromBackend(exec_.backend(), &logit, activations_.logits.values,
+                                  sizeof(logit));
+}
+
 absl::Status DeviceRunner::FetchLogits() {
   if (exec_.backend() != kernels::Backend::kCuda) return absl::OkStatus();
   const kernels::MatrixF32 logits = activations_.logits;

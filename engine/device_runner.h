@@ -38,6 +38,8 @@ class DeviceRunner {
 
   // Logits of the batch's logit rows into logits().
   absl::Status Forward(const kernels::BatchView& batch);
+  // Waits for what was launched. The device's error when there is one.
+  absl::Status Wait();
   // Copies pages of the KV cache in all layers, before a Forward that reads them.
   absl::Status CopyPages(std::span<const int32_t> from, std::span<const int32_t> to) {
     return kernels::CopyPages(exec_, kv_.layers(), from, to);
@@ -58,7 +60,6 @@ class DeviceRunner {
   kernels::SamplerSlots& slots() { return *slots_; }
   kernels::Exec& exec() { return exec_; }
   const kernels::Exec& exec() const { return exec_; }
-  int64_t num_logit_rows() const { return num_logit_rows_; }  // of the last Forward
   // The logits on the host; on CUDA as they were at the last FetchLogits.
   kernels::MatrixF32 logits() const;
   // Waits for the last Forward and, on CUDA, copies its logit rows to the host: for tests and

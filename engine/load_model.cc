@@ -270,10 +270,12 @@ struct OpenedModel {
 
 absl::StatusOr<OpenedModel> OpenModel(const std::string& path, const EngineOptions& options,
                                       std::vector<std::string>& warnings) {
-  // Once more below, where an error is told and the device becomes this thread's.
-  const std::future<void> device =
-      std::async(options.device == "cpu" ? std::launch::deferred : std::launch::async,
-                 [&options] { DeviceChoice::Open(options.device).status().IgnoreError(); });
+  // Opened once more below, where its errors are told and it becomes this thread's.
+  std::future<absl::Status> device_is_up =
+      std::async(options.device == "cpu" ? std::launch::deferred : std::launch::async, [&options] {
+        const auto device = DeviceChoice::Open(options.device);
+        return device.ok() && device->own_kernels ? kernels::LoadKernels() : absl::OkStatus();
+      });
   OpenedModel model;
   ASSIGN_OR_RETURN(model.file, ModelFile::Open(path));
   ASSIGN_OR_RETURN(ModelConfig config, ModelConfig::FromFile(*model.file, options.planted_bug));
@@ -283,7 +285,7 @@ absl::StatusOr<OpenedModel> OpenModel(const std::string& path, const EngineOptio
   warnings = model.config->notes;
   RETURN_IF_ERROR(WarnOfUnused(*model.file, warnings));
   ASSIGN_OR_RETURN(model.tokenizer, LoadTokenizer(*model.file, *model.config, warnings));
-  device.wait();
+  RETURN_IF_ERROR(device_is_up.get());
   ASSIGN_OR_RETURN(model.device, DeviceChoice::Open(options.device));
   return model;
 }

@@ -6,11 +6,10 @@
 
 namespace sluice::engine {
 
-// Before the first request: runs steps of every kind that serving has, so that the device has made
-// by then whatever it makes once. Kernels are loaded when they are first launched, ways to run
-// products are chosen by time, each number of rows has its graph and single tokens their one
-// kernel: all of that allocates or waits, and no step that serves does. Writes to pages 1 and
-// following, and slot 0. Nothing on the CPU. Errors are the device's.
+// Before the first request: runs steps of single tokens until the device has a graph for each
+// number of rows and, where it may, one kernel for a lone row. To make them takes memory and waits
+// for the device, which no step that serves is to do. Writes to the first positions of page 1.
+// Nothing on the CPU. Errors are the device's.
 absl::Status WarmUp(DeviceRunner& runner);
 
 }  // namespace sluice::engine

@@ -82,6 +82,10 @@ struct DeviceFacts {
 // Makes CUDA device `index` the calling thread's. FAILED_PRECONDITION, one line, when there is no
 // such device, no driver or one too old; UNIMPLEMENTED in a build without CUDA.
 absl::StatusOr<DeviceFacts> OpenDevice(int index);
+// Loads all kernels on the calling thread's CUDA device, where DeviceFacts::own_kernels says that
+// they have been compiled for it. A kernel that is not loaded is when it is first launched, which
+// takes memory and may wait. UNIMPLEMENTED in a build without CUDA.
+absl::Status LoadKernels();
 
 // Zero-filled memory of the kind that the backend's arrays lie in: the host's, or the calling
 // thread's CUDA device's. RESOURCE_EXHAUSTED with the numbers when there is not enough.
@@ -257,12 +261,11 @@ struct BatchView {
 // device's own, and the attention's work is planned. Before the step's first op.
 absl::StatusOr<BatchView> UploadBatch(Exec& exec, const BatchView& host);
 
-// Runs `ops`, the forward pass of the step last uploaded. On CUDA the launches of a step of single
-// tokens are recorded as a graph when its shape comes for the kStepsToGraph-th time, and replayed
-// from then on: the first time is as any other step, in the ones between ways to run its products
-// are timed. Not while an observer watches.
+// Runs `ops`, the forward pass of the step last uploaded. On CUDA a step of single tokens that
+// comes for the kStepsToGraph-th time has ways to run its products timed, which is waited for, and
+// its launches recorded as a graph, which is replayed from then on. Not while an observer watches.
 absl::Status RunStep(Exec& exec, const BatchView& batch, const std::function<absl::Status()>& ops);
-inline constexpr int kStepsToGraph = 3;
+inline constexpr int kStepsToGraph = 2;
 // How many rows the graphs have that RunStep may make, ascending; none on host backends. A step of
 // other numbers of rows is padded to the next of them. Workspace reserved.
 std::vector<int64_t> RowsOfGraphs(const Exec& exec);

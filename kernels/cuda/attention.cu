@@ -2,6 +2,7 @@
 
 #include "kernels/cuda/attention.h"
 #include "kernels/cuda/device.h"
+#include "kernels/cuda/kernel_module.h"
 #include "kernels/cuda/row_sources.cuh"
 
 namespace sluice::kernels::cuda {
@@ -18,6 +19,8 @@ __global__ void __launch_bounds__(kRowThreads)
   load_attention_row(args, t, values, args.values);
   write_operand_row(values, operand_shift(values, args.out.units, shared), t, args.out);
 }
+
+const KernelModule kModule(attention_rows);
 
 }  // namespace
 

@@ -9,6 +9,7 @@
 
 #include "kernels/cuda/attention_merge.cuh"
 #include "kernels/cuda/device.h"
+#include "kernels/cuda/kernel_module.h"
 #include "kernels/cuda/query_span.cuh"
 
 namespace sluice::kernels::cuda {
@@ -328,6 +329,8 @@ absl::Status LaunchChains(void (*kernel)(AttentionArgs), const AttentionArgs& ar
   const LaunchShape shape = {.grid = grid, .block = dim3(kThreads), .shared_bytes = bytes};
   return ToStatus(Launch(stream, shape, kernel, args), "attention");
 }
+
+const KernelModule kModule(attend_items<1>);
 
 }  // namespace
 

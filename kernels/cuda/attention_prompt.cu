@@ -11,6 +11,7 @@
 #include "kernels/cuda/attention_block.cuh"
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/hopper.cuh"
+#include "kernels/cuda/kernel_module.h"
 
 namespace sluice::kernels::cuda {
 namespace {
@@ -328,6 +329,8 @@ absl::Status LaunchForHead(const AttentionArgs& args, cudaStream_t stream) {
   return ToStatus(Launch(stream, shape, attention_prompt<kHead, kGroups>, args),
                   "attention_prompt");
 }
+
+const KernelModule kModule(attention_prompt<64, 1>);
 
 }  // namespace
 

@@ -6,6 +6,7 @@
 
 #include "kernels/cuda/attention_block.cuh"
 #include "kernels/cuda/device.h"
+#include "kernels/cuda/kernel_module.h"
 
 namespace sluice::kernels::cuda {
 namespace {
@@ -123,6 +124,8 @@ absl::Status LaunchForHead(const AttentionArgs& args, cudaStream_t stream) {
       .shared_bytes = kBytes};
   return ToStatus(Launch(stream, shape, attention_ragged<kHead, kWarps>, args), "attention_ragged");
 }
+
+const KernelModule kModule(attention_ragged<64, 4>);
 
 }  // namespace
 

@@ -9,6 +9,7 @@
 
 #include "kernels/cuda/attention_tile.cuh"
 #include "kernels/cuda/device.h"
+#include "kernels/cuda/kernel_module.h"
 #include "kernels/cuda/query_span.cuh"
 
 namespace sluice::kernels::cuda {
@@ -239,6 +240,8 @@ absl::Status LaunchForHead(const AttentionArgs& args, cudaStream_t stream) {
                              .shared_bytes = kBytes};
   return ToStatus(Launch(stream, shape, attention_split_kv<kHead>, args), "attention_split_kv");
 }
+
+const KernelModule kModule(attention_split_kv<64>);
 
 }  // namespace
 

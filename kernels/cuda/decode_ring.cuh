@@ -399,7 +399,7 @@ class ChunkList {
 };
 
 // Fills one ring with the chunks that its warp needs. Each of the first kThreads lanes of a warp
-// does so for a ring. They take turns to test and to ask, which costs 0.5 to 0.8 % of a token:
+// does so for a ring. They take turns to test and to ask, which costs 0.7 % of a token:
 // where lanes of a warp test barriers of their own, or ask for copies, in one instruction,
 // racecheck of compute-sanitizer reports the copies as races with what was read before. What they
 // wait for longer, the list, they read together.

@@ -8,6 +8,7 @@
 
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/fragments.cuh"
+#include "kernels/cuda/kernel_module.h"
 #include "kernels/cuda/linear.h"
 #include "kernels/cuda/linear_paths.h"
 #include "kernels/cuda/linear_stage.h"
@@ -171,6 +172,8 @@ cudaError_t LaunchTiles(const LinearArgs& args, const LinearDevice& device, Line
   }
   return error;
 }
+
+const KernelModule kModule(linear_slices<1>);
 
 }  // namespace
 

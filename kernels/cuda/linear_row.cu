@@ -6,6 +6,7 @@
 
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/fragments.cuh"
+#include "kernels/cuda/kernel_module.h"
 #include "kernels/cuda/linear_row.h"
 #include "kernels/cuda/mma.cuh"
 #include "kernels/cuda/row_sources.cuh"
@@ -192,6 +193,8 @@ __global__ void __launch_bounds__(32 * kMaxSlices)
     run_tiles<Unit>(args, task, path, num_steps, raw, row, shared);
   });
 }
+
+const KernelModule kModule(linear_row);
 
 }  // namespace
 

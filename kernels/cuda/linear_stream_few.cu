@@ -1,9 +1,15 @@
 // linear_stream for up to 32 tokens a block.
 
+#include "kernels/cuda/kernel_module.h"
 #include "kernels/cuda/linear_paths.h"
 #include "kernels/cuda/linear_stream.cuh"
 
 namespace sluice::kernels::cuda {
+namespace {
+
+const KernelModule kModule(stream::linear_stream<8, 2, true>);
+
+}  // namespace
 
 cudaError_t LaunchStreamFew(const LinearArgs& args, const LinearConfig& config,
                             cudaStream_t stream) {

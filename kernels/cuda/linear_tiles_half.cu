@@ -1,9 +1,15 @@
 // linear_tiles for half-precision weights.
 
+#include "kernels/cuda/kernel_module.h"
 #include "kernels/cuda/linear_paths.h"
 #include "kernels/cuda/linear_tiles.cuh"
 
 namespace sluice::kernels::cuda {
+namespace {
+
+const KernelModule kModule(tiles::linear_tiles<UnitHalf, 256>);
+
+}  // namespace
 
 cudaError_t LaunchTilesHalf(const LinearArgs& args, const LinearConfig& config,
                             cudaStream_t stream) {

@@ -1,9 +1,15 @@
 // linear_tiles for types in blocks of 256.
 
+#include "kernels/cuda/kernel_module.h"
 #include "kernels/cuda/linear_paths.h"
 #include "kernels/cuda/linear_tiles.cuh"
 
 namespace sluice::kernels::cuda {
+namespace {
+
+const KernelModule kModule(tiles::linear_tiles<UnitSuper<DType::kQ4_K>, 256>);
+
+}  // namespace
 
 cudaError_t LaunchTilesSuper(const LinearArgs& args, const LinearConfig& config,
                              cudaStream_t stream) {

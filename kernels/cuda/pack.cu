@@ -3,6 +3,7 @@
 #include <atomic>
 
 #include "kernels/cuda/device.h"
+#include "kernels/cuda/kernel_module.h"
 #include "kernels/cuda/pack.h"
 #include "kernels/cuda/stored_block.cuh"
 
@@ -178,6 +179,8 @@ __global__ void pack_scales(PackedLayout layout, const uint8_t* stored, int64_t 
 unsigned Blocks(int64_t threads) {
   return static_cast<unsigned>((threads + kPackThreads - 1) / kPackThreads);
 }
+
+const KernelModule kModule(pack_halves);
 
 }  // namespace
 

@@ -4,6 +4,7 @@
 
 #include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/device.h"
+#include "kernels/cuda/kernel_module.h"
 #include "kernels/cuda/workspace.h"
 
 namespace sluice::kernels::cuda {
@@ -30,6 +31,8 @@ __global__ void copy_pages(PagePairs pairs, uint4* k, uint4* v, int64_t page_wor
 }
 
 __global__ void fault() { __trap(); }
+
+const KernelModule kModule(copy_pages);
 
 }  // namespace
 

@@ -4,6 +4,7 @@
 
 #include "kernels/core/status.h"
 #include "kernels/cuda/device.h"
+#include "kernels/cuda/kernel_module.h"
 #include "kernels/cuda/persistent_decode.cuh"
 
 namespace sluice::kernels::cuda {
@@ -13,6 +14,8 @@ DecodeKernel KernelFor(const DecodeArgs& args) {
   return args.form.prepares ? PreparedDecodeKernel(args.head_size)
                             : DirectDecodeKernel(args.head_size);
 }
+
+const KernelModule kModule(persistent_decode<64, 0>);
 
 }  // namespace
 

@@ -1,6 +1,7 @@
 // persistent_decode where making operands of quants is most of the work, and the lists of the
 // copies that its rings take.
 
+#include "kernels/cuda/kernel_module.h"
 #include "kernels/cuda/persistent_decode.cuh"
 
 namespace sluice::kernels::cuda {
@@ -29,6 +30,8 @@ __global__ void list_chunks(const __grid_constant__ DecodeArgs args, int32_t* mo
     atomicMax(most, count);
   }
 }
+
+const KernelModule kModule(persistent_decode<64, 1>);
 
 }  // namespace
 

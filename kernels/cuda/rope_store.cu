@@ -9,6 +9,7 @@
 
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/head_rows.cuh"
+#include "kernels/cuda/kernel_module.h"
 #include "kernels/cuda/operand_rows.cuh"
 #include "kernels/cuda/shared_tiles.cuh"
 
@@ -137,6 +138,8 @@ __global__ void __launch_bounds__(kRowThreads)
              heads[token * stride + d]);
   }
 }
+
+const KernelModule kModule(rope_store);
 
 }  // namespace
 

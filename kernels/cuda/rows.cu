@@ -3,6 +3,7 @@
 
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/head_rows.cuh"
+#include "kernels/cuda/kernel_module.h"
 #include "kernels/cuda/packed_value.cuh"
 #include "kernels/cuda/quad_row.cuh"
 #include "kernels/cuda/row_sources.cuh"
@@ -227,6 +228,8 @@ absl::Status LaunchWideRows(const NormRowsArgs& args, cudaStream_t stream) {
       .block = dim3(kWideThreads)};
   return ToStatus(Launch(stream, shape, wide_rows<kChunks, kRows>, args), "wide_rows");
 }
+
+const KernelModule kModule(embed_tokens);
 
 }  // namespace
 

@@ -1,4 +1,5 @@
 #include "kernels/cuda/device.h"
+#include "kernels/cuda/kernel_module.h"
 #include "kernels/cuda/sampling_kernels.h"
 #include "kernels/cuda/sampling_row.cuh"
 
@@ -169,6 +170,8 @@ absl::Status LaunchRows(const SampleLaunch& launch, const SamplingConfig& config
   shape.shared_bytes = static_cast<size_t>(config.shared_bytes);
   return ToStatus(Launch(stream, shape, sample_rows<kThreads>, launch), "sample_rows");
 }
+
+const KernelModule kModule(argmax_chunks);
 
 }  // namespace
 

@@ -14,11 +14,17 @@ constexpr int32_t kBuckets[] = {1,  2,  3,  4,  6,  8,  12,  16,  20,  24,  28, 
 
 int32_t BucketOf(int64_t num_rows, int64_t most) {
   const int32_t* bucket = std::lower_bound(std::begin(kBuckets), std::end(kBuckets), num_rows);
-  return bucket != std::end(kBuckets) && *bucket <= most ? *bucket : 0;
+  if (num_rows > most || bucket == std::end(kBuckets)) return 0;
+  return static_cast<int32_t>(std::min<int64_t>(*bucket, most));
 }
 
 std::vector<int64_t> BucketsUpTo(int64_t most) {
-  return {std::begin(kBuckets), std::upper_bound(std::begin(kBuckets), std::end(kBuckets), most)};
+  std::vector<int64_t> buckets;
+  for (const int32_t bucket : kBuckets) {
+    if (buckets.empty() || buckets.back() < most)
+      buckets.push_back(std::min<int64_t>(bucket, most));
+  }
+  return buckets;
 }
 
 }  // namespace sluice::kernels::cuda

@@ -6,8 +6,9 @@
 namespace sluice::kernels::cuda {
 
 // Rows of the graph that serves a step of `num_rows` single tokens: graphs are recorded for few
-// numbers of rows, the next one serves, at most `most` (of the workspace); 0 when none does. A
-// plain function, so that every machine tests it.
+// numbers of rows, of which one is `most`, if not too many, and the next one serves. 0 when none
+// does, and beyond `most`, at least 1, what there is room for. Plain functions, so that every
+// machine tests them.
 int32_t BucketOf(int64_t num_rows, int64_t most);
 // All that BucketOf gives for `most`, ascending.
 std::vector<int64_t> BucketsUpTo(int64_t most);

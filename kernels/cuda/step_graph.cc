@@ -80,27 +80,22 @@ absl::Status RunStep(Exec& exec, const BatchView& batch, const std::function<abs
   }
   if (workspace.graph_rows == 0) return ops();
   StepGraph& graph = workspace.graphs[workspace.graph_rows];
+  if (graph.exec != nullptr) {
+    return ToStatus(cudaGraphLaunch(graph.exec, workspace.stream), "replaying a step");
+  }
   // The first time sets what launches need once: attributes of kernels, tables of frequencies.
-  if (graph.runs == 0) {
-    ++graph.runs;
-    return ops();
-  }
+  static_assert(kStepsToGraph == 2);
+  if (graph.runs++ == 0) return ops();
   if (workspace.graph_rows == 1) RETURN_IF_ERROR(TryRecordLone(exec, workspace, ops));
-  if (graph.runs == 1) {
-    ++graph.runs;
-    workspace.tuner.BeginTrial();
-    const absl::Status ran = ops();
-    workspace.tuner.EndTrial();
-    return ran;
-  }
-  static_assert(kStepsToGraph == 3);
-  if (graph.exec == nullptr) {
-    RETURN_IF_ERROR(workspace.tuner.Learn());
-    auto recorded = Record(workspace.stream, exec.dependent_launches(), ops);
-    if (!recorded.ok()) return recorded.status();
-    graph.exec = *recorded;
-  }
-  return ToStatus(cudaGraphLaunch(graph.exec, workspace.stream), "replaying a step");
+  workspace.tuner.BeginTrial();
+  const absl::Status ran = ops();
+  workspace.tuner.EndTrial();
+  RETURN_IF_ERROR(ran);
+  RETURN_IF_ERROR(workspace.tuner.Learn());
+  auto recorded = Record(workspace.stream, exec.dependent_launches(), ops);
+  if (!recorded.ok()) return recorded.status();
+  graph.exec = *recorded;
+  return ToStatus(cudaGraphUpload(graph.exec, workspace.stream), "a graph's way to the device");
 }
 
 }  // namespace sluice::kernels::cuda

@@ -1,5 +1,6 @@
 #include "kernels/cuda/step_buckets.h"
 
+#include <algorithm>
 #include <set>
 #include <vector>
 
@@ -25,15 +26,14 @@ TEST(StepBucketsTest, HoldTheRowsWithLittlePadding) {
 TEST(StepBucketsTest, StayWithinTheWorkspace) {
   for (int64_t most = 1; most <= 256; ++most) {
     for (int64_t rows = 1; rows <= most; ++rows) {
-      const int32_t bucket = BucketOf(rows, most);
-      ASSERT_LE(bucket, most);
-      ASSERT_EQ(bucket, BucketOf(rows, 4096) <= most ? BucketOf(rows, 4096) : 0);
+      ASSERT_EQ(BucketOf(rows, most), std::min<int64_t>(BucketOf(rows, 4096), most));
     }
+    ASSERT_EQ(BucketOf(most + 1, most), 0);
   }
 }
 
 TEST(StepBucketsTest, AreListed) {
-  for (int64_t most = 0; most <= 300; ++most) {
+  for (int64_t most = 1; most <= 300; ++most) {
     std::set<int64_t> buckets;
     for (int64_t rows = 1; rows <= most; ++rows) {
       if (const int32_t bucket = BucketOf(rows, most); bucket > 0) buckets.insert(bucket);

@@ -76,6 +76,8 @@ def check_file(path, text):
         yield len(lines), f"{len(lines)} lines; at most {most}: split it by noun"
     if path.endswith((".h", ".cuh")) and "#pragma once" not in lines:
         yield 1, "no #pragma once"
+    if fnmatch.fnmatchcase(path, "kernels/*.cu") and "KernelModule " not in text:
+        yield 1, "no KernelModule: its kernels would be loaded while serving (kernels/cuda/kernel_module.h)"
     for number, line in enumerate(lines, 1):
         if len(line) > MAX_COLUMNS:
             yield number, f"{len(line)} columns; at most {MAX_COLUMNS}"

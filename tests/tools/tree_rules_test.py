@@ -17,6 +17,7 @@ GOOD = {
     "engine/scheduler.cc": '#include "engine/step_plan.h"\n#include "engine/kv/page_table.h"\n',
     "kernels/cpu/a.cc": '#include "kernels/core/dtype.h"\n' + "\n" * 599,
     "kernels/cuda/a.cc": "#include <cuda_runtime.h>\n",
+    "kernels/cuda/a.cu": "__global__ void f() {}\nconst KernelModule kModule(f);\n",
     "tests/engine/long_test.cc": "\n" * 2000,
 }
 BAD = {
@@ -38,6 +39,7 @@ BAD = {
     "601 lines of a kernel": ("kernels/cpu/a.cc", "\n" * 601),
     "101 columns": ("cli/a.cc", "x" * 101 + "\n"),
     "header without guard": ("engine/a.h", "int a;\n"),
+    "kernels that nobody loads": ("kernels/cuda/a.cu", "__global__ void f() {}\n"),
     "environment variable": ("engine/a.cc", 'const char* a = getenv("A");\n'),
 }
 
