@@ -132,7 +132,8 @@ ModelFacts MakeFacts(const ModelFile& file, const ModelConfig& config, const Wei
   return facts;
 }
 
-// What the model has taken of the device it was loaded on. `before`: as it was found.
+// What the model has taken of the device it was loaded on. `before`: as it was found, less what
+// kernels take.
 absl::Status AddDeviceFacts(const DeviceChoice& before, const EngineOptions& options,
                             ModelFacts& facts) {
   if (!before.is_cuda()) return absl::OkStatus();
@@ -274,7 +275,8 @@ absl::StatusOr<OpenedModel> OpenModel(const std::string& path, const EngineOptio
   std::future<absl::Status> device_is_up =
       std::async(options.device == "cpu" ? std::launch::deferred : std::launch::async, [&options] {
         const auto device = DeviceChoice::Open(options.device);
-        return device.ok() && device->own_kernels ? kernels::LoadKernels() : absl::OkStatus();
+        return device.ok() && device->own_kernels ? kernels::LoadKernels().status()
+                                                  : absl::OkStatus();
       });
   OpenedModel model;
   ASSIGN_OR_RETURN(model.file, ModelFile::Open(path));

@@ -12,7 +12,7 @@ namespace sluice::kernels {
 
 absl::StatusOr<DeviceFacts> OpenDevice(int index) { return cuda::OpenDevice(index); }
 
-absl::Status LoadKernels() { return cuda::LoadKernels(); }
+absl::StatusOr<int> LoadKernels() { return cuda::LoadKernels(); }
 
 absl::StatusOr<Buffer> AllocateMemory(Backend backend, size_t bytes) {
   return backend == Backend::kCuda ? cuda::AllocateMemory(bytes) : Buffer::Allocate(bytes);

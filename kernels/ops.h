@@ -82,10 +82,11 @@ struct DeviceFacts {
 // Makes CUDA device `index` the calling thread's. FAILED_PRECONDITION, one line, when there is no
 // such device, no driver or one too old; UNIMPLEMENTED in a build without CUDA.
 absl::StatusOr<DeviceFacts> OpenDevice(int index);
-// Loads all kernels on the calling thread's CUDA device, where DeviceFacts::own_kernels says that
-// they have been compiled for it. A kernel that is not loaded is when it is first launched, which
-// takes memory and may wait. UNIMPLEMENTED in a build without CUDA.
-absl::Status LoadKernels();
+// Loads all kernels on the calling thread's CUDA device and says how many there are. One that is
+// not loaded is when it is first launched, which takes memory and may wait. What is there as PTX
+// alone is compiled, which can take minutes: DeviceFacts::own_kernels says that there is better.
+// RESOURCE_EXHAUSTED when memory is short; UNIMPLEMENTED in a build without CUDA.
+absl::StatusOr<int> LoadKernels();
 
 // Zero-filled memory of the kind that the backend's arrays lie in: the host's, or the calling
 // thread's CUDA device's. RESOURCE_EXHAUSTED with the numbers when there is not enough.
@@ -267,7 +268,7 @@ absl::StatusOr<BatchView> UploadBatch(Exec& exec, const BatchView& host);
 absl::Status RunStep(Exec& exec, const BatchView& batch, const std::function<absl::Status()>& ops);
 inline constexpr int kStepsToGraph = 2;
 // How many rows the graphs have that RunStep may make, ascending; none on host backends. A step of
-// other numbers of rows is padded to the next of them. Workspace reserved.
+// another number of rows is padded to the next of them, if there is one. Workspace reserved.
 std::vector<int64_t> RowsOfGraphs(const Exec& exec);
 
 // ---------------------------------------------------------------- ops

@@ -21,7 +21,7 @@
 namespace sluice::kernels::cuda {
 
 absl::StatusOr<DeviceFacts> OpenDevice(int index);
-absl::Status LoadKernels();  // kernel_module.h
+absl::StatusOr<int> LoadKernels();  // kernel_module.h
 
 absl::StatusOr<Buffer> AllocateMemory(size_t bytes);
 absl::Status CopyToDevice(void* to, const void* from, size_t bytes);

@@ -48,6 +48,9 @@ absl::Status FindDriver(Driver& driver) {
 
 absl::Status Check(CUresult result) {
   if (result == CUDA_SUCCESS) return absl::OkStatus();
+  if (result == CUDA_ERROR_OUT_OF_MEMORY) {
+    return absl::ResourceExhaustedError("loading kernels: no device memory is left");
+  }
   return absl::InternalError("loading kernels: CUDA driver error " +
                              std::to_string(static_cast<int>(result)));
 }
@@ -56,7 +59,8 @@ absl::Status Check(CUresult result) {
 
 KernelModule::KernelModule(const void* kernel) { Modules().push_back(kernel); }
 
-absl::Status LoadKernels() {
+absl::StatusOr<int> LoadKernels() {
+  int loaded = 0;
   Driver driver;
   RETURN_IF_ERROR(FindDriver(driver));
   for (const void* kernel : Modules()) {
@@ -74,8 +78,9 @@ absl::Status LoadKernels() {
     std::vector<CUfunction> functions(count);
     RETURN_IF_ERROR(Check(driver.enumerate(functions.data(), count, module)));
     for (CUfunction function : functions) RETURN_IF_ERROR(Check(driver.load(function)));
+    loaded += static_cast<int>(count);
   }
-  return absl::OkStatus();
+  return loaded;
 }
 
 }  // namespace sluice::kernels::cuda

@@ -3,7 +3,7 @@
 // Kernels are loaded when they are first launched, which takes memory and may wait for the device,
 // or all at once before.
 
-#include "absl/status/status.h"
+#include "absl/status/statusor.h"
 
 namespace sluice::kernels::cuda {
 
@@ -21,8 +21,7 @@ class KernelModule {
   explicit KernelModule(const void* kernel);
 };
 
-// Loads all kernels of all modules on the calling thread's device. Ones that have no code for it
-// are left out; ones that have PTX alone are compiled, which can take minutes. From any thread.
-absl::Status LoadKernels();
+// kernels/ops.h; modules that have no code for the device are left out. From any thread.
+absl::StatusOr<int> LoadKernels();
 
 }  // namespace sluice::kernels::cuda

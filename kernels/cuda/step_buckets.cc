@@ -21,8 +21,8 @@ int32_t BucketOf(int64_t num_rows, int64_t most) {
 std::vector<int64_t> BucketsUpTo(int64_t most) {
   std::vector<int64_t> buckets;
   for (const int32_t bucket : kBuckets) {
-    if (buckets.empty() || buckets.back() < most)
-      buckets.push_back(std::min<int64_t>(bucket, most));
+    if (!buckets.empty() && buckets.back() >= most) break;
+    buckets.push_back(std::min<int64_t>(bucket, most));
   }
   return buckets;
 }
