@@ -95,10 +95,12 @@ class LocalChat final : public ChatBackend {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<ChatBackend>> OpenLocalChat(const ChatJob& job) {
+  engine::EngineOptions options = job.engine;
+  options.max_batch = 1;  // one answer at a time: the KV pool, and what a GPU prepares, is for it
   absl::StatusOr<engine::LoadedModel> model;
   {
     ProgressBar bar;
-    model = engine::LoadModel(job.model, job.engine, /*num_lanes=*/1,
+    model = engine::LoadModel(job.model, options, /*num_lanes=*/1,
                               [&](const engine::LoadProgress& progress) { bar.Update(progress); });
   }
   RETURN_IF_ERROR(model.status());

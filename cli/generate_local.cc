@@ -77,10 +77,13 @@ absl::StatusOr<engine::Request> MakeRequest(const GenerateJob& job,
 }  // namespace
 
 absl::StatusOr<GenerateOutcome> GenerateLocally(const GenerateJob& job, SignalWatcher& signals) {
+  // No more sequences than these run: the KV pool, and what a GPU prepares, is for as many.
+  engine::EngineOptions options = job.engine;
+  options.max_batch = std::min(options.max_batch, job.sampling.n);
   absl::StatusOr<engine::LoadedModel> model;
   {
     ProgressBar bar;
-    model = engine::LoadModel(job.model, job.engine, /*num_lanes=*/1,
+    model = engine::LoadModel(job.model, options, /*num_lanes=*/1,
                               [&](const engine::LoadProgress& progress) { bar.Update(progress); });
   }
   RETURN_IF_ERROR(model.status());
