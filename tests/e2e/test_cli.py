@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import re
+import resource
 import select
 import signal
 import subprocess
@@ -64,6 +65,21 @@ def test_usage_errors_are_one_line_and_exit_2(sluice, arguments):
     assert result.returncode == 2
     assert one_line(result.stderr).startswith("sluice")
     assert result.stdout == b""
+
+
+@pytest.mark.parametrize("arguments, text", [
+    (["generate", "--prompt", COUNT["text"], "--max-tokens", "4"], None),
+    (["chat", "--max-tokens", "4"], "Hi\n"),
+], ids=["generate", "chat"])
+def test_an_engine_of_its_own_is_for_the_sequences_that_run(sluice, arguments, text):
+    """A KV cache for 64 sequences would take gigabytes, of which there is one."""
+    def limit():
+        resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
+
+    command = [str(sluice), *arguments, "--model", str(harness.MODEL), "--threads", "2"]
+    result = subprocess.run(command, input=text and text.encode(), capture_output=True, timeout=120, preexec_fn=limit)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip()
 
 
 @pytest.mark.parametrize("command", [[], ["serve"], ["generate"], ["chat"], ["inspect"], ["quantize"], ["tokenize"],
