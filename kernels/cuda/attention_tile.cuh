@@ -211,7 +211,8 @@ template <int kHead, typename Rows, typename Load>
 __device__ __forceinline__ void fill_query(Rows& rows, int row, int head_size, int first, int last,
                                            const Load& load) {
   const QueryValues<kHead> values = load_query<kHead>(head_size, load);
-  fill_query<kHead>(rows, row, first, last, values, warp_max(most_of(values)));
+  const uint32_t most = __reduce_max_sync(~0u, __float_as_uint(most_of(values)));
+  fill_query<kHead>(rows, row, first, last, values, __uint_as_float(most));
 }
 // A row whose outcome nobody reads: it sees everything, so that masks stay with those that have
 // some.
@@ -553,7 +554,7 @@ __device__ __forceinline__ void attend_tile_by_block(const QueryRows<kHead>& row
   tile.high[warp][lane] = make_uint2(high[0], high[1]);
   tile.low[warp][lane] = make_uint2(low[0], low[1]);
   meet_rows();
-  for (int n = warp; n < TileShape<kHead>::kColumns; n += 8) {
+  const auto weigh_columns = [&](int n) {
     float out[4] = {};
     const uint32_t column = values + lane * TileShape<kHead>::kRowBytes + n * 16;
 #pragma unroll
@@ -578,17 +579,22 @@ __device__ __forceinline__ void attend_tile_by_block(const QueryRows<kHead>& row
       *reinterpret_cast<float2*>(parts + (row + 8 * r) * stride + 2 + d) =
           make_float2(out[2 * r], out[2 * r + 1]);
     }
+  };
+  // Without a loop the sums below take turns with the steps.
+  if constexpr (TileShape<kHead>::kColumns == 8) {
+    weigh_columns(warp);
+  } else {
+    for (int n = warp; n < TileShape<kHead>::kColumns; n += 8) weigh_columns(n);
   }
-  if (warp < 6) return;  // the last two have the fewest columns
-  const int query = (warp - 6) * 8 + row;
-  float sum = 0.0f;
+  // Each warp sums two queries' weights. Its lanes hold the maxima of the queries row and row + 8.
+  const int query = 2 * warp + row % 2;
+  float sum = tile.sums[0][query][t];
 #pragma unroll
-  for (int n = 0; n < 8; ++n) sum = __fadd_rn(sum, tile.sums[n][query][t]);
+  for (int n = 1; n < 8; ++n) sum = __fadd_rn(sum, tile.sums[n][query][t]);
   sum = sum_of_four_lanes(sum);
-  if (t != 0 || query >= num_queries) return;
-  // Lanes hold the maxima of the queries row and row + 8: of the one or the other warp's.
-  *reinterpret_cast<float2*>(parts + query * stride) =
-      make_float2(warp == 6 ? most[0] : most[1], sum);
+  const float own = __shfl_sync(~0u, warp < 4 ? most[0] : most[1], query % 8 * 4);
+  if (lane % 4 != 0 || lane >= 8 || query >= num_queries) return;
+  *reinterpret_cast<float2*>(parts + query * stride) = make_float2(own, sum);
 }
 
 }  // namespace sluice::kernels::cuda

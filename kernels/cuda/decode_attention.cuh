@@ -165,6 +165,8 @@ __device__ __forceinline__ void attend_part(const DecodeArgs& args, const Decode
   kv.k = const_cast<std::byte*>(cache.keys);
   kv.v = const_cast<std::byte*>(cache.values);
   const PagedHead head(kv, s.pages, part.kv_head);
+  float* parts = args.handoff + stage.out +
+                 (part.kv_head * ratio * args.num_parts + part.index) * (head_size + kPartHeader);
   const int first_seen = first_seen_by(stage, s);
   const auto [begin, end] = keys_of(args, part, first_seen, s.position);
   request_tile<kHead>(args, head, begin, first_seen, part.end, scratch);
@@ -204,18 +206,18 @@ __device__ __forceinline__ void attend_part(const DecodeArgs& args, const Decode
     }
   }
   const float* outcome = args.part_log2 > 0 ? scratch.merged(args) : scratch.part();
+  // Two values and two zeros, then the weighted values, by quads.
 #pragma unroll 1
   for (int row = warp; row < ratio; row += 8) {
     const float* from = outcome + row * stride;
-    float* to =
-        args.handoff + stage.out +
-        ((part.kv_head * ratio + row) * args.num_parts + part.index) * (head_size + kPartHeader);
-    const int lane = threadIdx.x % 32;
-    if (lane == 0) hand_over_quad(to, make_float4(from[0], from[1], 0.0f, 0.0f));
+    float* to = parts + row * args.num_parts * (head_size + kPartHeader);
 #pragma unroll 1
-    for (int d = 4 * lane; d < head_size; d += 4 * 32) {
-      const float* values = from + 2 + d;
-      hand_over_quad(to + kPartHeader + d, make_float4(values[0], values[1], values[2], values[3]));
+    for (int k = 4 * (static_cast<int>(threadIdx.x) % 32); k < head_size + kPartHeader;
+         k += 4 * 32) {
+      const float2 zeros = make_float2(0.0f, 0.0f);
+      const float2 a = *reinterpret_cast<const float2*>(from + max(0, k - 2));
+      const float2 b = k == 0 ? zeros : *reinterpret_cast<const float2*>(from + k);
+      hand_over_quad(to + k, make_float4(a.x, a.y, b.x, b.y));
     }
   }
   meet_rows();

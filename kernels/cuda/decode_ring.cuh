@@ -6,10 +6,9 @@
 // that multiply ask for the copies (PTX ISA, cp.async.bulk), for to ask for one takes some 0.4 us;
 // mbarriers of a slot tell when it is full and when it is free. In one form of the kernel each ring
 // has a warp that fills it and makes quants operands in their slot as soon as they are there, so
-// that the one that multiplies finds them made; its code is kept short, for a step that runs
-// through it once a stage waits for instructions as it waits for weights. In the other form quants
-// become operands in registers, as they are multiplied, four warps fill all rings, and the copies
-// are read from a list.
+// that the one that multiplies finds them made, and has the first in registers before there is a
+// row to multiply by. In the other form quants become operands in registers, as they are
+// multiplied, four warps fill all rings, and the copies are read from a list.
 
 #include <type_traits>
 
@@ -350,6 +349,11 @@ class DecodeRing {
   __device__ __forceinline__ const std::byte* chunk() const {
     wait_phase(reinterpret_cast<uint64_t*>(memory_ + full_), phase_);
     return memory_ + slot_;
+  }
+  // The same when it is there already, null otherwise.
+  __device__ __forceinline__ const std::byte* chunk_if_there() const {
+    return phase_ended(reinterpret_cast<uint64_t*>(memory_ + full_), phase_) ? memory_ + slot_
+                                                                             : nullptr;
   }
   // The lane has read its part of the chunk.
   __device__ __forceinline__ void release() {

@@ -6,6 +6,7 @@
 // through L2 a stage. Compiled for each form by itself. Figures: docs/performance.md.
 
 #include "kernels/cuda/decode_attention.cuh"
+#include "kernels/cuda/decode_items.cuh"
 #include "kernels/cuda/decode_merge.cuh"
 #include "kernels/cuda/decode_program.h"
 #include "kernels/cuda/decode_ring.cuh"
@@ -81,140 +82,6 @@ __device__ __forceinline__ void meet_beside(int times) {
   for (int i = 0; i < times; ++i) asm volatile("bar.sync 6, %0;" ::"n"(kBeside) : "memory");
 }
 
-// acc += the product of the next chunk's units, operands already, with the row's. The chunk is free
-// again once it is in registers.
-template <DecodeForm kForm>
-__device__ __forceinline__ void multiply(DecodeRing<kForm>& ring, int units, const uint4* row,
-                                         float (&acc)[4]) {
-  const int lane = threadIdx.x % 32;
-  const uint4 zero = make_uint4(0, 0, 0, 0);
-  UnitHalf weights[kPreparedUnits];
-  uint4 low[kPreparedUnits], high[kPreparedUnits];
-  const std::byte* chunk = ring.chunk();
-#pragma unroll
-  for (int i = 0; i < kPreparedUnits; ++i) {
-    if (i >= units) break;
-    weights[i].take<SharedWords>(chunk + i * UnitHalf::kBytes, nullptr, lane);
-    // Only column 0 of the eight is a token: the four lanes that hold it.
-    low[i] = lane < 4 ? row[i * 8 + lane] : zero;
-    high[i] = lane < 4 ? row[i * 8 + 4 + lane] : zero;
-  }
-  ring.release();
-#pragma unroll
-  for (int i = 0; i < kPreparedUnits; ++i) {
-    if (i >= units) break;
-    uint32_t a[4][4];
-    weights[i].fragment<0>(lane, a[0]);
-    weights[i].fragment<1>(lane, a[1]);
-    weights[i].fragment<2>(lane, a[2]);
-    weights[i].fragment<3>(lane, a[3]);
-    mma_step(acc, a[0], low[i].x, low[i].y);
-    mma_step(acc, a[1], low[i].z, low[i].w);
-    mma_step(acc, a[2], high[i].x, high[i].y);
-    mma_step(acc, a[3], high[i].z, high[i].w);
-  }
-}
-
-// A warp leaves the sums of an item: parts [16].
-__device__ __forceinline__ void leave_sums(const float (&acc)[4], float* parts) {
-  const int lane = threadIdx.x % 32;
-  if (lane % 4 != 0) return;
-  parts[lane / 4] = acc[0];
-  parts[lane / 4 + 8] = acc[2];
-}
-
-// A unit as stored, and the super words of its block.
-template <typename Unit>
-__device__ __forceinline__ void take_stored(const std::byte* at, const std::byte* supers,
-                                            Unit& unit) {
-  unit.template take<SharedWords>(at, reinterpret_cast<const uint32_t*>(supers), threadIdx.x % 32);
-}
-
-// acc += the product of a unit with the row's words at `words` in shared memory.
-template <typename Unit>
-__device__ __forceinline__ void multiply_unit(const Unit& unit, uint32_t words, float (&acc)[4]) {
-  const uint4 low = load_shared_quad(words);
-  const uint4 high = load_shared_quad(words + 64);
-  const int lane = threadIdx.x % 32;
-  uint32_t a[4];
-  unit.template fragment<0>(lane, a);
-  mma_step(acc, a, low.x, low.y);
-  unit.template fragment<1>(lane, a);
-  mma_step(acc, a, low.z, low.w);
-  unit.template fragment<2>(lane, a);
-  mma_step(acc, a, high.x, high.y);
-  unit.template fragment<3>(lane, a);
-  mma_step(acc, a, high.z, high.w);
-}
-
-// The sums of one item, to parts [16], from operands or from what is stored.
-template <DecodeForm kForm>
-__device__ __forceinline__ void run_prepared_item(const DecodeItem& item, const DecodeShared& s,
-                                                  DecodeRing<kForm>& ring, float* parts) {
-  float acc[4] = {};
-#pragma unroll 1
-  for (int begin = item.begin; begin < item.end; begin += kPreparedUnits) {
-    multiply(ring, min(kPreparedUnits, item.end - begin), s.row() + begin * 8, acc);
-  }
-  leave_sums(acc, parts);
-}
-template <DecodeForm kForm>
-__device__ __forceinline__ void run_direct_item(const DecodeItem& item, const DecodeShared& s,
-                                                DecodeRing<kForm>& ring, float* parts) {
-  float acc[4] = {};
-  if (item.begin < item.end) {
-    // Only column 0 of the eight is a token: the four lanes that hold it.
-    const int lane = threadIdx.x % 32;
-    const uint32_t stride = lane < 4 ? 128 : 0;
-    uint32_t words =
-        lane < 4 ? shared_address(s.row() + item.begin * 8 + lane) : shared_address(s.zeros());
-    with_unit(item.shape->type, [&]<typename Unit>() {
-      constexpr int kUnits = UnitsAtOnce(kUnitBytes<Unit>, Unit::kSupers);
-      const int chunk_units = item.shape->chunk_units;
-#pragma unroll 1
-      for (int first = item.begin; first < item.end;) {
-        const int end = ChunkEnd(first, item.end, chunk_units, Unit::kSupers);
-        const std::byte* at = ring.chunk();
-#pragma unroll 1
-        while (first < end) {
-          const int before = Unit::kSupers ? first % kBlockUnits : 0;  // of its block
-          const int count = min(kUnits - before, end - first);
-          const std::byte* supers = at + count * kUnitBytes<Unit>;
-          if (count == kUnits) {
-            // All of them before the first is used: their loads take turns with nothing.
-            Unit units[kUnits];
-#pragma unroll
-            for (int j = 0; j < kUnits; ++j) {
-              take_stored(at + j * kUnitBytes<Unit>, at + kUnits * kUnitBytes<Unit>, units[j]);
-            }
-#pragma unroll
-            for (int j = 0; j < kUnits; ++j, words += stride) multiply_unit(units[j], words, acc);
-          } else if (Unit::kSupers && count == 2) {
-            Unit units[2];
-#pragma unroll
-            for (int j = 0; j < 2; ++j) {
-              take_stored(at + j * kUnitBytes<Unit>, at + 2 * kUnitBytes<Unit>, units[j]);
-            }
-#pragma unroll
-            for (int j = 0; j < 2; ++j, words += stride) multiply_unit(units[j], words, acc);
-          } else {
-#pragma unroll 1
-            for (int j = 0; j < count; ++j, words += stride) {
-              Unit unit;
-              take_stored(at + j * kUnitBytes<Unit>, supers, unit);
-              multiply_unit(unit, words, acc);
-            }
-          }
-          first += count;
-          at = supers + (Unit::kSupers ? kSuperBytes : 0);
-        }
-        ring.release();
-      }
-    });
-  }
-  leave_sums(acc, parts);
-}
-
 // Asks for the biases of a group, which lie in no cache yet, where RowEnd comes after the products.
 template <DecodeForm kForm>
 __device__ __forceinline__ void request_biases(const DecodeStage& stage,
@@ -247,8 +114,7 @@ struct RowEnd {
 // `turn` shifts the rows to other warps: each of a stage's groups holds up another one.
 template <DecodeForm kForm>
 __device__ __forceinline__ RowEnd row_end(const DecodeArgs& args, const DecodeStage& stage,
-                                          const DecodeShared& s, const TeamWork<kForm>& work,
-                                          int group, int turn) {
+                                          const TeamWork<kForm>& work, int group, int turn) {
   RowEnd end;
   const DecodeTask* task = work.task_of(stage, group);
   const bool pair = stage.kind == DecodeStageKind::kGateUp;
@@ -300,24 +166,35 @@ __device__ __forceinline__ float finished(const float* part, const RowEnd& end, 
   return sum;
 }
 
-__device__ __forceinline__ float gated(const DecodeStage& stage, float gate, float up) {
+// What finishing a group needs of its stage, in registers.
+struct StageEnd {
+  DecodeStageKind kind;
+  GateActivation activation;
+  float scale;
+};
+
+__device__ __forceinline__ float gated(GateActivation activation, float gate, float up) {
   const float value =
-      stage.activation == GateActivation::kGeluTanh ? gelu_tanh_f32(gate) : silu_f32(gate);
+      activation == GateActivation::kGeluTanh ? gelu_tanh_f32(gate) : silu_f32(gate);
   return __fmul_rn(value, up);
 }
 
 // Hands the outcome of one group over.
-__device__ __forceinline__ void finish_group(const DecodeStage& stage, const float* parts,
+__device__ __forceinline__ void finish_group(const StageEnd& stage, const float* parts,
                                              float row_scale, const RowEnd& end) {
   if (end.row < 0) return;
+  if (stage.kind == DecodeStageKind::kGateUp) {
+    const float up = finished(parts + end.part, end, 0, row_scale);
+    const float gate = finished(parts + end.gate_part, end, 1, row_scale);
+    hand_over(end.out, gated(stage.activation, gate, up));
+    return;
+  }
   float sum = finished(parts + end.part, end, 0, row_scale);
   if (stage.kind == DecodeStageKind::kHead) {
     *end.out = sum;
     return;
   }
-  if (stage.kind == DecodeStageKind::kGateUp) {
-    sum = gated(stage, finished(parts + end.gate_part, end, 1, row_scale), sum);
-  } else if (stage.kind != DecodeStageKind::kQkv) {
+  if (stage.kind != DecodeStageKind::kQkv) {
     const bool absent = __float_as_uint(end.before_value) == kAbsent;
     sum = __fadd_rn(absent ? take(end.before) : end.before_value, __fmul_rn(stage.scale, sum));
   }
@@ -378,10 +255,12 @@ __device__ __noinline__ int make_plain_row(const float* vector, int num_cols, ui
 template <DecodeForm kForm>
 __device__ __forceinline__ void run_product(const DecodeArgs& args, const DecodeStage& stage,
                                             DecodeShared& s, const TeamWork<kForm>& work,
-                                            DecodeRing<kForm>& ring) {
+                                            DecodeRing<kForm>& ring, HeldChunk& held) {
   constexpr int kGroupParts = kMaxGroupItems * kTileRows;
   int least = work.least_group(stage);
-  if (least >= stage.num_groups) return;
+  const int num_groups = stage.num_groups;
+  if (least >= num_groups) return;
+  const StageEnd stage_end = {stage.kind, stage.activation, stage.scale};
   const int warp = static_cast<int>(threadIdx.x) / 32 % TeamWork<kForm>::kWarps;
   const int team = kForm.teams == 1 ? 0 : static_cast<int>(threadIdx.x) / kForm.team_threads();
   int group = work.first_group(stage, team);
@@ -389,22 +268,26 @@ __device__ __forceinline__ void run_product(const DecodeArgs& args, const Decode
   DecodeItem item;
   int rounds = 0;
   const auto begin_group = [&](int turn) {
-    if (group >= stage.num_groups) return;
-    rounds = work.num_rounds(stage, group);
-    item = work.item(stage, group, 0, warp);
+    if (group >= num_groups) return;
+    // Groups of matrices of one shape differ in their rows only, but for the last.
+    if (!kForm.prepares || turn == 0 || stage_end.kind == DecodeStageKind::kQkv ||
+        group + 1 == num_groups) {
+      rounds = work.num_rounds(stage, group);
+      item = work.item(stage, group, 0, warp);
+    }
     if constexpr (kForm.prepares) {
-      end = row_end(args, stage, s, work, group, turn);
+      end = row_end(args, stage, work, group, turn);
     } else {
       request_biases(stage, work, group);
     }
   };
   begin_group(0);
+  if constexpr (kForm.prepares) hold_next(ring, held);
   int shift = 0;
   if (!kForm.prepares && stage.norm_weight == nullptr && stage.cols <= kForm.most_row_cols()) {
     shift = make_plain_row<kForm>(args.handoff + stage.in, stage.cols, s.row(), s.maxima());
   } else if (threadIdx.x < kRowThreads) {
-    request_norm(stage, s);
-    shift = make_row(args, stage, s);
+    shift = make_row<kForm>(args, stage, s);
   } else if constexpr (!kForm.prepares) {
     meet_beside<kForm>(1);
   }
@@ -413,30 +296,29 @@ __device__ __forceinline__ void run_product(const DecodeArgs& args, const Decode
   if (!kForm.prepares) shift = *s.shift();
   const float row_scale = power_of_two(-shift);  // of the products
 #pragma unroll 1
-  for (int turn = 0; least < stage.num_groups; least += work.stride()) {
-    // Teams without a group meet, too (meet_beside).
-    const bool has_group = kForm.teams == 1 || group < stage.num_groups;
+  for (int turn = 0; least < num_groups; least += work.stride()) {
     float* parts = s.parts() + (2 * team + s.parts_turn) * kGroupParts;
     s.parts_turn ^= 1;
+    const int next = group + work.stride();
+    if constexpr (kForm.prepares) {
+      run_prepared_items(item, rounds, next < num_groups, s, ring, held, parts + warp * kTileRows);
+    } else {
+      const bool has_group = group < num_groups;  // teams without meet, too (meet_beside)
 #pragma unroll 1
-    for (int round = 0; has_group;) {
-      float* sums = parts + (round * TeamWork<kForm>::kWarps + warp) * kTileRows;
-      if constexpr (kForm.prepares) {
-        run_prepared_item(item, s, ring, sums);
-      } else {
-        run_direct_item(item, s, ring, sums);
+      for (int round = 0; has_group;) {
+        run_direct_item(item, s, ring,
+                        parts + (round * TeamWork<kForm>::kWarps + warp) * kTileRows);
+        if (++round == rounds) break;
+        item = work.item(stage, group, round, warp);
       }
-      if (++round == rounds) break;
-      item = work.item(stage, group, round, warp);
-    }
-    // Where registers are few not before the products.
-    if constexpr (!kForm.prepares) {
+      // Where registers are few not before the products.
       end.row = -1;
-      if (has_group) end = row_end(args, stage, s, work, group, turn);
+      if (has_group) end = row_end(args, stage, work, group, turn);
     }
     meet_team<kForm>(team);
-    finish_group(stage, parts, row_scale, end);
-    group += work.stride();
+    finish_group(stage_end, parts, row_scale, end);
+    if constexpr (kForm.prepares) hold_next(ring, held);
+    group = next;
     begin_group(++turn);
   }
   // Others of the block may still multiply by the row, where attention puts what it works on.
@@ -508,6 +390,7 @@ __global__ void __launch_bounds__(block_threads(kForms[kFormIndex]), 1)
   }
   take_registers<kForm.registers>();
   DecodeRing<kForm> ring(s.ring_of(args, warp), memory);
+  HeldChunk held;
   // So far weights and the program, which no kernel writes.
   wait_for_previous();
   const bool makes_rows = threadIdx.x < kRowThreads;
@@ -541,7 +424,7 @@ __global__ void __launch_bounds__(block_threads(kForms[kFormIndex]), 1)
     } else {
       // What follows finds no room before blocks end; it need not wait for its launch then.
       if (stage.kind == DecodeStageKind::kHead) let_next_start();
-      run_product(args, stage, s, work, ring);
+      run_product(args, stage, s, work, ring, held);
     }
   }
 }

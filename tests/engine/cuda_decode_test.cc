@@ -205,6 +205,13 @@ testing::SyntheticSpec Spec(const std::string& name, const std::string& types) {
     spec.kv_heads = 8;
     spec.ffn_width = 10240;
     spec.vocab_size = 12300;
+  } else if (name == "broad") {  // rows with a norm of more than 2,048 columns
+    spec.architecture = "qwen2";
+    spec.width = 2304;
+    spec.heads = 18;
+    spec.kv_heads = 2;
+    spec.ffn_width = 1280;
+    spec.vocab_size = 600;
   } else {  // narrow, for long contexts
     spec.architecture = "llama";
     spec.width = 512;
@@ -222,7 +229,8 @@ INSTANTIATE_TEST_SUITE_P(Models, CudaDecodeLongRowsTest,
                                            Spec("wide", "q2_k"), Spec("wide", "q3_k_s"),
                                            Spec("wide", "q6_k"), Spec("deep", "q2_k"),
                                            Spec("wide", "bf16"), Spec("deep", "q4_k_m"),
-                                           Spec("deep", "q5_k_m"), Spec("deep", "q5_0")),
+                                           Spec("deep", "q5_k_m"), Spec("deep", "q5_0"),
+                                           Spec("broad", "q8_0"), Spec("broad", "bf16")),
                          [](const auto& info) { return info.param.name + "_" + info.param.types; });
 
 // Contexts beyond 2,048 positions, whose parts of attention are of four tiles, up to the longest
