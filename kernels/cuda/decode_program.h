@@ -91,8 +91,8 @@ struct DecodeForm {
   __host__ __device__ constexpr int32_t ring_barriers() const {
     return (prepares ? 3 : 2) * warps() * kMaxRingSlots;
   }
-  // Quads of columns that a thread keeps in registers of a row without a norm, and how many columns
-  // that makes at most; where quants are prepared none is kept so.
+  // Where quants are multiplied as they are: quads of columns that a thread of all warps keeps in
+  // registers of a row without a norm, and how many columns that makes at most.
   __host__ __device__ constexpr int32_t row_quads() const { return (160 + warps() - 1) / warps(); }
   __host__ __device__ constexpr int32_t most_row_cols() const {
     return prepares ? 0 : row_quads() * 4 * 32 * warps();
@@ -204,8 +204,8 @@ struct DecodeArgs {
   DecodeLayout layout;
 };
 
-// Rows of at most so many columns are kept in f32 until their power of two is known; longer ones
-// are taken twice, in pieces.
+// Of rows that a thread's registers do not hold (decode_row.cuh), those of at most so many columns
+// are kept in f32 until their power of two is known; longer ones are taken twice, in pieces.
 inline constexpr int kMaxKeptCols = 8192;
 
 // One of the rings' slots, a chunk of weights (decode_ring.cuh), where quants are made operands.

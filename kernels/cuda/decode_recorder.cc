@@ -158,6 +158,7 @@ absl::Status DecodeRecorder::GateUp(const NormGateUpArgs& args) {
     Require(false, "a feed-forward layer without a gate");
     return absl::OkStatus();
   }
+  Require(args.up->outputs() == args.gate->outputs(), "up and gate of different sizes");
   DecodeStage& stage = AddProducts(DecodeStageKind::kGateUp, &args.norm, {args.up, args.gate});
   stage.activation = args.activation;
   const int32_t out = TakeHandoff(args.up->outputs());

@@ -350,10 +350,11 @@ class DecodeRing {
     wait_phase(reinterpret_cast<uint64_t*>(memory_ + full_), phase_);
     return memory_ + slot_;
   }
-  // The same when it is there already, null otherwise.
+  // The same when it is there already, null otherwise. All lanes of a warp, which go the same way,
+  // whichever of them sees the phase end first.
   __device__ __forceinline__ const std::byte* chunk_if_there() const {
-    return phase_ended(reinterpret_cast<uint64_t*>(memory_ + full_), phase_) ? memory_ + slot_
-                                                                             : nullptr;
+    auto* full = reinterpret_cast<uint64_t*>(memory_ + full_);
+    return __all_sync(~0u, phase_ended(full, phase_)) ? memory_ + slot_ : nullptr;
   }
   // The lane has read its part of the chunk.
   __device__ __forceinline__ void release() {

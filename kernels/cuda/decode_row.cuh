@@ -58,8 +58,8 @@ __device__ __forceinline__ float4 times(const float4& a, const float4& b) {
                      __fmul_rn(a.w, b.w));
 }
 
-// The sum of x and the maximum of y, none below zero, in the order of block_sum_max, with one
-// barrier: the exchange takes turns between two arrays.
+// The sum of x, where it is wanted, and the maximum of y, none below zero, in the order of
+// block_sum_max, with one barrier: the exchange takes turns between two arrays.
 template <bool kSum>
 __device__ __forceinline__ float2 meet(float x, float y, DecodeShared& s) {
   if constexpr (kSum) x = warp_sum(x);

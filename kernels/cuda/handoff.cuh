@@ -62,10 +62,6 @@ __device__ __forceinline__ float take(const float* from) {
 __device__ __forceinline__ bool absent(const uint4& bits) {
   return bits.x == kAbsent || bits.y == kAbsent || bits.z == kAbsent || bits.w == kAbsent;
 }
-__device__ __forceinline__ bool absent(const float4& values) {
-  return absent(make_uint4(__float_as_uint(values.x), __float_as_uint(values.y),
-                           __float_as_uint(values.z), __float_as_uint(values.w)));
-}
 __device__ __forceinline__ uint4 take_bits(const float* from) {
   uint4 bits = look_quad(from);
   if (absent(bits)) {

@@ -15,7 +15,6 @@
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/handoff.cuh"
 #include "kernels/cuda/head_rows.cuh"
-#include "kernels/cuda/mma.cuh"
 #include "kernels/cuda/packed_value.cuh"
 #include "kernels/cuda/row_sources.cuh"
 
@@ -98,7 +97,6 @@ __device__ __forceinline__ void request_biases(const DecodeStage& stage,
 // What the thread that finishes a row of a group needs besides its sums, asked for ahead.
 struct RowEnd {
   int row = -1;       // in the group's tiles; -1: the thread has none
-  int n = 0;          // of the matrix
   int part = 0;       // its first sum among the group's, the others 16 apart
   int gate_part = 0;  // the same of gate
   int num_slices = 0;
@@ -126,7 +124,6 @@ __device__ __forceinline__ RowEnd row_end(const DecodeArgs& args, const DecodeSt
   const int n = ((group - shape.first_group) * kTileRows << tiles_log2) + row;
   if (n >= shape.rows) return end;
   end.row = row;
-  end.n = n;
   end.part = (row / kTileRows << shape.slices_log2) * kTileRows + row % kTileRows;
   end.gate_part = end.part + (kTileRows << items_log2);
   end.num_slices = shape.num_slices;
@@ -303,7 +300,7 @@ __device__ __forceinline__ void run_product(const DecodeArgs& args, const Decode
     if constexpr (kForm.prepares) {
       run_prepared_items(item, rounds, next < num_groups, s, ring, held, parts + warp * kTileRows);
     } else {
-      const bool has_group = group < num_groups;  // teams without meet, too (meet_beside)
+      const bool has_group = group < num_groups;  // teams without one meet, too (meet_beside)
 #pragma unroll 1
       for (int round = 0; has_group;) {
         run_direct_item(item, s, ring,

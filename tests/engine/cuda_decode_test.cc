@@ -172,8 +172,9 @@ std::vector<TokenId> SomeTokens(size_t count, int vocab_size) {
   return tokens;
 }
 
-// Rows of so many units of 64 columns that a warp has several chunks of them: slices of 4, 6, 7,
-// 12, 20 and 24 units, which begin anywhere in a block of 256 and end within a chunk.
+// Rows of so many units of 64 columns that a warp has several chunks of them: slices of 3 to 7, 12,
+// 20 and 24 units, which begin anywhere in a block of 256 and end within a chunk. And of two units,
+// up's and gate's in turns, with a head whose last group has a tile less than the others.
 class CudaDecodeLongRowsTest : public ::testing::TestWithParam<testing::SyntheticSpec> {
  protected:
   void SetUp() override { SkipWithoutDevice(); }
@@ -205,6 +206,13 @@ testing::SyntheticSpec Spec(const std::string& name, const std::string& types) {
     spec.kv_heads = 8;
     spec.ffn_width = 10240;
     spec.vocab_size = 12300;
+  } else if (name == "small") {
+    spec.architecture = "llama";
+    spec.width = 576;
+    spec.heads = 9;
+    spec.kv_heads = 3;
+    spec.ffn_width = 1536;
+    spec.vocab_size = 17000;
   } else if (name == "broad") {  // rows with a norm of more than 2,048 columns
     spec.architecture = "qwen2";
     spec.width = 2304;
@@ -230,7 +238,8 @@ INSTANTIATE_TEST_SUITE_P(Models, CudaDecodeLongRowsTest,
                                            Spec("wide", "q6_k"), Spec("deep", "q2_k"),
                                            Spec("wide", "bf16"), Spec("deep", "q4_k_m"),
                                            Spec("deep", "q5_k_m"), Spec("deep", "q5_0"),
-                                           Spec("broad", "q8_0"), Spec("broad", "bf16")),
+                                           Spec("broad", "q8_0"), Spec("broad", "bf16"),
+                                           Spec("small", "q4_1"), Spec("small", "bf16")),
                          [](const auto& info) { return info.param.name + "_" + info.param.types; });
 
 // Contexts beyond 2,048 positions, whose parts of attention are of four tiles, up to the longest
@@ -288,9 +297,10 @@ TEST_P(CudaDecodeLongContextTest, TheSameBitsAsTheOps) {
 
 INSTANTIATE_TEST_SUITE_P(Windows, CudaDecodeLongContextTest,
                          ::testing::Values(LongContext{0, 4}, LongContext{70, 4},
-                                           LongContext{500, 4}, LongContext{3000, 4},
-                                           LongContext{0, 8}, LongContext{500, 8},
-                                           LongContext{0, 2}, LongContext{70, 2}),
+                                           LongContext{500, 4}, LongContext{600, 4},
+                                           LongContext{3000, 4}, LongContext{0, 8},
+                                           LongContext{500, 8}, LongContext{0, 2},
+                                           LongContext{70, 2}),
                          [](const auto& info) {
                            return "Window" + std::to_string(info.param.window) + "_D" +
                                   std::to_string(512 / info.param.heads);
