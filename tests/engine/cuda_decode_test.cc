@@ -187,47 +187,31 @@ TEST_P(CudaDecodeLongRowsTest, TheSameBitsAsTheOps) {
 }
 
 testing::SyntheticSpec Spec(const std::string& name, const std::string& types) {
+  struct Shape {
+    const char* name;
+    const char* architecture;
+    int width, heads, kv_heads, ffn_width, vocab_size;
+  };
+  constexpr Shape kShapes[] = {
+      {"wide", "qwen2", 1792, 14, 2, 2816, 600},
+      {"deep", "llama", 1536, 24, 8, 10240, 12300},
+      {"small", "llama", 576, 9, 3, 1536, 17000},
+      {"broad", "qwen2", 2304, 18, 2, 1280, 600},  // rows with a norm of more than 2,048 columns
+      {"narrow", "llama", 512, 4, 2, 512, 600},    // for long contexts
+  };
+  const auto* shape = std::ranges::find(kShapes, name, &Shape::name);
+  EXPECT_NE(shape, std::end(kShapes)) << name;
   testing::SyntheticSpec spec;
   spec.name = name;
-  spec.types = types;
+  spec.architecture = shape->architecture;
   spec.layers = 2;
+  spec.width = shape->width;
+  spec.heads = shape->heads;
+  spec.kv_heads = shape->kv_heads;
+  spec.ffn_width = shape->ffn_width;
+  spec.vocab_size = shape->vocab_size;
   spec.context_length = 8192;
-  if (name == "wide") {
-    spec.architecture = "qwen2";
-    spec.width = 1792;
-    spec.heads = 14;
-    spec.kv_heads = 2;
-    spec.ffn_width = 2816;
-    spec.vocab_size = 600;
-  } else if (name == "deep") {
-    spec.architecture = "llama";
-    spec.width = 1536;
-    spec.heads = 24;
-    spec.kv_heads = 8;
-    spec.ffn_width = 10240;
-    spec.vocab_size = 12300;
-  } else if (name == "small") {
-    spec.architecture = "llama";
-    spec.width = 576;
-    spec.heads = 9;
-    spec.kv_heads = 3;
-    spec.ffn_width = 1536;
-    spec.vocab_size = 17000;
-  } else if (name == "broad") {  // rows with a norm of more than 2,048 columns
-    spec.architecture = "qwen2";
-    spec.width = 2304;
-    spec.heads = 18;
-    spec.kv_heads = 2;
-    spec.ffn_width = 1280;
-    spec.vocab_size = 600;
-  } else {  // narrow, for long contexts
-    spec.architecture = "llama";
-    spec.width = 512;
-    spec.heads = 4;
-    spec.kv_heads = 2;
-    spec.ffn_width = 512;
-    spec.vocab_size = 600;
-  }
+  spec.types = types;
   return spec;
 }
 
